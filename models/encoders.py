@@ -1,0 +1,204 @@
+"""Text and speech encoders by hub name or folder, and the speech features that both classifiers pool.
+
+A name may carry a hub revision: ``skt/kobert-base-v1@main``. Nothing is loaded at import.
+"""
+
+import hashlib
+import logging
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from torch import nn
+from transformers import AutoConfig, AutoModel
+from transformers.utils import logging as transformers_logging
+
+from utils.errors import UserError
+
+DEFAULT_TEXT_MODEL = "skt/kobert-base-v1"
+DEFAULT_SPEECH_MODEL = "facebook/wav2vec2-base-960h"
+ENCODER_SEED = 12
+# Some checkpoints lack it, and it is then drawn at random: it does not tell one encoder from another.
+UNIDENTIFYING = ("masked_spec_embed",)
+
+
+def split_revision(name):
+    """``name@revision`` → (name, revision); a folder, whose path may hold an @, has no revision."""
+    if "@" in name and not Path(name).exists():
+        return tuple(name.rsplit("@", 1))
+    return name, None
+
+
+@contextmanager
+def one_line_if_missing(kind, name):
+    """Within it a model is loaded by ``name``; a failure becomes one UserError that says how to get it or name a folder."""
+    hub_name, revision = split_revision(name)
+    if not Path(name).is_dir():
+        if hub_name.count("/") > 1 or hub_name.startswith((".", "/", "~")):
+            raise UserError(f"--{kind}_model {name}: there is no such folder, and it is not the form of a hub name (owner/model)")
+        if try_to_load_from_cache(hub_name, "config.json", revision=revision) is None:
+            print(f"looking for {name} on the Hugging Face hub", file=sys.stderr)
+    # Loading reports, bars for each file and five retries without a network say less than the one line below.
+    hub_logger = logging.getLogger("huggingface_hub")
+    hub_level, verbosity = hub_logger.level, transformers_logging.get_verbosity()
+    hub_logger.setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        # transformers and huggingface_hub raise them, with many lines: the first says what is wrong.
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        problem = f"{kind} encoder {name} cannot be loaded ({reason.rstrip('.:')})."
+        if Path(name).is_dir():
+            raise UserError(f"{problem} The folder must hold a Hugging Face model: config.json, weights, vocabulary") from None
+        at = f" --revision {revision}" if revision else ""
+        raise UserError(
+            f"{problem} Where there is a network, download it with 'hf download {hub_name}{at}'; "
+            f"elsewhere copy its folder and name it: --{kind}_model FOLDER"
+        ) from None
+    finally:
+        hub_logger.setLevel(hub_level)
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
+
+
+def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
+    """Load an encoder, or build the same architecture with random weights.
+
+    Args:
+        kind: "text" or "speech", for messages.
+        name: a hub name, with ``@revision`` if wanted, or a folder in Hugging Face's form.
+        pretrained: False builds the encoder from its configuration and never reads its weights. Initialising a loaded
+            encoder again does nothing, silently, in today's transformers.
+        seed: for the random weights, and for weights that a checkpoint lacks. The caller's random state is not touched,
+            so that an encoder never changes how the layers on top of it are drawn.
+
+    Returns:
+        A transformers model in evaluation mode, float32, without layerdrop.
+
+    Raises:
+        UserError: if the model cannot be had, or is not of the kind asked for.
+    """
+    hub_name, revision = split_revision(name)
+    with one_line_if_missing(kind, name), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = AutoConfig.from_pretrained(hub_name, revision=revision)
+        # A layer skipped at random in one process only breaks data-parallel training, and makes λ = 0 differ from finetune.
+        config.layerdrop = 0.0
+        if pretrained:
+            encoder = AutoModel.from_pretrained(hub_name, revision=revision, config=config, dtype=torch.float32)
+        else:
+            encoder = AutoModel.from_config(config, dtype=torch.float32)
+    if kind == "text" and getattr(encoder, "pooler", None) is None:
+        raise UserError(f"--text_model {name}: {type(encoder).__name__} has no pooled [CLS] output; name a BERT")
+    if kind == "speech" and not hasattr(encoder, "feature_extractor"):
+        raise UserError(f"--speech_model {name}: {type(encoder).__name__} does not hear waveforms; name a wav2vec2-like encoder")
+    return encoder.eval()
+
+
+def fingerprint(module):
+    """SHA-256 of a module's parameters and buffers: their names, shapes and values. Tells one encoder from another."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if name not in UNIDENTIFYING:
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def count_parameters(module, trained_only=False):
+    """Number of parameters; with ``trained_only`` of those that a gradient reaches."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained_only)
+
+
+class PaddingInvariantGroupNorm(nn.GroupNorm):
+    """The norm over time in wav2vec2-base's first layer, taken over the frames that are not padding.
+
+    Plain GroupNorm counts padding in, so that an utterance's features change with the others in its batch.
+    ``valid_frames`` (batch,) is set by ``speech_features`` around each call; None means that nothing is padded.
+    """
+
+    valid_frames = None
+
+    @classmethod
+    def replacing(cls, norm):
+        """The same norm, with the same parameters (so that a state dict keeps its names), made padding invariant."""
+        if norm.num_groups != norm.num_channels:
+            raise UserError("the speech encoder's first norm mixes channels; this is not a wav2vec2-like encoder")
+        replacement = cls(norm.num_groups, norm.num_channels, norm.eps, norm.affine)
+        replacement.weight, replacement.bias = norm.weight, norm.bias
+        return replacement.train(norm.training)
+
+    def forward(self, hidden_states):
+        """hidden_states: (batch, channels, frames) → the same shape."""
+        if self.valid_frames is None:
+            return super().forward(hidden_states)
+        values = hidden_states.float()
+        count = self.valid_frames[:, None, None]
+        valid = torch.arange(values.shape[-1], device=values.device) < count
+        mean = torch.where(valid, values, 0.0).sum(-1, keepdim=True) / count
+        centred = values - mean
+        variance = torch.where(valid, centred, 0.0).square().sum(-1, keepdim=True) / count
+        normalised = centred * torch.rsqrt(variance + self.eps)
+        return (normalised * self.weight[:, None] + self.bias[:, None]).to(hidden_states.dtype)
+
+
+def make_padding_invariant(speech_encoder):
+    """Replace the speech encoder's norm over time, where it has one, in place. Its state dict keeps its names."""
+    first_layer = speech_encoder.feature_extractor.conv_layers[0]
+    if isinstance(getattr(first_layer, "layer_norm", None), nn.GroupNorm):
+        first_layer.layer_norm = PaddingInvariantGroupNorm.replacing(first_layer.layer_norm)
+    return speech_encoder
+
+
+def samples_for_frames(config, frames):
+    """Fewest samples from which the speech encoder makes this many frames."""
+    samples = frames
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride)):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+def speech_features(speech_encoder, input_values, attention_mask):
+    """Run a speech encoder so that an utterance's features do not depend on the others in its batch.
+
+    Args:
+        speech_encoder: after ``make_padding_invariant``.
+        input_values: (batch, samples), zero where padded.
+        attention_mask: (batch, samples), 1 on the utterance and 0 on the padding after it.
+
+    Returns:
+        Last hidden state (batch, frames, hidden), and a boolean mask (batch, frames), True on the utterance's frames.
+    """
+    config = speech_encoder.config
+    # SpecAugment needs room for one mask, and every utterance at least one frame: silence is appended to what is shorter.
+    shortest = samples_for_frames(config, 1)
+    missing = samples_for_frames(config, max(1, config.mask_time_length)) - input_values.shape[1]
+    if missing > 0:
+        input_values = nn.functional.pad(input_values, (0, missing))
+        attention_mask = nn.functional.pad(attention_mask, (0, missing))
+    lengths = attention_mask.sum(-1).clamp(min=shortest)
+    positions = torch.arange(input_values.shape[1], device=input_values.device)
+    attention_mask = (positions < lengths[:, None]).long()
+
+    norm = getattr(speech_encoder.feature_extractor.conv_layers[0], "layer_norm", None)
+    frames = lengths
+    for layer, (kernel, stride) in enumerate(zip(config.conv_kernel, config.conv_stride)):
+        frames = torch.div(frames - kernel, stride, rounding_mode="floor") + 1
+        if layer == 0 and isinstance(norm, PaddingInvariantGroupNorm):
+            norm.valid_frames = frames
+    try:
+        hidden_states = speech_encoder(input_values, attention_mask=attention_mask).last_hidden_state
+    finally:
+        if isinstance(norm, PaddingInvariantGroupNorm):
+            norm.valid_frames = None
+    return hidden_states, torch.arange(hidden_states.shape[1], device=frames.device) < frames[:, None]
+
+
+def masked_mean(features, mask):
+    """Mean over the frames that are not padding. features (batch, frames, width), mask (batch, frames) → (batch, width)."""
+    weights = mask.unsqueeze(-1).to(features.dtype)
+    return (features * weights).sum(1) / weights.sum(1)

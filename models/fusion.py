@@ -1,0 +1,49 @@
+"""The fusion model of speech and text: everything in it is trained (task_a, finetune, ewc)."""
+
+import torch
+from torch import nn
+
+from models.encoders import load_encoder, make_padding_invariant, masked_mean, speech_features
+
+SPEECH_WIDTH = 256
+
+
+class FusionClassifier(nn.Module):
+    """BERT's pooled output beside the mean of projected wav2vec2 frames, dropout, one linear layer.
+
+    Args:
+        text_encoder: a BERT with a pooler.
+        speech_encoder: a wav2vec2-like encoder; its norm over time is made padding invariant in place.
+        num_labels: number of emotions.
+        dropout: probability before the classifier.
+    """
+
+    def __init__(self, text_encoder, speech_encoder, num_labels=7, dropout=0.1):
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.speech_encoder = make_padding_invariant(speech_encoder)
+        self.speech_projector = nn.Linear(speech_encoder.config.hidden_size, SPEECH_WIDTH)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(text_encoder.config.hidden_size + SPEECH_WIDTH, num_labels)
+
+    @classmethod
+    def from_pretrained(cls, text_model, speech_model, num_labels=7, dropout=0.1):
+        """Load both encoders by hub name or folder; projector and classifier are drawn from the current random state."""
+        return cls(load_encoder("text", text_model), load_encoder("speech", speech_model), num_labels, dropout)
+
+    def forward(self, speech_inputs, text_inputs):
+        """Classify a batch.
+
+        Args:
+            speech_inputs: ``input_values`` and ``attention_mask``, both (batch, samples) at 16 kHz.
+            text_inputs: ``input_ids`` and ``attention_mask``, both (batch, tokens).
+
+        Returns:
+            logits (batch, num_labels).
+        """
+        text = self.text_encoder(input_ids=text_inputs["input_ids"], attention_mask=text_inputs["attention_mask"])
+        frames, frame_mask = speech_features(
+            self.speech_encoder, speech_inputs["input_values"], speech_inputs["attention_mask"]
+        )
+        speech = masked_mean(self.speech_projector(frames), frame_mask)
+        return self.classifier(self.dropout(torch.cat([text.pooler_output, speech], dim=-1)))

@@ -1,0 +1,97 @@
+"""Sentences → token ids, right for KoBERT under today's transformers.
+
+KoBERT ships a SentencePiece vocabulary and a tokenizer class of its own. The automatic classes of transformers 5 load
+that vocabulary without a warning and break every Hangul syllable into jamo, nearly all unknown: the model reads noise.
+"""
+
+from pathlib import Path
+
+import sentencepiece
+import torch
+from transformers import AutoTokenizer
+from transformers.utils import cached_file
+
+from models.encoders import one_line_if_missing, split_revision
+
+SPIECE_NAME = "spiece.model"
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece vocabulary with BERT's special tokens, called like a tokenizer of transformers.
+
+    Args:
+        path: the ``spiece.model`` file, with pieces [PAD], [CLS] and [SEP] in it.
+
+    Attributes:
+        pad_token_id, cls_token_id, sep_token_id: ids of the special tokens.
+    """
+
+    def __init__(self, path):
+        self.processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        ids = (self.processor.piece_to_id(piece) for piece in ("[PAD]", "[CLS]", "[SEP]"))
+        self.pad_token_id, self.cls_token_id, self.sep_token_id = ids
+
+    def __len__(self):
+        return self.processor.get_piece_size()
+
+    def __call__(self, texts, truncation=False, max_length=None, padding=False, return_tensors=None):
+        """Encode sentences as [CLS] … [SEP].
+
+        Args:
+            texts: a list of sentences.
+            truncation: cut to ``max_length`` tokens, [CLS] and [SEP] included.
+            padding: pad to the longest with ``pad_token_id``, where the attention mask is 0.
+            return_tensors: "pt" for tensors (batch, tokens).
+
+        Returns:
+            ``{"input_ids": ..., "attention_mask": ...}``, lists of lists, or tensors.
+        """
+        room = max_length - 2 if truncation and max_length is not None else None
+        input_ids = [
+            [self.cls_token_id, *pieces[:room], self.sep_token_id] for pieces in self.processor.encode(list(texts))
+        ]
+        attention_mask = [[1] * len(ids) for ids in input_ids]
+        if padding:
+            longest = max(map(len, input_ids), default=0)
+            input_ids = [ids + [self.pad_token_id] * (longest - len(ids)) for ids in input_ids]
+            attention_mask = [mask + [0] * (longest - len(mask)) for mask in attention_mask]
+        encoded = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if return_tensors == "pt":
+            return {name: torch.tensor(values) for name, values in encoded.items()}
+        return encoded
+
+
+def load_tokenizer(name_or_folder):
+    """Load a text encoder's tokenizer by hub name (``@revision`` if wanted) or folder.
+
+    Returns:
+        A callable: a list of sentences in, ``input_ids`` and ``attention_mask`` out, with a ``pad_token_id``.
+
+    Raises:
+        UserError: if it cannot be had; the line says how to download it and how to name a folder.
+    """
+    name, revision = split_revision(name_or_folder)
+    with one_line_if_missing("text", name_or_folder):
+        spiece = _find_spiece(name, revision)
+        if spiece is not None:
+            tokenizer = SentencePieceTokenizer(spiece)
+            # Piece 0 is [UNK], the answer for pieces that a vocabulary lacks: ALBERT's and XLNet's name theirs otherwise.
+            if 0 not in (tokenizer.cls_token_id, tokenizer.sep_token_id):
+                return tokenizer
+        return AutoTokenizer.from_pretrained(name, revision=revision)
+
+
+def _find_spiece(name, revision):
+    """Path of the model's SentencePiece vocabulary, or None if it has none."""
+    if Path(name).is_dir():
+        spiece = Path(name, SPIECE_NAME)
+        return spiece if spiece.exists() else None
+    # First a file that every model has: only then does "not there" mean that there is none, and not "no network".
+    cached_file(name, "config.json", revision=revision)
+    return cached_file(
+        name,
+        SPIECE_NAME,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )

@@ -1,0 +1,1 @@
+"""Everything two scripts share: corpus → folds → batches → training loop → run folder → tables and figures."""

@@ -1,0 +1,37 @@
+"""A user's mistake ends in one line that names the file, row or flag and the way out."""
+
+import errno
+import functools
+import os
+import sys
+
+
+class UserError(Exception):
+    """Something the user can mend; its message is the one line that is shown."""
+
+
+def one_line_errors(main):
+    """Let a script's ``main`` end with one line on stderr and exit code 1 instead of a traceback.
+
+    Only what the user can mend is shortened: :class:`UserError`, a full disk, a missing permission, Ctrl-C (code 130).
+    A bug keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def wrapped(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except UserError as error:
+            message = str(error)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            message = f"{error.filename or 'writing a file'}: {error.strerror}"
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+        rank = os.environ.get("RANK", "0")
+        print("error: " + ("" if rank == "0" else f"[process {rank}] ") + message, file=sys.stderr)
+        sys.exit(1)
+
+    return wrapped
