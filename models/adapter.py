@@ -150,3 +150,18 @@ class AdapterFusionClassifier(nn.Module):
         frames, frame_mask = self.speech_adapter(frames, frame_mask)
         speech = masked_mean(self.speech_projector(frames), frame_mask)
         return self.classifier(self.dropout(torch.cat([text.pooler_output, speech], dim=-1)))
+
+    def checkpoint_state(self):
+        """What a checkpoint holds: the parameters that the task owns."""
+        return {name: tensor for name, tensor in self.state_dict().items() if is_task_parameter(name)}
+
+    def load_checkpoint_state(self, state):
+        """Take over what ``checkpoint_state`` gave, of this task or another; the frozen encoders stay as they are.
+
+        Raises:
+            ValueError: if the names are not those that a task owns.
+        """
+        owned = self.checkpoint_state()
+        if state.keys() != owned.keys():
+            raise ValueError(f"not the parameters of one task: {sorted(state.keys() ^ owned.keys())[:3]}")
+        self.load_state_dict(state, strict=False)

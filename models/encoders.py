@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from utils.errors import UserError
+from utils.kemdy import SYNTHETIC_MARKER
 
 DEFAULT_TEXT_MODEL = "skt/kobert-base-v1"
 DEFAULT_SPEECH_MODEL = "facebook/wav2vec2-base-960h"
@@ -77,7 +78,8 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
             so that an encoder never changes how the layers on top of it are drawn.
 
     Returns:
-        A transformers model in evaluation mode, float32, without layerdrop.
+        A transformers model in evaluation mode, float32, without layerdrop. Its ``provenance`` says where it is from, and
+        its ``fingerprint`` tells it from any other.
 
     Raises:
         UserError: if the model cannot be had, or is not of the kind asked for.
@@ -96,6 +98,14 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
         raise UserError(f"--text_model {name}: {type(encoder).__name__} has no pooled [CLS] output; name a BERT")
     if kind == "speech" and not hasattr(encoder, "feature_extractor"):
         raise UserError(f"--speech_model {name}: {type(encoder).__name__} does not hear waveforms; name a wav2vec2-like encoder")
+    encoder.provenance = {
+        "name": name,
+        "hub_commit": getattr(config, "_commit_hash", None),
+        "pretrained": pretrained,
+        "seed": None if pretrained else seed,
+        "fingerprint": fingerprint(encoder),
+        "synthetic": Path(name, SYNTHETIC_MARKER).exists(),
+    }
     return encoder.eval()
 
 
@@ -105,7 +115,7 @@ def fingerprint(module):
     for name, tensor in sorted(module.state_dict().items()):
         if name not in UNIDENTIFYING:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -25,6 +25,10 @@ class FusionClassifier(nn.Module):
         self.speech_projector = nn.Linear(speech_encoder.config.hidden_size, SPEECH_WIDTH)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(text_encoder.config.hidden_size + SPEECH_WIDTH, num_labels)
+        masks_time = getattr(speech_encoder.config, "apply_spec_augment", True) and speech_encoder.config.mask_time_prob > 0
+        if hasattr(speech_encoder, "masked_spec_embed") and not masks_time:
+            # No loss reaches it then, and several processes would wait for its gradient.
+            speech_encoder.masked_spec_embed.requires_grad_(False)
 
     @classmethod
     def from_pretrained(cls, text_model, speech_model, num_labels=7, dropout=0.1):
@@ -47,3 +51,11 @@ class FusionClassifier(nn.Module):
         )
         speech = masked_mean(self.speech_projector(frames), frame_mask)
         return self.classifier(self.dropout(torch.cat([text.pooler_output, speech], dim=-1)))
+
+    def checkpoint_state(self):
+        """What a checkpoint holds: everything, since everything is trained."""
+        return self.state_dict()
+
+    def load_checkpoint_state(self, state):
+        """Take over what ``checkpoint_state`` gave."""
+        self.load_state_dict(state)

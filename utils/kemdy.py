@@ -54,6 +54,7 @@ class CorpusFormat:
     annotation_name: re.Pattern
     annotation_example: str
     segment_id: re.Pattern
+    sessions: int
     usable: int
     test_sizes: tuple
 
@@ -68,6 +69,7 @@ FORMATS = {
         re.compile(r"Session(?P<session>0[1-9]|1\d|20)_(?P<sex>[FM])_res\.csv"),
         "Session01_F_res.csv",
         re.compile(r"Sess(?P<session>\d\d)_(?:script0[1-6]|impro0[1-4])_(?P<sex>[FM])\d{3}"),
+        20,
         9_627,
         (1978, 1891, 1871, 1872, 2015),
     ),
@@ -75,6 +77,7 @@ FORMATS = {
         re.compile(r"Sess(?P<session>0[1-9]|[1-3]\d|40)_eval\.csv"),
         "Sess01_eval.csv",
         re.compile(r"Sess(?P<session>\d\d)_script0[1-6]_(?P<user>User0[0-8]\d(?P<sex>[FM]))_\d{3}"),
+        40,
         12_828,
         (2513, 2769, 2481, 2497, 2568),
     ),
@@ -184,20 +187,20 @@ def read_corpus(root, progress=True):
     for candidate, (text, encoding) in zip(candidates, texts):
         if text is None:
             dropped["transcript in neither encoding"] += 1
-            continue
-        notes["CP949 transcripts"] += encoding == "cp949"
-        notes["empty transcripts"] += text == ""
-        notes["tags-only transcripts"] += bool(TAGS_ONLY.fullmatch(text))
-        readable.append((candidate, text))
+        else:
+            readable.append((*candidate, text, encoding))
 
-    headers = index_wavs(root, [wavs[segment_id] for (segment_id, *_), _ in readable], progress)
+    headers = index_wavs(root, [wavs[segment_id] for segment_id, *_ in readable], progress)
     utterances, unreadable = [], []
-    for (segment_id, session, speaker, emotion), text in readable:
+    for segment_id, session, speaker, emotion, text, encoding in readable:
         header = headers[wavs[segment_id]]
         if not isinstance(header, WavHeader):
             dropped["unreadable wav"] += 1
             unreadable.append((wavs[segment_id], header))
             continue
+        notes["CP949 transcripts"] += encoding == "cp949"
+        notes["empty transcripts"] += text == ""
+        notes["tags-only transcripts"] += bool(TAGS_ONLY.fullmatch(text))
         notes["wavs with several channels"] += header.channels > 1
         notes["wavs not at 16 kHz"] += header.samplerate != SAMPLE_RATE
         utterances.append((segment_id, session, speaker, emotion, wavs[segment_id], text, header.duration))
@@ -361,9 +364,10 @@ def audit(corpus, folds):
     if isinstance(folds, str):
         return "\n".join([*lines, f"folds: none, {folds}"])
     lines.append(f"{len(folds)} folds, session numbers (utterances)")
+    as_published = (len(folds), len(corpus.sessions)) == (len(known.test_sizes), known.sessions)
     for index, fold in enumerate(folds):
         splits = split_utterances(utterances, fold)
-        comparison = f"   {compared(len(splits['test']), known.test_sizes[index])}" if len(folds) == 5 else ""
+        comparison = f"   test: {compared(len(splits['test']), known.test_sizes[index])}" if as_published else ""
         lines.append(f"  fold {index}{comparison}")
         for split in SPLITS:
             lines.append(f"    {split:<6}{', '.join(map(str, fold[split]))} ({len(splits[split]):,})")

@@ -1,5 +1,6 @@
 """Wav files: an index of their headers, so that later runs open none before they train, and the waveform a model hears."""
 
+import contextlib
 import csv
 import math
 import os
@@ -106,8 +107,9 @@ def _write_index(index_path, root, headers):
                     writer.writerow([os.path.relpath(path, root), *fields])
         os.replace(partial, index_path)
     except OSError:
-        # A corpus on read-only storage is used as it is.
-        partial.unlink(missing_ok=True)
+        # A corpus on read-only storage is used as it is (where even removing a file that is not there is refused).
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def read_waveform(path, max_seconds):

@@ -1,0 +1,66 @@
+"""Small corpora and encoders that the tests share; nothing here is pretrained, and nothing is real."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizer, Wav2Vec2Config, Wav2Vec2Model
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from lookalike import make_kemdy19, make_kemdy20  # noqa: E402
+
+# Every syllable a token of its own: enough to tell the invented sentences apart.
+SYLLABLES = [chr(code) for code in range(ord("가"), ord("힣") + 1, 28)]
+
+
+def small_text_encoder(**changes):
+    """A BertModel of two layers with random weights."""
+    settings = dict(
+        vocab_size=5 + len(SYLLABLES), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64
+    )
+    return BertModel(BertConfig(**settings | changes))
+
+
+def small_speech_encoder(**changes):
+    """A Wav2Vec2Model of two layers with random weights, normalised over time in its first layer as wav2vec2-base is."""
+    settings = dict(
+        hidden_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(12, 12, 16),
+        conv_kernel=(20, 8, 4),
+        conv_stride=(10, 8, 4),
+        num_feat_extract_layers=3,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        mask_time_prob=0.05,
+        mask_time_length=4,
+    )
+    return Wav2Vec2Model(Wav2Vec2Config(**settings | changes))
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory):
+    """Folder with text/ and speech/, two small encoders in Hugging Face's form."""
+    folder = tmp_path_factory.mktemp("encoders")
+    torch.manual_seed(1)
+    small_text_encoder().save_pretrained(folder / "text")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *SYLLABLES]
+    BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(folder / "text")
+    small_speech_encoder().save_pretrained(folder / "speech")
+    for part in ("text", "speech"):
+        (folder / part / "SYNTHETIC").write_text("Random weights, for tests.\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory):
+    """Folder with KEMDy19/ and KEMDy20/, two small synthetic corpora without traps."""
+    folder = tmp_path_factory.mktemp("data")
+    make_kemdy19(folder / "KEMDy19", sessions=6, utterances=7)
+    make_kemdy20(folder / "KEMDy20", sessions=6, utterances=7)
+    return folder

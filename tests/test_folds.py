@@ -1,0 +1,93 @@
+"""Folds: those that were published, session by session, and nothing else."""
+
+import json
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from utils.errors import UserError
+from utils.folds import session_folds, split_utterances
+
+# Test and validation sessions as published; those of validation in the order in which they were drawn.
+PUBLISHED = {
+    20: [
+        ([8, 10, 14, 20], [6, 11]),
+        ([9, 11, 15, 17], [10, 14]),
+        ([2, 5, 6, 19], [14, 7]),
+        ([1, 4, 13, 16], [7, 12]),
+        ([3, 7, 12, 18], [15, 16]),
+    ],
+    40: [
+        ([10, 15, 16, 17, 19, 24, 30, 31], [8, 33]),
+        ([2, 8, 20, 25, 27, 32, 38, 39], [28, 10]),
+        ([1, 5, 9, 11, 22, 29, 34, 35], [4, 38]),
+        ([6, 14, 18, 21, 26, 33, 37, 40], [36, 25]),
+        ([3, 4, 7, 12, 13, 23, 28, 36], [32, 11]),
+    ],
+}
+
+
+@pytest.mark.parametrize("count", PUBLISHED)
+def test_published_folds(count):
+    folds = session_folds(range(1, count + 1))
+    assert [(fold["test"], fold["valid"]) for fold in folds] == PUBLISHED[count]
+    for fold in folds:
+        assert list(fold) == ["train", "valid", "test"]
+        assert sorted(fold["train"] + fold["valid"] + fold["test"]) == list(range(1, count + 1))
+
+
+def test_folds_depend_on_the_sessions_alone():
+    folds = session_folds(range(1, 21))
+    shuffled = list(range(1, 21))
+    random.Random(3).shuffle(shuffled)
+    np.random.seed(99)  # a run's own --seed
+    assert session_folds(shuffled) == folds
+    state = np.random.get_state()[1].copy()
+    session_folds(shuffled)
+    # Nor do they disturb what the run draws afterwards.
+    assert (np.random.get_state()[1] == state).all()
+
+
+@pytest.mark.parametrize("sessions", [range(1, 7), [2, 3, 5, 8, 13, 21, 34], range(1, 41)])
+@pytest.mark.parametrize("k_fold", [3, 4, 5])
+def test_every_session_is_tested_once_and_never_also_trained_on(sessions, k_fold):
+    folds = session_folds(sessions, k_fold)
+    assert sorted(session for fold in folds for session in fold["test"]) == list(sessions)
+    for fold in folds:
+        assert sorted(fold["train"] + fold["valid"] + fold["test"]) == list(sessions)
+        assert len(fold["valid"]) == 2 and fold["train"]
+
+
+# The largest test split holds the sessions divided by the folds, rounded up; two more validate, one must be left.
+@pytest.mark.parametrize("count, k_fold", [(5, 5), (4, 4), (5, 3), (6, 2)])
+def test_fewest_sessions(count, k_fold):
+    assert all(fold["train"] for fold in session_folds(range(1, count + 1), k_fold))
+
+
+@pytest.mark.parametrize("count, k_fold", [(0, 5), (1, 5), (4, 5), (4, 3), (3, 3), (5, 2), (10, 11)])
+def test_too_few_sessions_are_refused_with_their_number(count, k_fold):
+    with pytest.raises(UserError, match=rf"\b{count} session.*\b{k_fold}\b"):
+        session_folds(range(1, count + 1), k_fold)
+
+
+@pytest.mark.parametrize("k_fold", [1, 0, -3])
+def test_one_fold_leaves_nothing_to_train_on(k_fold):
+    with pytest.raises(UserError, match=f"{k_fold}"):
+        session_folds(range(1, 21), k_fold)
+
+
+def test_session_numbers_can_be_written_as_json():
+    assert json.loads(json.dumps(session_folds(np.arange(1, 21)))) == session_folds(range(1, 21))
+
+
+def test_utterances_fall_into_exactly_one_split():
+    table = pd.DataFrame({"segment_id": [f"id{index}" for index in range(60)], "session": np.repeat(np.arange(1, 7), 10)})
+    for fold in session_folds(range(1, 7)):
+        splits = split_utterances(table, fold)
+        assert list(splits) == ["train", "valid", "test"]
+        assert sorted(pd.concat(splits.values())["segment_id"]) == sorted(table["segment_id"])
+        for split, part in splits.items():
+            assert set(part["session"]) == set(fold[split])
+            assert list(part.index) == list(range(len(part)))

@@ -1,0 +1,616 @@
+"""The loader of KEMDy19 and KEMDy20, on look-alikes that hold every known defect of the real copies."""
+
+import builtins
+import csv
+import errno
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from lookalike import RATERS, make_kemdy19, make_kemdy20
+
+from utils.errors import UserError
+from utils.folds import session_folds
+from utils.kemdy import EMOTIONS, find_corpus, main, read_corpus
+from utils.wavs import read_waveform
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MAKE = {"KEMDy19": make_kemdy19, "KEMDy20": make_kemdy20}
+both_corpora = pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+
+
+def read(root):
+    return read_corpus(root, progress=False)
+
+
+@pytest.fixture(scope="module", params=MAKE)
+def trapped(request, tmp_path_factory):
+    """A corpus with all traps, below a path that holds both letters, a session's number and the other corpus's name."""
+    other = {"KEMDy19": "KEMDy20", "KEMDy20": "KEMDy19"}[request.param]
+    root = tmp_path_factory.mktemp("F_M001") / "Session02_M" / "User001F" / other
+    expected = MAKE[request.param](root, traps=True)
+    return SimpleNamespace(name=request.param, root=root, expected=expected, corpus=read(root))
+
+
+@pytest.fixture
+def annotate(tmp_path):
+    """Rewrite one annotation file's rows: ``annotate(root, file, change)``, where ``change`` gets the list of rows."""
+
+    def rewrite(root, file, change):
+        path = root / "annotation" / file
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.reader(stream))
+        change(rows)
+        with open(path, "w", encoding="utf-8", newline="") as stream:
+            csv.writer(stream).writerows(rows)
+        return path
+
+    return rewrite
+
+
+@pytest.fixture
+def no_sound(monkeypatch):
+    """After ``no_sound()`` a wav that is opened fails the test."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"opened {args}")
+
+    def forbid():
+        for name in ("info", "SoundFile", "read", "blocks"):
+            monkeypatch.setattr(soundfile, name, refuse)
+
+    return forbid
+
+
+# What comes out of a copy with all the defects
+
+
+def test_usable_utterances(trapped):
+    table = trapped.corpus.utterances
+    assert list(table.columns) == ["segment_id", "session", "speaker", "emotion", "wav_path", "text", "duration"]
+    found = {row.segment_id: (row.session, row.emotion, row.text, row.duration) for row in table.itertuples()}
+    assert len(found) == len(table)
+    assert {key: value[:3] for key, value in found.items()} == {
+        key: value[:3] for key, value in trapped.expected.utterances.items()
+    }
+    # Stereo, 8 kHz and 44.1 kHz among them: seconds, not samples.
+    for segment_id, (*_, seconds) in trapped.expected.utterances.items():
+        assert found[segment_id][3] == pytest.approx(seconds), segment_id
+
+
+def test_every_row_is_kept_or_counted_under_its_reason(trapped):
+    corpus = trapped.corpus
+    assert {reason: count for reason, count in corpus.dropped.items() if count} == dict(trapped.expected.dropped)
+    assert corpus.rows == trapped.expected.rows
+    assert corpus.rows == len(corpus.utterances) + sum(corpus.dropped.values())
+
+
+def test_notes_count_what_was_kept(trapped):
+    assert {note: count for note, count in trapped.corpus.notes.items() if count} == +trapped.expected.notes
+
+
+def test_corpus_is_recognised_by_its_annotations_not_by_its_folder(trapped):
+    assert trapped.root.name != trapped.name
+    assert trapped.corpus.name == trapped.name
+    assert trapped.corpus.sessions == [1, 2, 3, 4, 5, 6]
+
+
+def test_wavs_are_those_of_the_segments(trapped):
+    for row in trapped.corpus.utterances.itertuples():
+        path = Path(row.wav_path)
+        assert path.is_file()
+        assert path.stem == row.segment_id
+        assert path.parent.name != "converted"
+
+
+def test_speakers_belong_to_one_session_each(trapped):
+    table = trapped.corpus.utterances
+    assert (table.groupby("speaker")["session"].nunique() == 1).all()
+    assert (table.groupby("session")["speaker"].nunique() == 2).all()
+
+
+def test_all_unusable_wavs_are_listed_together(trapped):
+    assert {Path(path) for path, _ in trapped.corpus.unreadable} == trapped.expected.unreadable
+    assert all(reason for _, reason in trapped.corpus.unreadable)
+    with pytest.raises(UserError) as caught:
+        trapped.corpus.require_readable_wavs()
+    assert all(str(path) in str(caught.value) for path in trapped.expected.unreadable)
+    assert "\n" not in str(caught.value)
+
+
+def test_silent_short_and_long_wavs_are_kept(trapped):
+    durations = trapped.corpus.utterances.set_index("segment_id")["duration"]
+    ids = trapped.expected.ids
+    assert ids["all-zero wav"] in durations
+    assert durations[ids["short wav"]] == pytest.approx(0.3)
+    assert durations[ids["long wav"]] == pytest.approx(30.5)
+
+
+def test_transcripts_in_every_form(trapped):
+    texts = trapped.corpus.utterances.set_index("segment_id")["text"]
+    ids = trapped.expected.ids
+    # Two syllables that CP949 has, and EUC-KR has not.
+    assert texts[ids["outside EUC-KR"]].startswith("똠양꿍이랑 펲시를")
+    for form in ("trailing space", "CRLF", "BOM", "no newline"):
+        assert re.fullmatch(r"[가-힣 ]+ \d+번", texts[ids[form]]), form
+    assert texts[ids["tags inside"]].startswith("c/ (음) ")
+    assert texts[ids["tags only"]] == "n/ l/"
+    assert texts[ids["empty file"]] == texts[ids["empty line"]] == ""
+
+
+def test_labels_come_from_the_speakers_own_file(tmp_path):
+    expected = make_kemdy19(tmp_path, sessions=2)
+    emotions = read(tmp_path).utterances.set_index("segment_id")["emotion"]
+    assert len(emotions) == 16
+    for segment_id, emotion in emotions.items():
+        assert emotion == expected.utterances[segment_id][1] != expected.listener_labels[segment_id]
+
+
+def test_male_id_in_a_female_file_is_never_mended(tmp_path):
+    expected = make_kemdy19(tmp_path, traps=True)
+    found = read(tmp_path).utterances.set_index("segment_id")
+    mistyped, typed = expected.ids["mistyped"], expected.ids["typed instead"]
+    assert any((tmp_path / "wav").rglob(f"{mistyped}.wav"))
+    assert mistyped not in found.index
+    assert found.loc[typed, "emotion"] == expected.utterances[typed][1]
+
+
+def test_both_spellings_of_disgust(tmp_path):
+    expected = make_kemdy20(tmp_path, traps=True)
+    with open(tmp_path / "annotation" / "Sess01_eval.csv", encoding="utf-8") as stream:
+        assert "disqust" in stream.read()
+    table = read(tmp_path).utterances
+    assert expected.ids["spelled as in KEMDy19"] in set(table.loc[table["emotion"] == "disgust", "segment_id"])
+    assert set(table["emotion"]) == set(EMOTIONS)
+
+
+def test_order_of_the_classes():
+    # The class indices of the published checkpoints.
+    assert EMOTIONS == ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+
+
+# A session whose ids carry another session's number
+
+
+def test_session_with_wrong_numbers_is_mended_and_counted(tmp_path, annotate):
+    expected = make_kemdy20(tmp_path, sessions=3)
+
+    def renumber(rows):
+        for row in rows[2:]:
+            row[3] = row[3].replace("Sess02_", "Sess42_")
+
+    annotate(tmp_path, "Sess02_eval.csv", renumber)
+    corpus = read(tmp_path)
+    assert set(corpus.utterances["segment_id"]) == set(expected.utterances)
+    assert (corpus.utterances["session"] == 2).sum() == 8
+    assert corpus.notes["ids mended"] == 8
+
+
+def test_session_with_wrong_numbers_is_not_mended_without_its_wavs(tmp_path, annotate):
+    make_kemdy20(tmp_path, sessions=3)
+    # Now the ids are those of the third session, whose wavs exist; those of the second have other users' names.
+    third = []
+    annotate(tmp_path, "Sess03_eval.csv", lambda rows: third.extend(rows[2:]))
+    annotate(tmp_path, "Sess02_eval.csv", lambda rows: rows.__setitem__(slice(2, None), third))
+    corpus = read(tmp_path)
+    assert corpus.dropped == {"id of another session": 8}
+    assert corpus.notes.get("ids mended", 0) == 0
+    assert len(corpus.utterances) == 16
+    assert corpus.sessions == [1, 2, 3]
+
+
+# Rows as documented, written by hand, so that loader and generator cannot share a misreading
+
+
+def test_documented_rows_of_kemdy19(tmp_path):
+    names = ("01F", "02M", "03F", "04F", "05M", "06M", "07M", "08F", "09M", "10F")
+    header = (
+        "Numb,Wav,,ECG,,E4-EDA,,E4-TEMP,,Segment ID,Total Evaluation,,," + ",".join(f"Eval{name},," for name in names) + "\n"
+        ",start,end,start,end,start,end,start,end,,Emotion,Valence,Arousal" + ",Emotion,Valence,Arousal" * 10 + "\n"
+    )
+    first = "1,0.512,3.204,101.0,102.0,0.31,0.32,33.1,33.1,Sess01_impro01_F001,{},4.2,3.6" + ",happy,4,4" * 10 + "\n"
+    second = "2,3.204,7.15,,,0.32,0.32,33.1,33.1,Sess01_impro01_M001,{},2.6,3.1" + ",neutral,3,3" * 10 + "\n"
+    (tmp_path / "annotation").mkdir()
+    files = {"F": ("happy", "neutral;disgust"), "M": ("angry", "sad")}
+    for letter, labels in files.items():
+        rows = header + first.format(labels[0]) + second.format(labels[1])
+        (tmp_path / "annotation" / f"Session01_{letter}_res.csv").write_text(rows, encoding="utf-8")
+    folder = tmp_path / "wav" / "Session01" / "Sess01_impro01"
+    folder.mkdir(parents=True)
+    for stem, text in (("Sess01_impro01_F001", "기뻐\n"), ("Sess01_impro01_M001", "슬퍼\n")):
+        soundfile.write(folder / f"{stem}.wav", np.zeros(8_000), 16_000, subtype="PCM_16")
+        (folder / f"{stem}.txt").write_text(text, encoding="utf-8")
+    corpus = read(tmp_path)
+    columns = ["segment_id", "session", "emotion", "text", "duration"]
+    assert corpus.utterances[columns].values.tolist() == [
+        ["Sess01_impro01_F001", 1, "happy", "기뻐", 0.5],
+        ["Sess01_impro01_M001", 1, "sad", "슬퍼", 0.5],
+    ]
+    assert corpus.dropped == {"other speaker's file": 2}
+
+
+def test_documented_rows_of_kemdy20(tmp_path):
+    names = ("01F", "02M", "03F", "04F", "05M", "06F", "07F", "08M", "09F", "10M")
+    rows = (
+        "Numb,WAV, ,Segment ID,Total Evaluation, , ," + ",".join(f"Eval{name}, , " for name in names) + "\n"
+        " ,start,end, ,Emotion,Valence,Arousal" + ",Emotion,Valence,Arousal" * 10 + "\n"
+        "1,2.0312500,6.9140625,Sess01_script01_User001F_001,neutral,3.1,3.3" + ",neutral,3,3" * 10 + "\n"
+        "2,6.5000000,8.2500000,Sess01_script01_User002M_001,happy;neutral,3.6,3.4" + ",happy,4,4" * 10 + "\n"
+        "3,8.7500000,9.5000000,Sess01_script01_User001F_002,disqust,2.2,3.2" + ",disqust,2,3" * 10 + "\n"
+    )
+    (tmp_path / "annotation").mkdir()
+    (tmp_path / "annotation" / "Sess01_eval.csv").write_text(rows, encoding="utf-8")
+    folder = tmp_path / "wav" / "Session01"
+    folder.mkdir(parents=True)
+    for stem in ("User001F_001", "User002M_001", "User001F_002"):
+        soundfile.write(folder / f"Sess01_script01_{stem}.wav", np.zeros(8_000), 16_000, subtype="PCM_16")
+        (folder / f"Sess01_script01_{stem}.txt").write_bytes("그래 \n".encode("cp949"))
+    corpus = read(tmp_path)
+    assert corpus.utterances[["segment_id", "session", "emotion", "text"]].values.tolist() == [
+        ["Sess01_script01_User001F_001", 1, "neutral", "그래"],
+        ["Sess01_script01_User001F_002", 1, "disgust", "그래"],
+    ]
+    assert corpus.dropped == {"several labels": 1}
+
+
+# The look-alikes themselves: other tests train on them
+
+
+@both_corpora
+def test_lookalike_has_the_documented_form(tmp_path, make):
+    make(tmp_path, sessions=2)
+    cells, blank, id_form, names = {
+        make_kemdy19: (43, "", r"Sess(0[1-9]|1\d|20)_(script0[1-6]|impro0[1-4])_([FM])(\d{3})", "Session*_res.csv"),
+        make_kemdy20: (37, " ", r"Sess(0[1-9]|[1-3]\d|40)_(script0[1-6])_(User(0[0-8]\d)([FM]))_(\d{3})", "Sess*_eval.csv"),
+    }[make]
+    raters = set()
+    for path in (tmp_path / "annotation").glob(names):
+        first, second, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
+        assert {len(row) for row in (first, second, *rows)} == {cells}
+        assert first[2] == second[0] == first[-1] == blank
+        assert second[-33:] == ["Emotion", "Valence", "Arousal"] * 11
+        raters.add(tuple(cell.removeprefix("Eval") for cell in first if cell.startswith("Eval")))
+        assert all(re.fullmatch(id_form, row[first.index("Segment ID")]) for row in rows)
+        if cells == 43:
+            assert any(row[3:9] == [""] * 6 for row in rows)
+    assert raters == set(RATERS["KEMDy19" if cells == 43 else "KEMDy20"])
+    formats = {(info.samplerate, info.channels, info.subtype) for info in map(soundfile.info, tmp_path.rglob("*.wav"))}
+    assert formats == {(16_000, 1, "PCM_16")}
+
+
+@both_corpora
+def test_lookalike_is_the_size_asked_for_and_the_same_each_time(tmp_path, make):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        make(tmp_path / name, sessions=3, utterances=7, seed=seed)
+    table = read(tmp_path / "a").utterances
+    assert (table["session"].value_counts() == 7).all()
+    assert all(set(session["emotion"]) == set(EMOTIONS) for _, session in table.groupby("session"))
+
+    def content(name):
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file() and not path.name.startswith("."))
+        return [(path.relative_to(tmp_path / name), path.read_bytes()) for path in files]
+
+    assert content("a") == content("b") != content("c")
+
+
+def test_made_corpora_are_called_synthetic(tmp_path):
+    make_kemdy20(tmp_path, sessions=2, utterances=2)
+    assert read(tmp_path).synthetic
+    (tmp_path / "SYNTHETIC").unlink()
+    assert not read(tmp_path).synthetic
+
+
+# The index of wavs
+
+
+def test_second_reading_opens_no_wav(tmp_path, no_sound):
+    make_kemdy19(tmp_path / "here", sessions=2)
+    first = read(tmp_path / "here")
+    no_sound()
+    pd.testing.assert_frame_equal(first.utterances, read(tmp_path / "here").utterances)
+    # Nor after the corpus moved.
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert list(read(tmp_path / "there").utterances["duration"]) == list(first.utterances["duration"])
+
+
+@pytest.mark.parametrize("kept", ["size", "time"])
+def test_changed_wav_is_looked_at_again_and_no_other(tmp_path, monkeypatch, kept):
+    make_kemdy20(tmp_path, sessions=2)
+    before = read(tmp_path).utterances
+    path = Path(before["wav_path"][3])
+    stat = path.stat()
+    samples, _ = soundfile.read(path)
+    if kept == "size":
+        soundfile.write(path, samples, 8_000, subtype="PCM_16")
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))
+        assert path.stat().st_size == stat.st_size
+        seconds = len(samples) / 8_000
+    else:
+        soundfile.write(path, samples[:-160], 16_000, subtype="PCM_16")
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        seconds = len(samples[:-160]) / 16_000
+    opened, info = [], soundfile.info
+    monkeypatch.setattr(soundfile, "info", lambda file, *args, **kwargs: opened.append(Path(file)) or info(file))
+    after = read(tmp_path).utterances
+    assert after["duration"][3] == pytest.approx(seconds)
+    assert set(opened) <= {path}
+    assert after["duration"].drop(3).equals(before["duration"].drop(3))
+
+
+def test_wav_that_broke_or_vanished_since_is_noticed(tmp_path):
+    make_kemdy20(tmp_path, sessions=2)
+    paths = [Path(path) for path in read(tmp_path).utterances["wav_path"][:2]]
+    content = paths[0].read_bytes()
+    paths[0].write_bytes(b"")
+    paths[1].unlink()
+    corpus = read(tmp_path)
+    assert [Path(path) for path, _ in corpus.unreadable] == paths[:1]
+    assert corpus.dropped == {"no wav": 1, "unreadable wav": 1}
+    paths[0].write_bytes(content)
+    assert read(tmp_path).dropped == {"no wav": 1}
+
+
+@pytest.mark.parametrize("damage", [b"", b"path,size\n\xff\xfe,,\n", b"path,size,mtime_ns,frames\na.wav,1\n"])
+def test_damaged_index_is_made_again(tmp_path, no_sound, damage):
+    make_kemdy20(tmp_path, sessions=2, utterances=2)
+    first = read(tmp_path)
+    (tmp_path / ".wav_index.csv").write_bytes(damage)
+    pd.testing.assert_frame_equal(first.utterances, read(tmp_path).utterances)
+    no_sound()
+    read(tmp_path)
+
+
+def test_corpus_on_read_only_storage(tmp_path, monkeypatch):
+    make_kemdy20(tmp_path, sessions=2, utterances=2)
+    before = sorted(tmp_path.rglob("*"))
+
+    def refuse(path, *args, **kwargs):
+        # On a file system mounted read-only even the removal of a file that does not exist ends this way.
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    def guarded(function):
+        def opened(file, mode="r", *args, **kwargs):
+            if set(mode) & set("wax+") and str(file).startswith(str(tmp_path)):
+                refuse(file)
+            return function(file, mode, *args, **kwargs)
+
+        return opened
+
+    monkeypatch.setattr(builtins, "open", guarded(builtins.open))
+    monkeypatch.setattr(io, "open", guarded(io.open))
+    for name in ("mkdir", "remove", "rename", "replace", "unlink"):
+        monkeypatch.setattr(os, name, refuse)
+    assert len(read(tmp_path).utterances) == 4
+    assert len(read(tmp_path).utterances) == 4
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# What a model hears
+
+
+def test_waveform_is_cut_before_it_is_normalised(tmp_path):
+    path = tmp_path / "a.wav"
+    quiet = 0.01 * np.sin(np.arange(16_000) / 5) + 0.1
+    soundfile.write(path, np.concatenate([quiet, np.ones(16_000) * 0.9]), 16_000, subtype="PCM_16")
+    waveform = read_waveform(path, 1)
+    assert waveform.shape == (16_000,) and waveform.dtype == np.float32
+    assert waveform.mean() == pytest.approx(0, abs=1e-4)
+    assert waveform.std() == pytest.approx(1, abs=1e-2)
+    assert len(read_waveform(path, 5)) == 32_000
+
+
+def test_silence_stays_silence(tmp_path):
+    expected = make_kemdy20(tmp_path, traps=True)
+    path = read(tmp_path).utterances.set_index("segment_id").loc[expected.ids["all-zero wav"], "wav_path"]
+    assert (read_waveform(path, 5) == 0).all()
+
+
+def test_channels_are_averaged(tmp_path):
+    left, right = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 8_000))
+    soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], axis=1), 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "mono.wav", (left + right) / 2, 16_000, subtype="FLOAT")
+    np.testing.assert_allclose(read_waveform(tmp_path / "stereo.wav", 5), read_waveform(tmp_path / "mono.wav", 5), atol=1e-4)
+
+
+@pytest.mark.parametrize("samplerate", [8_000, 44_100])
+def test_other_rates_sound_the_same_at_16_khz(tmp_path, samplerate):
+    for rate in (samplerate, 16_000):
+        soundfile.write(tmp_path / f"{rate}.wav", 0.5 * np.sin(2 * np.pi * 440 * np.arange(2 * rate) / rate), rate)
+    # One of the two seconds is heard, cut at the new rate.
+    resampled, direct = (read_waveform(tmp_path / f"{rate}.wav", 1) for rate in (samplerate, 16_000))
+    assert len(resampled) == len(direct) == 16_000
+    # Away from the ends, where a filter has nothing to look at.
+    np.testing.assert_allclose(resampled[200:-200], direct[200:-200], atol=0.03)
+
+
+# Copies that are not whole, or not a corpus
+
+
+def test_find_corpus(tmp_path):
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "KEMDy20"))):
+        find_corpus(tmp_path, "KEMDy20")
+    (tmp_path / "KEMDy20_v1_1").mkdir()
+    assert find_corpus(tmp_path, "KEMDy20") == tmp_path / "KEMDy20_v1_1"
+    (tmp_path / "KEMDy20_v1_2").mkdir()
+    with pytest.raises(UserError, match="KEMDy20_v1_1.*KEMDy20_v1_2"):
+        find_corpus(tmp_path, "KEMDy20")
+    (tmp_path / "KEMDy20").mkdir()
+    assert find_corpus(str(tmp_path), "KEMDy20") == tmp_path / "KEMDy20"
+    with pytest.raises(UserError):
+        find_corpus(tmp_path, "KEMDy19")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        None,
+        [],
+        ["annotation/Sess01_eval.csv"],
+        ["wav/Session01/Sess01_script01_User001F_001.wav"],
+        ["annotation/labels.csv", "wav/a.wav"],
+        ["annotation/Sess01_eval.csv", "annotation/Session01_F_res.csv", "annotation/Session01_M_res.csv", "wav/a.wav"],
+    ],
+    ids=["missing", "empty", "no wav folder", "no annotation folder", "no annotation file", "two corpora in one"],
+)
+def test_folder_that_is_no_corpus(tmp_path, files):
+    root = tmp_path / "KEMDy20"
+    if files is not None:
+        root.mkdir()
+    for file in files or []:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    with pytest.raises(UserError, match=re.escape(str(root))) as caught:
+        read(root)
+    assert "\n" not in str(caught.value)
+
+
+@both_corpora
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"Numb,Wav\n", b"id,emotion\n,\nSess01_script01_F001,sad\n", "번호,감정\n".encode("cp949") * 3],
+    ids=["empty", "one row", "other columns", "not UTF-8"],
+)
+def test_annotation_of_another_form_is_named(tmp_path, make, content):
+    make(tmp_path, sessions=2, utterances=2)
+    path = sorted((tmp_path / "annotation").iterdir())[1]
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        read(tmp_path)
+
+
+def test_moved_label_column_is_named(tmp_path, annotate):
+    make_kemdy20(tmp_path, sessions=2, utterances=2)
+
+    def move(rows):
+        rows[1][4], rows[1][5] = rows[1][5], rows[1][4]
+
+    path = annotate(tmp_path, "Sess02_eval.csv", move)
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        read(tmp_path)
+
+
+@both_corpora
+def test_row_with_missing_cells_is_named(tmp_path, make, annotate):
+    make(tmp_path, sessions=2)
+    file = sorted((tmp_path / "annotation").iterdir())[1].name
+    # The second row below the two header rows, cut as at the end of a broken download.
+    path = annotate(tmp_path, file, lambda rows: rows[3].__delitem__(slice(12, None)))
+    with pytest.raises(UserError, match=re.escape(str(path))) as caught:
+        read(tmp_path)
+    assert re.search(r"\b(row|line) 4\b", str(caught.value))
+
+
+@pytest.mark.parametrize("letter", ["F", "M"])
+def test_one_of_a_sessions_two_files_is_missing(tmp_path, letter):
+    make_kemdy19(tmp_path, sessions=2, utterances=2)
+    missing = tmp_path / "annotation" / f"Session02_{letter}_res.csv"
+    missing.unlink()
+    with pytest.raises(UserError, match=re.escape(missing.name)):
+        read(tmp_path)
+
+
+@both_corpora
+def test_a_copy_may_lack_whole_sessions(tmp_path, make):
+    make(tmp_path, sessions=4)
+    for path in (tmp_path / "annotation").glob("Sess*03_*"):
+        path.unlink()
+    corpus = read(tmp_path)
+    assert corpus.sessions == [1, 2, 4]
+    assert set(corpus.utterances["session"]) == {1, 2, 4}
+
+
+# The audit
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "utils.kemdy", *map(str, arguments)], cwd=REPOSITORY, capture_output=True, encoding="utf-8"
+    )
+
+
+def assert_audit(out, trapped):
+    corpus = trapped.corpus
+    for name, count in (*trapped.expected.dropped.items(), *(+trapped.expected.notes).items()):
+        assert re.search(rf"^\W*{re.escape(name)}\W+{count}\b", out, re.MULTILINE), name
+    for count in (corpus.rows, len(corpus.utterances)):
+        assert re.search(rf"\b{count}\b", out)
+    for emotion, count in corpus.utterances["emotion"].value_counts().items():
+        assert re.search(rf"^\W*{emotion}\W+{count}\b", out, re.MULTILINE), emotion
+    assert {"KEMDy19": "9,627", "KEMDy20": "12,828"}[corpus.name] in out
+    assert "30.5" in out
+    assert "SYNTHETIC" in out
+    assert all(str(path) in out for path in trapped.expected.unreadable)
+    for fold in session_folds(corpus.sessions):
+        for split in ("train", "valid", "test"):
+            size = corpus.utterances["session"].isin(fold[split]).sum()
+            assert f"{', '.join(map(str, fold[split]))} ({size})" in out
+
+
+def test_audit_in_process(trapped, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kemdy", str(trapped.root)])
+    main()
+    assert_audit(capsys.readouterr().out, trapped)
+
+
+def test_audit_from_the_command_line(tmp_path):
+    expected = make_kemdy20(tmp_path / "corpus", traps=True)
+    result = command(tmp_path / "corpus", "--csv", tmp_path / "table.csv", "--folds-json", tmp_path / "folds.json")
+    assert result.returncode == 0, result.stderr
+    trapped = SimpleNamespace(expected=expected, corpus=read(tmp_path / "corpus"))
+    assert_audit(result.stdout, trapped)
+    table = pd.read_csv(tmp_path / "table.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(table, trapped.corpus.utterances, check_dtype=False)
+    folds = json.loads((tmp_path / "folds.json").read_text(encoding="utf-8"))
+    assert folds == {str(index): fold for index, fold in enumerate(session_folds(range(1, 7)))}
+
+
+def test_user_error_is_one_line_without_traceback(tmp_path):
+    result = command(tmp_path / "KEMDy19")
+    assert result.returncode != 0
+    assert result.stderr.startswith("error:")
+    assert result.stderr.count("\n") == 1
+    assert str(tmp_path / "KEMDy19") in result.stderr
+    assert result.stdout == ""
+
+
+def failing(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["kemdy", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code not in (0, None)
+    line = capsys.readouterr().err
+    assert line.startswith("error:") and line.count("\n") == 1
+    return line
+
+
+def test_audit_with_too_few_sessions_for_the_folds(tmp_path, monkeypatch, capsys):
+    make_kemdy20(tmp_path / "corpus", sessions=4, utterances=2)
+    # The audit itself is of use for a part of a corpus as well.
+    monkeypatch.setattr(sys, "argv", ["kemdy", str(tmp_path / "corpus")])
+    main()
+    assert "4 sessions" in capsys.readouterr().out
+    line = failing(monkeypatch, capsys, tmp_path / "corpus", "--folds-json", tmp_path / "folds.json")
+    assert "4 sessions" in line
+    assert not (tmp_path / "folds.json").exists()
+    monkeypatch.setattr(
+        sys, "argv", ["kemdy", str(tmp_path / "corpus"), "--k_fold", "4", "--folds-json", str(tmp_path / "folds.json")]
+    )
+    main()
+    assert list(json.loads((tmp_path / "folds.json").read_text())) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("flag", ["--csv", "--folds-json"])
+def test_audit_names_the_file_it_cannot_write(tmp_path, monkeypatch, capsys, flag):
+    make_kemdy20(tmp_path / "corpus", utterances=1)
+    target = tmp_path / "no such folder" / "out"
+    line = failing(monkeypatch, capsys, tmp_path / "corpus", flag, target)
+    assert "no such folder" in line

@@ -1,0 +1,121 @@
+"""The flags that all training scripts share: the published ones with their defaults, and ours."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from models.encoders import DEFAULT_SPEECH_MODEL, DEFAULT_TEXT_MODEL
+from utils.kemdy import CORPORA
+
+
+def positive_int(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def count(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def positive_float(text):
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def non_negative_float(text):
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
+def folder_name(text):
+    if text in ("", ".", "..") or Path(text).name != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of one folder")
+    return text
+
+
+def training_parser(description, exp_name):
+    """An ArgumentParser with the shared flags.
+
+    Args:
+        description: one sentence for ``--help``.
+        exp_name: default of ``--exp_name``; None lets the script choose after parsing.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    run = parser.add_argument_group("the run")
+    run.add_argument("--task", choices=CORPORA, required=True, help="corpus that the run trains on")
+    run.add_argument("--exp_name", type=folder_name, default=exp_name, help="folder of the experiment under --output_root")
+    run.add_argument("--seed", type=count, default=12, help="seed of initialisation and order; the folds never move")
+    run.add_argument("--num_fold", type=count, default=0, help="which fold, from 0")
+    run.add_argument("--k_fold", type=positive_int, default=5, help="number of session-wise folds")
+    run.add_argument("--overwrite", action="store_true", help="run again where a finished run lies")
+
+    training = parser.add_argument_group("training")
+    training.add_argument("--lr", type=positive_float, default=1e-5, help="learning rate of AdamW")
+    training.add_argument("--batch_size", type=positive_int, default=32, help="utterances a step, over all processes")
+    training.add_argument("--num_epochs", type=positive_int, default=40, help="epochs")
+    training.add_argument("--max_text_len", type=positive_int, default=256, help="tokens of a transcript that are read")
+    training.add_argument("--max_seq_len", type=positive_float, default=5, help="seconds of a recording that are heard")
+
+    places = parser.add_argument_group("corpora, encoders, outputs")
+    places.add_argument("--data_root", type=Path, default="data", help="folder that holds KEMDy19 and KEMDy20")
+    places.add_argument("--output_root", type=Path, default="outputs", help="folder that all experiments are written to")
+    encoder_help = "hub name (NAME@REVISION if wanted) or folder of the %s encoder"
+    places.add_argument("--text_model", default=DEFAULT_TEXT_MODEL, help=encoder_help % "text")
+    places.add_argument("--speech_model", default=DEFAULT_SPEECH_MODEL, help=encoder_help % "speech")
+
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    machine.add_argument(
+        "--num_workers", type=count, default=min(4, os.cpu_count() or 1), help="processes that read wavs; 0 reads in the main one"
+    )
+    machine.add_argument(
+        "--mixed_precision", choices=("no", "bf16"), default="no", help="bf16 computes in bfloat16 where that is safe"
+    )
+    return parser
+
+
+def add_start_flags(parser):
+    """Flags of the methods that go on from a model of the other corpus (finetune, ewc)."""
+    start = parser.add_argument_group("the model to start from")
+    start.add_argument(
+        "--checkpoint", type=Path, help="best_model.pt of the other corpus; without it, that of --init_name for the same fold"
+    )
+    start.add_argument(
+        "--init_name",
+        type=folder_name,
+        default=argparse.SUPPRESS,
+        help="experiment under --output_root that trained the first task (default: task_a, with the -seedN that --exp_name ends in)",
+    )
+
+
+def parse_training_args(parser, argv=None):
+    """Parse, and refuse what no single flag can see to be wrong."""
+    args = parser.parse_args(argv)
+    if args.k_fold < 2:
+        parser.error(f"--k_fold {args.k_fold}: at least 2 folds are needed")
+    if args.num_fold >= args.k_fold:
+        parser.error(f"--num_fold {args.num_fold}: with --k_fold {args.k_fold} the folds are 0 to {args.k_fold - 1}")
+    if "checkpoint" in args and "init_name" not in args:
+        args.init_name = "task_a" + split_seed(args.exp_name)[1]
+    return args
+
+
+def split_seed(exp_name):
+    """Repetitions over seeds lie beside the first: ``finetune-seed13`` → ("finetune", "-seed13")."""
+    method, suffix = re.fullmatch(r"(.*?)(-seed\d+)?", exp_name).groups(default="")
+    return method, suffix
+
+
+def other_task(task):
+    """The corpus that a continual run of ``task`` has learned before it."""
+    return next(name for name in CORPORA if name != task)

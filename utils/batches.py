@@ -1,0 +1,156 @@
+"""A corpus and a fold → the batches that a model trains on and is tested with."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from utils.errors import UserError
+from utils.folds import SPLITS, session_folds, split_utterances
+from utils.kemdy import EMOTIONS, Corpus, find_corpus, read_corpus
+from utils.wavs import read_waveform
+
+
+class UtteranceDataset(Dataset):
+    """The utterances of one split; text is tokenised once, here, and sound is read when an item is asked for.
+
+    Args:
+        utterances: a table with the columns of ``utils.kemdy.COLUMNS``.
+        tokenizer: a callable as ``models.load_tokenizer`` returns.
+        max_text_len: tokens, [CLS] and [SEP] included.
+        max_seq_len: seconds.
+    """
+
+    def __init__(self, utterances, tokenizer, max_text_len, max_seq_len):
+        self.utterances = utterances
+        self.labels = np.array([EMOTIONS.index(emotion) for emotion in utterances["emotion"]], dtype=np.int64)
+        self.wav_paths = utterances["wav_path"].tolist()
+        self.max_seq_len = max_seq_len
+        self.pad_token_id = tokenizer.pad_token_id
+        self.input_ids = tokenizer(utterances["text"].tolist(), truncation=True, max_length=max_text_len)["input_ids"]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        waveform = torch.from_numpy(read_waveform(self.wav_paths[index], self.max_seq_len))
+        return index, waveform, torch.tensor(self.input_ids[index]), int(self.labels[index])
+
+    def collate(self, items):
+        """Items → a batch: ``indices`` and ``labels`` (batch,), and the two inputs that both classifiers take."""
+        indices, waveforms, input_ids, labels = zip(*items)
+        return {
+            "indices": torch.tensor(indices),
+            "labels": torch.tensor(labels),
+            "speech_inputs": _padded(waveforms, 0.0, "input_values"),
+            "text_inputs": _padded(input_ids, self.pad_token_id, "input_ids"),
+        }
+
+
+def _padded(sequences, padding_value, name):
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    values = pad_sequence(sequences, batch_first=True, padding_value=padding_value)
+    return {name: values, "attention_mask": (torch.arange(values.shape[1]) < lengths[:, None]).long()}
+
+
+class BalancedBatchSampler(Sampler):
+    """One process's share of global batches that are drawn with replacement, each class as often as any other.
+
+    An epoch draws as many utterances as there are, utterance i with weight N / count(class of i); a class that is absent
+    from the split has no utterance to weigh. The draw depends on seed and epoch alone, so that any number of processes
+    sees the same global batches in the same order.
+
+    Args:
+        labels: class indices (n,).
+        batch_size: size of a global batch, a multiple of ``num_processes``.
+        seed: of the draw.
+        process_index, num_processes: whose share.
+    """
+
+    def __init__(self, labels, batch_size, seed, process_index=0, num_processes=1):
+        counts = np.bincount(labels)
+        self.weights = torch.from_numpy(len(labels) / counts[labels])
+        self.batch_size, self.seed = batch_size, seed
+        self.process_index, self.num_processes = process_index, num_processes
+        self.epoch = 0
+
+    def __len__(self):
+        return -(-len(self.weights) // self.batch_size)
+
+    def global_size(self, step):
+        """Utterances in a step's global batch; the last one of an epoch may be smaller."""
+        return min(self.batch_size, len(self.weights) - step * self.batch_size)
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
+        drawn = torch.multinomial(self.weights, len(self.weights), replacement=True, generator=generator).tolist()
+        for step in range(len(self)):
+            batch = drawn[step * self.batch_size : (step + 1) * self.batch_size]
+            # A process that has no share in a small last batch gets one utterance, which training weighs with zero.
+            yield batch[self.process_index :: self.num_processes] or batch[:1]
+
+
+def derived_seed(*parts):
+    """One 32-bit seed from several numbers, such as a run's seed and an epoch."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def training_loader(dataset, sampler, num_workers):
+    """Batches of ``sampler``. Its own generator keeps the loader from drawing on the run's random state."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=dataset.collate,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        generator=torch.Generator(),
+    )
+
+
+def ordered_loader(dataset, batch_size, num_workers, process_index=0, num_processes=1):
+    """One process's batches of a split, in table order; all processes' together are the split, each utterance once."""
+    batches = [range(start, min(start + batch_size, len(dataset))) for start in range(0, len(dataset), batch_size)]
+    return DataLoader(
+        dataset,
+        batch_sampler=batches[process_index::num_processes],
+        collate_fn=dataset.collate,
+        num_workers=num_workers,
+        generator=torch.Generator(),
+    )
+
+
+@dataclass
+class Task:
+    """One corpus under one fold: ``splits`` maps train, valid and test to datasets, ``fold`` to session numbers."""
+
+    name: str
+    corpus: Corpus
+    fold: dict
+    splits: dict
+
+
+def load_task(args, name, tokenizer):
+    """Read the corpus ``name`` and divide it by the run's fold.
+
+    Raises:
+        UserError: if the corpus is missing or not in KEMDy's form, holds wavs that cannot be used (all are listed), or
+            has too few sessions or an empty split.
+    """
+    corpus = read_corpus(find_corpus(args.data_root, name))
+    if corpus.name != name:
+        raise UserError(f"{corpus.root} holds the annotations of {corpus.name}, not of {name}")
+    corpus.require_readable_wavs()
+    fold = session_folds(corpus.sessions, args.k_fold)[args.num_fold]
+    splits = {
+        split: UtteranceDataset(utterances, tokenizer, args.max_text_len, args.max_seq_len)
+        for split, utterances in split_utterances(corpus.utterances, fold).items()
+    }
+    for split in SPLITS:
+        if not len(splits[split]):
+            raise UserError(
+                f"{corpus.root}: no usable utterance in sessions {', '.join(map(str, fold[split]))}, which are the {split} split "
+                f"of fold {args.num_fold}; python -m utils.kemdy {corpus.root} shows why"
+            )
+    return Task(name, corpus, fold, splits)

@@ -1,0 +1,36 @@
+"""Does this Python satisfy requirements.txt? Exit code 0 if so; else 1, with one line that names what it lacks.
+
+Only the standard library: it runs before anything is installed. ``python utils/requirements.py [requirements.txt]``
+"""
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+OLDEST_PYTHON = (3, 11)
+
+
+def unsatisfied(requirements):
+    """What of a file of ``name==version`` lines is not installed in that version, as a list of texts."""
+    lacking = []
+    for line in Path(requirements).read_text(encoding="utf-8").splitlines():
+        name, _, pinned = line.split("#")[0].strip().partition("==")
+        if not name:
+            continue
+        try:
+            installed = version(name).split("+")[0]  # builds for one platform, such as 2.11.0+cpu, are that version
+        except PackageNotFoundError:
+            installed = "nothing"
+        if installed != pinned:
+            lacking.append(f"{name} {pinned} ({installed} installed)")
+    return lacking
+
+
+if __name__ == "__main__":
+    default = Path(__file__).resolve().parent.parent / "requirements.txt"
+    lacking = unsatisfied(sys.argv[1] if len(sys.argv) > 1 else default)
+    if sys.version_info < OLDEST_PYTHON:
+        lacking.insert(0, f"Python {'.'.join(map(str, OLDEST_PYTHON))} or later ({sys.version.split()[0]} here)")
+    if lacking:
+        print(", ".join(lacking))
+        sys.exit(1)

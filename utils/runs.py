@@ -1,0 +1,365 @@
+"""A run and its folder ``outputs/<exp_name>/fold_<k>/<task>/``, which tells its own story.
+
+best_model.pt      what the method trained, as a plain state dict of tensors
+config.json        what is needed to rebuild the rest, or to refuse a wrong base
+history.csv        one row an epoch
+metrics.json       test scores of each task that the model knows; written last, so it marks a finished run
+predictions.csv    the test splits, utterance by utterance
+"""
+
+import io
+import json
+import os
+import pickle
+import platform
+import subprocess
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from tqdm import tqdm
+
+from models import load_tokenizer
+from models.encoders import count_parameters
+from utils.batches import load_task
+from utils.errors import UserError
+from utils.folds import SPLITS
+from utils.kemdy import EMOTIONS
+
+BEST_MODEL, CONFIG, HISTORY, METRICS, PREDICTIONS = (
+    "best_model.pt",
+    "config.json",
+    "history.csv",
+    "metrics.json",
+    "predictions.csv",
+)
+PACKAGES = ("torch", "torchaudio", "transformers", "accelerate", "sentencepiece", "soundfile", "scikit-learn", "pandas", "numpy")
+# Flags that say where and how fast a run is made, not what comes out of it.
+WITHOUT_EFFECT = ("data_root", "output_root", "cpu", "num_workers", "overwrite")
+
+
+class Run:
+    """One run: its device and processes, its seeds, and its folder, which only the main process writes.
+
+    Args:
+        args: parsed flags (see utils/arguments.py).
+        method: task_a, finetune, ewc, adapter or adapter_wo_pretraining.
+
+    Raises:
+        UserError: if the folder cannot be written, or the processes do not divide the batch.
+    """
+
+    def __init__(self, args, method):
+        self.args, self.method = args, method
+        self.path = run_folder(args.output_root, args.exp_name, args.num_fold, args.task)
+        self.history = []
+        without_gpu = not args.cpu and not torch.cuda.is_available()
+        self.accelerator = Accelerator(
+            # A fallback must be said to Accelerator, or each of several processes takes itself for the first.
+            cpu=args.cpu or without_gpu,
+            mixed_precision=args.mixed_precision,
+        )
+        processes = self.accelerator.num_processes
+        if args.batch_size % processes:
+            below = args.batch_size // processes * processes
+            fitting = " or ".join(str(size) for size in (below, below + processes) if size)
+            raise UserError(f"--batch_size {args.batch_size} is not divided by {processes} processes: take {fitting}")
+        if without_gpu:
+            self.say("no GPU found: running on the CPU (--cpu asks for it)")
+        if self.accelerator.is_main_process:
+            _require_writable(self.path)
+
+    def say(self, line):
+        """Print a line once, whatever the number of processes; unlike ``print`` it leaves progress bars whole."""
+        if self.accelerator.is_main_process:
+            tqdm.write(line)
+
+    def is_finished(self):
+        """Is this very run done already? It is then skipped, and said so.
+
+        Raises:
+            UserError: if a finished run with other arguments lies in the folder.
+        """
+        if self.args.overwrite or not (self.path / METRICS).exists():
+            return False
+        then, now = read_json(self.path / CONFIG).get("arguments", {}), self._arguments()
+        differing = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+        differing = [name for name in differing if name not in WITHOUT_EFFECT]
+        if differing:
+            changes = ", ".join(f"--{name} {then.get(name)} then, {now.get(name)} now" for name in differing)
+            raise UserError(f"{self.path} holds a finished run with other arguments ({changes}): name another --exp_name, or --overwrite")
+        self.say(f"{self.path} is finished: skipped (--overwrite runs it again)")
+        return True
+
+    def load_tasks(self, names):
+        """Read corpora → ``{name: Task}``, tokenised for this run's text encoder."""
+        tokenizer = load_tokenizer(self.args.text_model)
+        tasks = {}
+        for name in names:
+            # The first to come looks at every wav and leaves an index for the others.
+            with self.accelerator.main_process_first():
+                tasks[name] = load_task(self.args, name, tokenizer)
+            corpus, sizes = tasks[name].corpus, {split: len(tasks[name].splits[split]) for split in SPLITS}
+            self.say(
+                f"{name}: {len(corpus.utterances):,} usable of {corpus.rows:,} rows ({corpus.root}"
+                f"{', SYNTHETIC' if corpus.synthetic else ''}); fold {self.args.num_fold}: "
+                + ", ".join(f"{split} {size:,}" for split, size in sizes.items())
+            )
+        return tasks
+
+    def seed(self):
+        """Seed Python, numpy and torch, so that every process draws the same new layers."""
+        set_seed(self.args.seed)
+
+    def start(self, model, tasks, started_from=None):
+        """Move the model to the device and write config.json, in the place of whatever lay in the folder before.
+
+        Args:
+            model: as it will be trained.
+            tasks: ``{name: Task}``.
+            started_from: facts of a StartingPoint, where there is one.
+        """
+        model.to(self.accelerator.device)
+        encoders = {kind: getattr(model, f"{kind}_encoder").provenance for kind in ("text", "speech")}
+        stored = model.checkpoint_state()
+        config = {
+            "method": self.method,
+            "task": self.args.task,
+            "fold": self.args.num_fold,
+            "k_fold": self.args.k_fold,
+            "seed": self.args.seed,
+            "synthetic": any(task.corpus.synthetic for task in tasks.values())
+            or any(encoder["synthetic"] for encoder in encoders.values()),
+            "arguments": self._arguments(),
+            "labels": list(EMOTIONS),
+            "encoders": encoders,
+            "started_from": started_from,
+            "parameters": {
+                "total": count_parameters(model),
+                "trained": count_parameters(model, trained_only=True),
+                "stored": sum(tensor.numel() for tensor in stored.values()),
+            },
+            "corpora": {name: _corpus_facts(task) for name, task in tasks.items()},
+            "machine": {
+                "device": str(self.accelerator.device),
+                "processes": self.accelerator.num_processes,
+                "threads": torch.get_num_threads(),
+            },
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "commit": _commit(),
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        if self.accelerator.is_main_process:
+            for name in (METRICS, PREDICTIONS, HISTORY, BEST_MODEL):
+                (self.path / name).unlink(missing_ok=True)
+            write_json(self.path / CONFIG, config)
+        parameters = config["parameters"]
+        self.say(
+            f"{self.method} on {self.args.task} → {self.path} ({parameters['trained']:,} of {parameters['total']:,} parameters "
+            f"trained, {self.accelerator.device}, {self.args.mixed_precision.replace('no', 'full')} precision)"
+        )
+
+    def log_epoch(self, row):
+        """Add an epoch's row (a dictionary) to history.csv."""
+        self.history.append(row)
+        if self.accelerator.is_main_process:
+            write_text(self.path / HISTORY, pd.DataFrame(self.history).to_csv(index=False))
+
+    def save_best(self, model):
+        """Write what the model's method trained as best_model.pt."""
+        if self.accelerator.is_main_process:
+            # Through a buffer: the bytes that torch.save writes otherwise depend on the file's name.
+            buffer = io.BytesIO()
+            torch.save({name: tensor.detach().cpu().clone() for name, tensor in model.checkpoint_state().items()}, buffer)
+            write_bytes(self.path / BEST_MODEL, buffer.getvalue())
+
+    def load_best(self, model):
+        """Give the model the parameters of its best epoch, in every process."""
+        self.accelerator.wait_for_everyone()
+        model.load_checkpoint_state(read_state(self.path / BEST_MODEL))
+
+    def finish(self, metrics, predictions):
+        """Write predictions.csv (a table) and, last, metrics.json (a dictionary)."""
+        if self.accelerator.is_main_process:
+            write_text(self.path / PREDICTIONS, predictions.to_csv(index=False, float_format="%.6g"))
+            write_json(self.path / METRICS, metrics)
+        self.accelerator.wait_for_everyone()
+
+    def _arguments(self):
+        return {name: str(value) if isinstance(value, Path) else value for name, value in vars(self.args).items()}
+
+
+def run_folder(output_root, exp_name, fold, task):
+    """Where a run's files lie: output_root/exp_name/fold_<k>/<task>."""
+    return Path(output_root) / exp_name / f"fold_{fold}" / task
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """The best model of the first task, which finetune and ewc go on from.
+
+    Attributes:
+        path: its best_model.pt.
+        config: the config.json beside it, {} where there is none.
+    """
+
+    path: Path
+    config: dict
+
+    @classmethod
+    def find(cls, run, first_task):
+        """The checkpoint named by ``--checkpoint``, or that of ``--init_name`` for the same fold.
+
+        Raises:
+            UserError: if there is none, or its config.json says that it is not a fusion model of ``first_task`` that
+                was kept from the test sessions of this run's fold.
+        """
+        args = run.args
+        path = args.checkpoint
+        if path is None:
+            path = run_folder(args.output_root, args.init_name, args.num_fold, first_task) / BEST_MODEL
+            if not (path.parent / METRICS).exists():
+                command = f"python continual_learning_init.py --task {first_task} --num_fold {args.num_fold} --exp_name {args.init_name}"
+                raise UserError(f"no finished run in {path.parent} to start from: make it with '{command}', or name a --checkpoint")
+            run.say(f"starting from {path}")
+        if not path.is_file():
+            raise UserError(f"--checkpoint {path}: there is no such file; it should be the best_model.pt of a run on {first_task}")
+        config_path = path.parent / CONFIG
+        config = read_json(config_path) if config_path.exists() else {}
+        if not config:
+            run.say(f"{path} has no config.json beside it: its task, fold and encoders cannot be checked")
+        expected = {"task": first_task, "fold": args.num_fold, "k_fold": args.k_fold, "labels": list(EMOTIONS)}
+        for name, value in expected.items():
+            if config.get(name, value) != value:
+                raise UserError(
+                    f"--checkpoint {path} is of {name} {config[name]}, and this run goes on from {name} {value} "
+                    f"(training on {args.task}, fold {args.num_fold} of {args.k_fold})"
+                )
+        return cls(path, config)
+
+    def load_into(self, model):
+        """Give a fusion model the checkpoint's parameters. Returns the facts for config.json.
+
+        Raises:
+            UserError: if the checkpoint is corrupt, could run code, is of another architecture or other encoders.
+        """
+        for kind, then in self.config.get("encoders", {}).items():
+            now = getattr(model, f"{kind}_encoder").provenance
+            if then["fingerprint"] != now["fingerprint"]:
+                raise UserError(
+                    f"--checkpoint {self.path} was made with the {kind} encoder {then['name']} ({then['fingerprint'][:12]}), "
+                    f"--{kind}_model {now['name']} is another ({now['fingerprint'][:12]})"
+                )
+        state, own = read_state(self.path), model.state_dict()
+        missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or extra:
+            difference = f"it lacks {missing[0]}" if missing else f"it also holds {extra[0]}"
+            raise UserError(f"--checkpoint {self.path} is of another architecture: {difference}; it should be a whole fusion model")
+        for name, tensor in state.items():
+            if tensor.shape != own[name].shape:
+                raise UserError(
+                    f"--checkpoint {self.path} is of another architecture: {name} is {tuple(tensor.shape)} there and "
+                    f"{tuple(own[name].shape)} with --text_model and --speech_model as named"
+                )
+        model.load_checkpoint_state(state)
+        return {"checkpoint": str(self.path), "task": self.config.get("task"), "method": self.config.get("method")}
+
+
+def read_state(path):
+    """Read a plain state dict of tensors on the CPU; nothing in the file can run.
+
+    Raises:
+        UserError: if the file is corrupt, or holds anything but tensors.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{path} is refused: it is not a plain state dict of tensors and could run code when read") from None
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read as a checkpoint ({reason}): copy it again") from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path} is refused: it is not a plain state dict of tensors")
+    return state
+
+
+def read_json(path):
+    """Read a JSON object.
+
+    Raises:
+        UserError: if the file is not one.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return content
+
+
+def write_bytes(path, content):
+    """Write a file whole or not at all: a reader sees the old one or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def write_text(path, content):
+    """``write_bytes`` for text, in UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path, content):
+    """``write_bytes`` for JSON."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _require_writable(path):
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--output_root: {path} cannot be written ({error.strerror}); name another folder") from None
+
+
+def _corpus_facts(task):
+    """What config.json says of a corpus: counts only, no id, no text."""
+    labels = {split: task.splits[split].utterances["emotion"].value_counts() for split in SPLITS}
+    return {
+        "root": str(task.corpus.root),
+        "synthetic": task.corpus.synthetic,
+        "rows": task.corpus.rows,
+        "utterances": len(task.corpus.utterances),
+        "dropped": task.corpus.dropped,
+        "notes": task.corpus.notes,
+        "splits": {
+            split: {
+                "sessions": task.fold[split],
+                "utterances": len(task.splits[split]),
+                "labels": {emotion: int(labels[split].get(emotion, 0)) for emotion in EMOTIONS},
+            }
+            for split in SPLITS
+        },
+    }
+
+
+def _commit():
+    """Commit of the code, with ``+changes`` where it was edited since; None outside a git checkout."""
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
