@@ -280,7 +280,7 @@ def read_state(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path} is refused: it is not a plain state dict of tensors and could run code when read") from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # torch.load raises nearly anything on a damaged file, OSError and AttributeError included
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as a checkpoint ({reason}): copy it again") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -1,0 +1,276 @@
+"""The models: equal to plain encoders put together by hand, blind to padding, and with only a task's own parts trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+from conftest import small_speech_encoder, small_text_encoder
+from torch import nn
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
+
+from models import AdapterFusionClassifier, FusionClassifier, is_task_parameter, load_tokenizer
+from models.adapter import Bottleneck
+from models.encoders import count_parameters, load_encoder, split_revision
+from utils.errors import UserError
+
+SAMPLES = (700, 16_000, 9_333, 250, 5_000)  # 250 is less than the encoders' receptive field
+TOKENS = (3, 12, 7, 5, 9)
+
+
+def batch_of(samples, tokens, pad_token_id=0):
+    """Random inputs of these lengths, padded to the longest; the same utterance is the same whatever its batch."""
+    values = torch.zeros(len(samples), max(samples))
+    input_ids = torch.full((len(tokens), max(tokens)), pad_token_id)
+    for row, (length, count) in enumerate(zip(samples, tokens)):
+        generator = torch.Generator().manual_seed(length)
+        values[row, :length] = torch.randn(length, generator=generator)
+        input_ids[row, :count] = torch.randint(5, 300, (count,), generator=generator)
+    return (
+        {"input_values": values, "attention_mask": (torch.arange(max(samples)) < torch.tensor(samples)[:, None]).long()},
+        {"input_ids": input_ids, "attention_mask": (torch.arange(max(tokens)) < torch.tensor(tokens)[:, None]).long()},
+    )
+
+
+def build(model_class, **speech_changes):
+    torch.manual_seed(3)
+    return model_class(small_text_encoder(), small_speech_encoder(**speech_changes)).eval()
+
+
+def test_fusion_logits_equal_plain_encoders_put_together_by_hand(encoders):
+    torch.manual_seed(5)
+    model = FusionClassifier.from_pretrained(str(encoders / "text"), str(encoders / "speech")).eval()
+    text_encoder = AutoModel.from_pretrained(encoders / "text").eval()
+    speech_encoder = AutoModel.from_pretrained(encoders / "speech").eval()
+    speech, text = batch_of((8_000, 8_000), (9, 4))
+    with torch.no_grad():
+        pooled = text_encoder(**text).pooler_output
+        frames = model.speech_projector(speech_encoder(speech["input_values"]).last_hidden_state).mean(1)
+        by_hand = model.classifier(torch.cat([pooled, frames], dim=1))
+        assert torch.allclose(model(speech, text), by_hand, atol=1e-6)
+
+
+def test_fusion_keeps_the_encoders_own_parameter_names():
+    names = set(build(FusionClassifier).state_dict())
+    plain = {f"text_encoder.{name}" for name in small_text_encoder().state_dict()}
+    plain |= {f"speech_encoder.{name}" for name in small_speech_encoder().state_dict()}
+    heads = {f"{part}.{kind}" for part in ("speech_projector", "classifier") for kind in ("weight", "bias")}
+    assert names == plain | heads
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("model_class", [FusionClassifier, AdapterFusionClassifier])
+def test_an_utterance_scores_the_same_alone_and_in_any_batch(model_class, norm):
+    model = build(model_class, feat_extract_norm=norm)
+    with torch.no_grad():
+        together = model(*batch_of(SAMPLES, TOKENS))
+        alone = torch.cat([model(*batch_of((samples,), (tokens,))) for samples, tokens in zip(SAMPLES, TOKENS)])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_padding_would_matter_with_the_plain_norm():
+    # Guards the test above: with the norm as published the same utterances do change with their batch.
+    model = build(FusionClassifier)
+    layer = model.speech_encoder.feature_extractor.conv_layers[0]
+    plain = nn.GroupNorm(layer.layer_norm.num_groups, layer.layer_norm.num_channels)
+    layer.layer_norm = plain
+    with torch.no_grad():
+        together = model(*batch_of(SAMPLES, TOKENS))
+        alone = model(*batch_of(SAMPLES[:1], TOKENS[:1]))
+    assert (together[:1] - alone).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("model_class", [FusionClassifier, AdapterFusionClassifier])
+def test_a_clip_of_a_few_samples_can_be_trained_on(model_class):
+    # SpecAugment of transformers refuses clips shorter than one of its masks.
+    model = build(model_class, mask_time_length=10).train()
+    model(*batch_of((30,), (3,))).sum().backward()
+    assert torch.isfinite(model.classifier.weight.grad).all()
+
+
+def test_published_parameter_counts():
+    with torch.device("meta"):
+        klue = FusionClassifier(BertModel(BertConfig(vocab_size=32_000)), Wav2Vec2Model(Wav2Vec2Config()))
+        kobert = FusionClassifier(BertModel(BertConfig(vocab_size=8_002)), Wav2Vec2Model(Wav2Vec2Config()))
+        adapter = AdapterFusionClassifier(BertModel(BertConfig()), Wav2Vec2Model(Wav2Vec2Config()))
+    assert count_parameters(klue) == 205_193_095
+    assert count_parameters(kobert) == 186_762_631
+    assert count_parameters(adapter, trained_only=True) == 13_241_607
+
+
+def test_what_a_task_owns():
+    model = build(AdapterFusionClassifier)
+    layers = [f"text_encoder.encoder.layer.{layer}.{place}" for layer in (0, 1) for place in ("attention.output", "output")]
+    expected = {
+        f"{layer}.{part}.{kind}"
+        for layer in layers
+        for part in ("dropout.adapter.down", "dropout.adapter.up", "LayerNorm")
+        for kind in ("weight", "bias")
+    }
+    heads = ("speech_projector", "classifier", *(f"speech_adapter.layers.{layer}" for layer in range(3)))
+    expected |= {f"{part}.{kind}" for part in heads for kind in ("weight", "bias")}
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == expected
+    assert set(model.checkpoint_state()) == expected
+    assert not is_task_parameter("text_encoder.embeddings.LayerNorm.weight")
+
+
+def test_a_training_step_moves_all_that_the_task_owns_and_nothing_else():
+    model = build(AdapterFusionClassifier).train()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    nn.functional.cross_entropy(model(*batch_of(SAMPLES, TOKENS)), torch.arange(5)).backward()
+    optimizer.step()
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == set(model.checkpoint_state())
+
+
+def test_frozen_encoders_stay_in_evaluation_mode():
+    model = build(AdapterFusionClassifier).train()
+    assert model.dropout.training
+    assert not any(module.training for part in (model.text_encoder, model.speech_encoder) for module in part.modules())
+
+
+def test_zeroed_adapters_leave_the_text_encoder_as_it_was():
+    plain = small_text_encoder().eval()
+    model = AdapterFusionClassifier(small_text_encoder(), small_speech_encoder()).eval()
+    _, text = batch_of(SAMPLES, TOKENS)
+    bottlenecks = [module for module in model.modules() if isinstance(module, Bottleneck)]
+    shared = {name.replace("dropout.adapter.", ""): tensor for name, tensor in model.text_encoder.state_dict().items()}
+    plain.load_state_dict({name: shared[name] for name in plain.state_dict()})
+    with torch.no_grad():
+        assert not torch.equal(model.text_encoder(**text).pooler_output, plain(**text).pooler_output)
+        for bottleneck in bottlenecks:
+            for parameter in bottleneck.parameters():
+                parameter.zero_()
+        assert torch.equal(model.text_encoder(**text).pooler_output, plain(**text).pooler_output)
+    assert len(bottlenecks) == 4
+
+
+def test_parameters_of_one_task_load_over_those_of_another():
+    first, second = build(AdapterFusionClassifier), build(AdapterFusionClassifier)
+    with torch.no_grad():
+        for name, parameter in second.named_parameters():
+            if is_task_parameter(name):
+                parameter.add_(0.1)
+    inputs = batch_of(SAMPLES, TOKENS)
+    first.load_checkpoint_state(second.checkpoint_state())
+    assert torch.equal(first(*inputs), second(*inputs))
+    with pytest.raises(ValueError, match="classifier.bias"):
+        first.load_checkpoint_state({k: v for k, v in second.checkpoint_state().items() if k != "classifier.bias"})
+
+
+def test_adapters_need_the_layers_of_a_bert():
+    with pytest.raises(UserError, match="--text_model"):
+        AdapterFusionClassifier(small_speech_encoder(), small_speech_encoder())
+
+
+def test_without_pretraining_the_weights_differ_and_the_seed_rebuilds_them(encoders):
+    name = str(encoders / "text")
+    pretrained, drawn, again = (load_encoder("text", name, pretrained=p, seed=12) for p in (True, False, False))
+    other = load_encoder("text", name, pretrained=False, seed=13)
+    key = "encoder.layer.1.output.dense.weight"
+    assert not torch.allclose(pretrained.state_dict()[key], drawn.state_dict()[key], atol=1e-3)
+    assert not torch.allclose(other.state_dict()[key], drawn.state_dict()[key], atol=1e-3)
+    assert drawn.provenance["fingerprint"] == again.provenance["fingerprint"]
+    assert all(torch.equal(drawn.state_dict()[name], again.state_dict()[name]) for name in drawn.state_dict())
+    model = AdapterFusionClassifier.from_pretrained(name, str(encoders / "speech"), without_pretraining=True)
+    assert model.text_encoder.provenance["fingerprint"] == drawn.provenance["fingerprint"]
+    assert not model.speech_encoder.provenance["pretrained"]
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_loading_an_encoder_leaves_the_random_state_alone(encoders, pretrained):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    load_encoder("speech", str(encoders / "speech"), pretrained=pretrained)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_fingerprint_overlooks_what_a_checkpoint_may_lack(encoders):
+    speech = load_encoder("speech", str(encoders / "speech"))
+    from models.encoders import fingerprint
+
+    before = fingerprint(speech)
+    with torch.no_grad():
+        speech.masked_spec_embed.add_(1)
+        assert fingerprint(speech) == before
+        speech.encoder.layer_norm.bias.add_(1)
+    assert fingerprint(speech) != before
+
+
+def test_layerdrop_is_off(encoders):
+    assert Wav2Vec2Config().layerdrop == 0.1
+    assert load_encoder("speech", str(encoders / "speech")).config.layerdrop == 0.0
+
+
+def test_a_missing_folder_is_one_line_with_the_flag():
+    with pytest.raises(UserError, match=r"--speech_model \./nowhere/at/all: there is no such folder"):
+        load_encoder("speech", "./nowhere/at/all")
+
+
+def test_an_incomplete_folder_is_one_line(tmp_path):
+    for load in (lambda: load_encoder("text", str(tmp_path)), lambda: load_tokenizer(str(tmp_path))):
+        with pytest.raises(UserError) as raised:
+            load()
+        assert str(tmp_path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_name_may_carry_a_revision(tmp_path):
+    assert split_revision("skt/kobert-base-v1@v2") == ("skt/kobert-base-v1", "v2")
+    assert split_revision("skt/kobert-base-v1") == ("skt/kobert-base-v1", None)
+    folder = tmp_path / "bert@home"
+    folder.mkdir()
+    assert split_revision(str(folder)) == (str(folder), None)
+
+
+@pytest.fixture(scope="module")
+def spiece_folder(tmp_path_factory):
+    """A folder with nothing but a small SentencePiece vocabulary whose special tokens lie where KoBERT's do."""
+    folder = tmp_path_factory.mktemp("spiece")
+    sentences = ["오늘 정말 기분이 좋아요", "내일은 비가 온다고 해요", "버스가 늦게 와서 화가 났어요"] * 20
+    (folder / "text").write_text("\n".join(sentences), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"), model_prefix=str(folder / "spiece"), vocab_size=60, hard_vocab_limit=False,
+        unk_id=0, pad_id=1, bos_id=-1, eos_id=-1, unk_piece="[UNK]", pad_piece="[PAD]",
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"], minloglevel=2,
+    )  # fmt: skip
+    return folder
+
+
+def test_sentencepiece_vocabularies_are_read_by_sentencepiece(spiece_folder):
+    tokenizer = load_tokenizer(str(spiece_folder))
+    encoded = tokenizer(["오늘 기분이 좋아요", "비가"])
+    for ids, text in zip(encoded["input_ids"], ("오늘 기분이 좋아요", "비가")):
+        assert (ids[0], ids[-1]) == (2, 3)
+        assert 0 not in ids and tokenizer.processor.decode(ids[1:-1]) == text  # the automatic classes make [UNK] of it
+    assert encoded["attention_mask"] == [[1] * len(ids) for ids in encoded["input_ids"]]
+
+
+def test_sentencepiece_tokenizer_truncates_and_pads(spiece_folder):
+    tokenizer = load_tokenizer(str(spiece_folder))
+    text = "버스가 늦게 와서 화가 났어요"
+    whole = tokenizer([text])["input_ids"][0]
+    assert tokenizer([text], truncation=True, max_length=5)["input_ids"][0] == [*whole[:4], 3]
+    padded = tokenizer([text, ""], padding=True, return_tensors="pt")
+    assert padded["input_ids"].shape == (2, len(whole))
+    assert padded["input_ids"][1].tolist() == [2, 3] + [tokenizer.pad_token_id] * (len(whole) - 2)
+    assert padded["attention_mask"][1].tolist() == [1, 1] + [0] * (len(whole) - 2)
+    assert tokenizer.pad_token_id == 1
+
+
+def test_kobert_encodings():
+    folder = Path(__file__).resolve().parents[2] / "shared" / "kobert-base-v1"
+    if not folder.is_dir():
+        pytest.skip("KoBERT's vocabulary is not here")
+    tokenizer = load_tokenizer(str(folder))
+    expected = json.loads((folder / "encodings.json").read_text(encoding="utf-8"))
+    assert tokenizer(list(expected))["input_ids"] == list(expected.values())
+    assert tokenizer.pad_token_id == 1 and len(tokenizer) == 8_002
+
+
+def test_other_vocabularies_are_read_by_transformers(encoders):
+    texts = ["가나다", "오늘"]
+    expected = AutoTokenizer.from_pretrained(encoders / "text")(texts)["input_ids"]
+    assert load_tokenizer(str(encoders / "text"))(texts)["input_ids"] == expected

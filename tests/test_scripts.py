@@ -1,0 +1,423 @@
+"""Every script and every run script, once, on a corpus of a few utterances, and what a user's mistakes are answered with."""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, small_speech_encoder, small_text_encoder
+from lookalike import make_kemdy20
+
+import adapter
+import continual_learning_init
+import evaluate
+import ewc
+import finetune
+from models import FusionClassifier, is_task_parameter
+from utils.arguments import parse_training_args
+from utils.kemdy import CORPORA, EMOTIONS
+
+RUN_SCRIPTS = ("run-init.sh", "run-finetune.sh", "run-ewc.sh", "run-adapter.sh", "run-adapter-wo-pretraining.sh")
+EXPERIMENTS = ("task_a", "finetune", "ewc", "adapter", "adapter_wo_pretraining")
+
+
+def flags(data_root, encoders, output_root):
+    """Flags that make any script small."""
+    return [
+        *("--data_root", str(data_root), "--output_root", str(output_root)),
+        *("--text_model", str(encoders / "text"), "--speech_model", str(encoders / "speech")),
+        *("--cpu", "--num_workers", "0", "--batch_size", "8", "--num_epochs", "2", "--lr", "1e-3"),
+    ]
+
+
+def shell(*command, **environment):
+    """Run a command in the repository with one thread, as a user would; returns the finished process."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def outputs(data_root, encoders, tmp_path_factory):
+    """Output folder of all five run scripts, both tasks, fold 0."""
+    folder = tmp_path_factory.mktemp("outputs")
+    for script in RUN_SCRIPTS:
+        done = shell("bash", script, *flags(data_root, encoders, folder), FOLDS="0")
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    return folder
+
+
+@pytest.fixture()
+def call(monkeypatch, capsys, data_root, encoders, outputs):
+    """Call a script's main in this process: call(module, *flags) → (exit code, stdout, stderr)."""
+
+    def call(module, *arguments, output_root=outputs):
+        small = [] if module is evaluate else flags(data_root, encoders, output_root)
+        monkeypatch.setattr(sys, "argv", [module.__name__, *small, *map(str, arguments)])
+        code = 0
+        try:
+            module.main()
+        except SystemExit as exit:
+            code = exit.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def folder(outputs, experiment, task, fold=0):
+    return outputs / experiment / f"fold_{fold}" / task
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("task", CORPORA)
+def test_a_run_folder_tells_its_own_story(outputs, experiment, task):
+    path = folder(outputs, experiment, task)
+    assert {file.name for file in path.iterdir()} == {
+        "best_model.pt", "config.json", "history.csv", "metrics.json", "predictions.csv",
+    }  # fmt: skip
+    config, metrics = read(path / "config.json"), read(path / "metrics.json")
+    history, predictions = pd.read_csv(path / "history.csv"), pd.read_csv(path / "predictions.csv")
+    state = torch.load(path / "best_model.pt", weights_only=True)
+    known = {task} if experiment in ("task_a", "adapter", "adapter_wo_pretraining") else set(CORPORA)
+
+    assert config["labels"] == list(EMOTIONS) and config["synthetic"] and config["method"] == experiment
+    assert config["arguments"]["lr"] == 1e-3 and config["versions"]["torch"] == "2.11.0"
+    assert config["encoders"]["text"]["pretrained"] == (experiment != "adapter_wo_pretraining")
+    assert config["parameters"]["stored"] == sum(tensor.numel() for tensor in state.values())
+    assert history["epoch"].tolist() == [0, 1, 2]
+    best = history["epoch"][history[f"{task}_valid_f1_micro"][1:].idxmax()]
+    assert metrics["best_epoch"] == best
+    assert set(metrics["test"]) == set(metrics["valid"]) == set(config["corpora"]) == known
+    for name in known:
+        table = predictions[predictions["task"] == name]
+        correct = (table["emotion"] == table["predicted"]).mean()
+        assert len(table) == metrics["test"][name]["n"] == config["corpora"][name]["splits"]["test"]["utterances"] > 0
+        assert metrics["test"][name]["f1_micro"] == pytest.approx(correct)
+        assert np.allclose(table[[f"p_{emotion}" for emotion in EMOTIONS]].sum(axis=1), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("experiment", ["finetune", "ewc"])
+def test_continual_runs_tell_of_both_tasks_before_the_first_epoch(outputs, experiment):
+    first, second = CORPORA
+    path, start = folder(outputs, experiment, second), folder(outputs, "task_a", first)
+    metrics = read(path / "metrics.json")
+    # The model that they start from is task_a's best one, tested on the same fold.
+    assert metrics["test_before"][first] == read(start / "metrics.json")["test"][first]
+    assert set(metrics["test_before"]) == {first, second}
+    assert pd.read_csv(path / "history.csv").filter(like=f"{first}_valid").notna().all(axis=None)
+    assert read(path / "config.json")["started_from"]["checkpoint"] == str(start / "best_model.pt")
+
+
+def test_ewc_reports_cross_entropy_and_penalty_apart(outputs):
+    path = folder(outputs, "ewc", "KEMDy20")
+    history = pd.read_csv(path / "history.csv")
+    # It starts where finetune starts, and what holds it there is not part of its loss.
+    same_start = pd.read_csv(folder(outputs, "finetune", "KEMDy20") / "history.csv")
+    assert history["penalty"][1:].gt(0).all()
+    assert history["KEMDy20_valid_loss"][0] == same_start["KEMDy20_valid_loss"][0]
+    assert history["train_loss"][1] == pytest.approx(same_start["train_loss"][1], abs=0.05)
+
+
+def test_adapter_checkpoints_hold_what_the_task_owns(outputs):
+    for experiment in ("adapter", "adapter_wo_pretraining"):
+        state = torch.load(folder(outputs, experiment, "KEMDy19") / "best_model.pt", weights_only=True)
+        assert state and all(map(is_task_parameter, state))
+
+
+def test_one_tasks_run_leaves_the_others_files_alone(outputs, call, tmp_path):
+    shutil.copytree(outputs / "adapter", tmp_path / "adapter")
+    before = {path: digest(path) for path in (tmp_path / "adapter" / "fold_0" / "KEMDy19").iterdir()}
+    code, _, stderr = call(adapter, "--task", "KEMDy20", "--overwrite", "--seed", 99, output_root=tmp_path)
+    assert code == 0, stderr
+    assert before == {path: digest(path) for path in before}
+    assert digest(folder(tmp_path, "adapter", "KEMDy20") / "best_model.pt") != digest(
+        folder(outputs, "adapter", "KEMDy20") / "best_model.pt"
+    )
+
+
+def test_ewc_without_penalty_is_finetune(outputs, call):
+    code, _, stderr = call(ewc, "--task", "KEMDy20", "--ewc_lambda", 0, "--exp_name", "ewc_lambda_0")
+    assert code == 0, stderr
+    runs = [folder(outputs, experiment, "KEMDy20") for experiment in ("ewc_lambda_0", "finetune")]
+    states = [torch.load(path / "best_model.pt", weights_only=True) for path in runs]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_the_same_seed_gives_the_same_bytes(outputs, call):
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--exp_name", "again")
+    assert code == 0, stderr
+    assert digest(folder(outputs, "again", "KEMDy19") / "best_model.pt") == digest(
+        folder(outputs, "task_a", "KEMDy19") / "best_model.pt"
+    )
+
+
+def test_worker_processes_change_nothing(outputs, call):
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--exp_name", "workers", "--num_workers", 2)
+    assert code == 0, stderr
+    assert digest(folder(outputs, "workers", "KEMDy19") / "best_model.pt") == digest(
+        folder(outputs, "task_a", "KEMDy19") / "best_model.pt"
+    )
+
+
+def test_two_processes(outputs, data_root, encoders, tmp_path):
+    start = folder(outputs, "task_a", "KEMDy19") / "best_model.pt"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    done = shell(*torchrun, "ewc.py", *flags(data_root, encoders, tmp_path), "--task", "KEMDy20", "--checkpoint", str(start))
+    assert done.returncode == 0, done.stderr
+    one, two = folder(outputs, "ewc", "KEMDy20"), folder(tmp_path, "ewc", "KEMDy20")
+    assert read(two / "config.json")["machine"]["processes"] == 2
+    alone, together = (pd.read_csv(path / "history.csv") for path in (one, two))
+    # Before training both hold the same model, so every metric, gathered from two processes, is that of one.
+    assert np.allclose(*(table.iloc[0].drop(["train_loss", "penalty", "seconds"]).astype(float) for table in (alone, together)))
+    assert read(one / "metrics.json")["test_before"] == read(two / "metrics.json")["test_before"]
+    # Dropout and SpecAugment differ between processes, the Fisher information and the samples do not.
+    assert together["train_loss"][1] == pytest.approx(alone["train_loss"][1], abs=0.05)
+    assert done.stdout.count("epoch  1/2") == 1
+
+
+def test_finished_runs_are_skipped_and_others_not_overwritten(outputs, call):
+    best = folder(outputs, "task_a", "KEMDy19") / "best_model.pt"
+    before = best.stat().st_mtime_ns
+    code, stdout, _ = call(continual_learning_init, "--task", "KEMDy19")
+    assert code == 0 and "is finished: skipped" in stdout
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--lr", 0.5)
+    assert code == 1 and "--lr 0.001 then, 0.5 now" in stderr and "--overwrite" in stderr
+    assert best.stat().st_mtime_ns == before
+
+
+def test_run_scripts_repeat_over_seeds_beside_the_first(outputs, data_root, encoders, tmp_path):
+    small = flags(data_root, encoders, tmp_path)
+    for script, task in (("run-init.sh", "KEMDy19"), ("run-finetune.sh", "KEMDy20")):
+        done = shell("bash", script, *small, FOLDS="1", TASKS=task, SEEDS="13")
+        assert done.returncode == 0, done.stderr
+    config = read(folder(tmp_path, "finetune-seed13", "KEMDy20", fold=1) / "config.json")
+    assert config["seed"] == 13 and "task_a-seed13" in config["started_from"]["checkpoint"]
+
+
+def test_run_scripts_stop_at_the_first_failing_run(data_root, encoders, tmp_path):
+    done = shell("bash", "run-finetune.sh", *flags(data_root, encoders, tmp_path), FOLDS="2 3")
+    assert done.returncode != 0
+    assert done.stderr.count("error: no finished run") == 1 and "Traceback" not in done.stderr
+    assert "stopped at the run that failed: python finetune.py --task KEMDy19 --num_fold 2" in done.stderr
+
+
+def test_the_table(outputs, call):
+    code, stdout, _ = call(evaluate, "--output_root", outputs)
+    assert code == 0
+    for metric, title in (("f1_weighted", "Weighted F1"), ("f1_macro", "Macro F1")):
+        lines = stdout[stdout.index(title) :].splitlines()
+        assert lines[2].split()[2:] == ["task_a(original)", "finetune", "ewc", "adapter", "adapter_wo_pretrain"]
+        for row, tested in zip(lines[3:5], CORPORA):
+            other = next(name for name in CORPORA if name != tested)
+            trained = {"finetune": other, "ewc": other}
+            expected = [
+                read(folder(outputs, name, trained.get(name, tested)) / "metrics.json")["test"][tested][metric]
+                for name in EXPERIMENTS
+            ]
+            assert row == row.strip() and row.split()[0] == tested
+            assert row.split()[1:] == [part for score in expected for part in (f"{score:.4f}", "(1)")]
+    assert "SYNTHETIC" in stdout
+
+
+def test_the_table_averages_seeds_within_folds_and_dashes_what_is_missing(call, tmp_path):
+    for name, fold, score in (("task_a", 0, 0.5), ("task_a-seed13", 0, 0.7), ("task_a", 1, 0.2)):
+        path = folder(tmp_path, name, "KEMDy19", fold)
+        path.mkdir(parents=True)
+        counts = {emotion: 2 for emotion in EMOTIONS}
+        splits = {split: {"labels": counts} for split in ("train", "test")}
+        config = {"task": "KEMDy19", "fold": fold, "seed": 12, "synthetic": False, "corpora": {"KEMDy19": {"splits": splits}}}
+        (path / "config.json").write_text(json.dumps(config))
+        scores = {"f1_weighted": score, "f1_macro": score, "f1_micro": score}
+        (path / "metrics.json").write_text(json.dumps({"test": {"KEMDy19": scores}}))
+    code, stdout, _ = call(evaluate, "--output_root", tmp_path, "--format", "markdown")
+    assert code == 0
+    # Fold 0 is .6 over its seeds, fold 1 is .2.
+    assert "| KEMDy19 | 0.4000 ± 0.2828 (2) | - | - | - | - |" in stdout
+    assert "| KEMDy20 | - | - | - | - | - |" in stdout
+    assert "SYNTHETIC" not in stdout
+
+
+def test_synthetic_and_real_runs_are_not_averaged(outputs, call, tmp_path):
+    shutil.copytree(outputs / "task_a", tmp_path / "task_a")
+    path = folder(tmp_path, "task_a", "KEMDy19") / "config.json"
+    path.write_text(json.dumps(read(path) | {"synthetic": False}))
+    code, _, stderr = call(evaluate, "--output_root", tmp_path)
+    assert code == 1 and stderr.count("\n") == 1 and "synthetic" in stderr
+
+
+def test_the_figure(outputs, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, stdout, _ = call(evaluate, "--output_root", outputs, "--figures")
+    picture = tmp_path / "figures" / "demo" / "forgetting.png"
+    assert code == 0 and "figures/demo/forgetting.png" in stdout
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 20_000
+
+
+def test_without_a_network_the_default_encoders_are_one_line(data_root, tmp_path):
+    done = shell(
+        sys.executable, "continual_learning_init.py", "--task", "KEMDy19", "--data_root", str(data_root),
+        "--output_root", str(tmp_path), "--cpu", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: text encoder skt/kobert-base-v1") and "hf download skt/kobert-base-v1" in last
+    assert "--text_model FOLDER" in last
+
+
+def test_without_a_gpu_it_says_so(call, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(continual_learning_init, "parse_training_args", without_cpu_flag)
+    code, stdout, _ = call(continual_learning_init, "--task", "KEMDy19", "--exp_name", "fallback")
+    assert code == 0 and stdout.startswith("no GPU found: running on the CPU")
+
+
+def without_cpu_flag(parser):
+    args = parse_training_args(parser)
+    args.cpu = False
+    return args
+
+
+class Malice:
+    def __reduce__(self):
+        return (os.system, ("touch /tmp/should-never-exist",))
+
+
+def damage(kind, outputs, tmp_path):
+    """A --checkpoint that is wrong in some way."""
+    path = tmp_path / "best_model.pt"
+    good = folder(outputs, "task_a", "KEMDy19") / "best_model.pt"
+    if kind == "truncated":
+        path.write_bytes(good.read_bytes()[:5_000])
+    elif kind == "empty":
+        path.touch()
+    elif kind == "text":
+        path.write_text("not a checkpoint")
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps(Malice()))
+    elif kind == "torch pickle":
+        torch.save({"classifier.weight": Malice()}, path)
+    elif kind == "not tensors":
+        torch.save({"epoch": 3}, path)
+    elif kind == "other sizes":
+        torch.save(FusionClassifier(small_text_encoder(hidden_size=16), small_speech_encoder()).state_dict(), path)
+    elif kind == "adapters":
+        return folder(outputs, "adapter", "KEMDy19") / "best_model.pt"
+    elif kind == "same task":
+        return folder(outputs, "task_a", "KEMDy20") / "best_model.pt"
+    elif kind == "other fold":
+        shutil.copy(good, path)
+        config = read(good.parent / "config.json") | {"fold": 3}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    elif kind == "other encoder":
+        shutil.copy(good, path)
+        config = read(good.parent / "config.json")
+        config["encoders"]["text"] |= {"fingerprint": "0" * 64, "name": "another-bert"}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    elif kind == "folder":
+        return tmp_path
+    return path
+
+
+@pytest.mark.parametrize("module", [finetune, ewc])
+@pytest.mark.parametrize(
+    "kind, answer",
+    {
+        "missing": "there is no such file",
+        "folder": "there is no such file",
+        "truncated": "copy it again",
+        "empty": "cannot be read as a checkpoint",
+        "text": "refused",
+        "pickle": "could run code",
+        "torch pickle": "could run code",
+        "not tensors": "not a plain state dict",
+        "other sizes": "another architecture: text_encoder",
+        "adapters": "another architecture",
+        "same task": "is of task KEMDy20",
+        "other fold": "is of fold 3",
+        "other encoder": "another-bert (000000000000)",
+    }.items(),
+)
+def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, module, kind, answer):
+    path = damage(kind, outputs, tmp_path)
+    code, _, stderr = call(module, "--task", "KEMDy20", "--checkpoint", path, output_root=tmp_path / "outputs")
+    assert code == 1
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1
+    assert answer in stderr and str(path) in stderr
+    assert not os.path.exists("/tmp/should-never-exist")
+
+
+def test_wrong_flags_are_answered_by_name(call):
+    for arguments, answer in (
+        (("--num_fold", 5), "--num_fold 5: with --k_fold 5 the folds are 0 to 4"),
+        (("--num_fold", -1), "--num_fold: -1 is below 0"),
+        (("--k_fold", 1), "--k_fold 1: at least 2"),
+        (("--lr", "nan"), "--lr: nan is not a number above 0"),
+        (("--batch_size", 0), "--batch_size: 0 is not at least 1"),
+        (("--exp_name", "../elsewhere"), "--exp_name"),
+        (("--task", "IEMOCAP"), "--task"),
+    ):
+        code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", *arguments)
+        assert code == 2 and answer in stderr.splitlines()[-1]
+
+
+def test_too_few_sessions_for_the_folds(call):
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--k_fold", 7, "--exp_name", "seven")
+    assert code == 1 and stderr.startswith("error: 6 sessions are too few for 7 folds")
+
+
+def test_a_missing_corpus_is_one_line(call, tmp_path):
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--data_root", tmp_path, output_root=tmp_path)
+    assert code == 1 and stderr.startswith(f"error: no corpus at {tmp_path}/KEMDy19") and stderr.count("\n") == 1
+
+
+def test_wavs_that_cannot_be_read_are_listed_together_before_training(call, tmp_path):
+    make_kemdy20(tmp_path / "KEMDy20", sessions=6, utterances=7)
+    broken = sorted((tmp_path / "KEMDy20" / "wav").rglob("*.wav"))[3:6]
+    for path, content in zip(broken, (b"", b"RIFF", b"not sound at all")):
+        path.write_bytes(content)
+    code, _, stderr = call(
+        continual_learning_init, "--task", "KEMDy20", "--data_root", tmp_path, output_root=tmp_path / "outputs"
+    )
+    assert code == 1 and stderr.startswith("error: 3 wav file(s) of KEMDy20 cannot be used") and stderr.count("\n") == 1
+    assert all(str(path) in stderr for path in broken)
+
+
+@pytest.mark.parametrize("place", ["file", "proc"])
+def test_an_output_folder_that_cannot_be_written(call, tmp_path, place):
+    target = tmp_path / "outputs"
+    if place == "file":
+        target.write_text("in the way")
+    else:
+        target = "/proc/outputs"
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", output_root=target)
+    assert code == 1 and stderr.startswith("error: --output_root") and "cannot be written" in stderr
+
+
+def test_a_folder_that_holds_the_other_corpus(call, data_root, tmp_path):
+    shutil.copytree(data_root / "KEMDy20", tmp_path / "KEMDy19")
+    code, _, stderr = call(
+        continual_learning_init, "--task", "KEMDy19", "--data_root", tmp_path, output_root=tmp_path / "outputs"
+    )
+    assert code == 1 and "holds the annotations of KEMDy20, not of KEMDy19" in stderr
+
+
+def test_evaluate_without_runs(call, tmp_path):
+    code, stdout, _ = call(evaluate, "--output_root", tmp_path)
+    assert code == 0 and "No finished run" in stdout
+    code, _, stderr = call(evaluate, "--output_root", tmp_path / "nowhere")
+    assert code == 1 and stderr.count("\n") == 1

@@ -1,0 +1,177 @@
+"""Sampling, Fisher information, penalty and scores, against what they are defined as."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import small_speech_encoder, small_text_encoder
+from sklearn.metrics import f1_score
+from torch.nn.functional import cross_entropy
+
+from ewc import ElasticPenalty, fisher_information
+from models import FusionClassifier, load_tokenizer
+from utils.batches import BalancedBatchSampler, UtteranceDataset, ordered_loader
+from utils.kemdy import EMOTIONS, read_corpus
+from utils.metrics import majority_scores, test_scores as scores_of  # pytest would take it for a test
+from utils.training import evaluate, to_device
+
+
+@pytest.fixture(scope="module")
+def dataset(data_root, encoders):
+    utterances = read_corpus(data_root / "KEMDy19", progress=False).utterances.head(23)
+    return UtteranceDataset(utterances, load_tokenizer(str(encoders / "text")), 16, 0.5)
+
+
+@pytest.fixture()
+def model():
+    torch.manual_seed(4)
+    return FusionClassifier(small_text_encoder(), small_speech_encoder())
+
+
+@pytest.fixture()
+def run():
+    """As much of a Run as the loops need."""
+    return SimpleNamespace(accelerator=Accelerator(cpu=True), args=SimpleNamespace(num_workers=0, batch_size=8))
+
+
+def global_batches(labels, processes, batch_size=6, epoch=1, seed=12):
+    """What the processes draw together, step by step, without the utterances that only keep a process busy."""
+    samplers = [BalancedBatchSampler(labels, batch_size, seed, index, processes) for index in range(processes)]
+    for sampler in samplers:
+        sampler.epoch = epoch
+    steps = []
+    for step, shares in enumerate(zip(*samplers)):
+        size = samplers[0].global_size(step)
+        shares = [share for index, share in enumerate(shares) if index < size]
+        steps.append([shares[position % processes][position // processes] for position in range(size)])
+    return steps
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_any_number_of_processes_draws_the_same_batches(processes):
+    labels = np.arange(25) % 3  # 25 = 4 · 6 + 1: the last batch has one utterance for all of them
+    assert global_batches(labels, processes) == global_batches(labels, 1)
+    assert [len(batch) for batch in global_batches(labels, 1)] == [6, 6, 6, 6, 1]
+
+
+def test_an_epoch_draws_anew_and_a_seed_repeats_it():
+    labels = np.arange(25) % 3
+    assert global_batches(labels, 1, epoch=1) != global_batches(labels, 1, epoch=2)
+    assert global_batches(labels, 1, seed=12) != global_batches(labels, 1, seed=13)
+    assert global_batches(labels, 1, epoch=2) == global_batches(labels, 1, epoch=2)
+
+
+def test_classes_are_drawn_alike_and_an_absent_one_is_no_error():
+    labels = np.array([0] * 2_000 + [3] * 200 + [6] * 20)  # four of seven classes are absent
+    drawn = np.bincount(labels[np.concatenate(global_batches(labels, 1, batch_size=64))], minlength=7)
+    assert (drawn[[1, 2, 4, 5]] == 0).all()
+    assert np.allclose(drawn[[0, 3, 6]] / 2_220, 1 / 3, atol=0.04)
+
+
+def fisher_by_hand(model, dataset, batch_size):
+    """The definition, spelled out: Σ n_b g_b² / N with g_b the gradient of batch b's mean cross-entropy."""
+    model.eval()
+    expected = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+    for start in range(0, len(dataset), batch_size):
+        items = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
+        speech, text, labels = to_device(dataset.collate(items), "cpu")
+        model.zero_grad()
+        cross_entropy(model(speech, text), labels).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                expected[name] += len(items) * parameter.grad**2 / len(dataset)
+    return expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 10])
+def test_fisher_information_is_what_its_definition_says(run, model, dataset, batch_size):
+    fisher = fisher_information(run, model, dataset, batch_size)
+    expected = fisher_by_hand(model, dataset, batch_size)
+    assert fisher.keys() == expected.keys()
+    for name, values in fisher.items():
+        assert torch.allclose(values, expected[name], rtol=1e-4, atol=1e-9), name
+    assert fisher["classifier.weight"].abs().max() > 1e-4
+
+
+def test_fisher_information_of_single_utterances_is_the_larger(run, model, dataset):
+    # Squares of means are smaller than means of squares: the reason why λ goes with the batch size.
+    exact, batched = (fisher_information(run, model, dataset, size)["classifier.weight"].sum() for size in (1, 10))
+    assert exact > 2 * batched
+
+
+def test_penalty_and_its_gradient_equal_the_formula(model):
+    torch.manual_seed(0)
+    fisher = {name: torch.rand_like(parameter) for name, parameter in model.named_parameters()}
+    anchor = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    penalty = ElasticPenalty(model, fisher, ewc_lambda=70.0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    parameters = dict(model.named_parameters())
+    formula = 70.0 / 2 * sum((fisher[n] * (p - anchor[n]) ** 2).sum() for n, p in parameters.items())
+    expected = dict(zip(parameters, torch.autograd.grad(formula, list(parameters.values()))))
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    assert torch.isclose(penalty.add_gradient(), formula, rtol=1e-4)
+    for name, parameter in parameters.items():
+        assert torch.allclose(parameter.grad, 1 + expected[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_penalty_leaves_alone_what_the_loss_does_not_reach(model):
+    fisher = {name: torch.ones_like(parameter) for name, parameter in model.named_parameters()}
+    ElasticPenalty(model, fisher, ewc_lambda=1.0).add_gradient()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_evaluation_is_in_table_order_and_does_not_depend_on_the_batches(run, model, dataset):
+    whole = evaluate(run, model, dataset, "")
+    run.args.batch_size = 3
+    parts = evaluate(run, model, dataset, "")
+    assert np.allclose(whole.logits, parts.logits, atol=1e-5)
+    single = evaluate(run, model, UtteranceDatasetPart(dataset, [5]), "")
+    assert np.allclose(whole.logits[5], single.logits[0], atol=1e-5)
+    assert whole.loss == pytest.approx(
+        cross_entropy(torch.from_numpy(whole.logits), torch.from_numpy(dataset.labels)).item(), rel=1e-6
+    )
+    assert [EMOTIONS[label] for label in whole.labels] == dataset.utterances["emotion"].tolist()
+
+
+class UtteranceDatasetPart(UtteranceDataset):
+    """Some utterances of another dataset."""
+
+    def __init__(self, dataset, indices):
+        self.__dict__.update(dataset.__dict__)
+        self.labels, self.wav_paths = dataset.labels[indices], [dataset.wav_paths[index] for index in indices]
+        self.input_ids = [dataset.input_ids[index] for index in indices]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_a_split_without_repeating_an_utterance(dataset, processes):
+    loaders = [ordered_loader(dataset, 4, 0, index, processes) for index in range(processes)]
+    indices = [index for loader in loaders for batch in loader for index in batch["indices"].tolist()]
+    assert sorted(indices) == list(range(len(dataset)))
+
+
+def test_text_is_cut_in_tokens_and_speech_in_seconds(dataset):
+    assert max(map(len, dataset.input_ids)) <= 16
+    longest = max(len(dataset[index][1]) for index in range(len(dataset)))
+    assert longest == 8_000
+
+
+def test_scores_equal_scikit_learns():
+    labels, predicted = np.array([0, 1, 4, 4, 4, 6, 0]), np.array([0, 4, 4, 4, 1, 6, 3])
+    scores = scores_of(labels, predicted)
+    for average in ("micro", "macro", "weighted"):
+        assert scores[f"f1_{average}"] == pytest.approx(f1_score(labels, predicted, average=average))
+    assert scores["n"] == 7
+    assert scores["confusion_matrix"][0] == [1, 0, 0, 1, 0, 0, 0]
+    assert scores["per_class"]["neutral"]["support"] == 3
+    assert scores["per_class"]["angry"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
+
+
+def test_majority_scores_of_the_published_corpus():
+    counts = dict(neutral=11_120, happy=1_183, surprise=156, angry=144, sad=121, disgust=61, fear=43)
+    scores = majority_scores(counts, counts)
+    assert (round(scores["f1_weighted"], 3), round(scores["f1_micro"], 3), round(scores["f1_macro"], 3)) == (0.805, 0.867, 0.133)
