@@ -57,7 +57,9 @@ def main():
     )
     args = parser.parse_args()
     if not args.output_root.is_dir():
-        raise UserError(f"--output_root {args.output_root}: there is no such folder; the run scripts make it (bash run-init.sh)")
+        raise UserError(
+            f"--output_root {args.output_root}: there is no such folder; the run scripts make it (bash run-init.sh)"
+        )
 
     runs = find_runs(args.output_root)
     heading = "### " if args.format == "markdown" else ""

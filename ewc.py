@@ -89,7 +89,9 @@ def main():
     parser = training_parser(__doc__.split("\n")[0], exp_name="ewc")
     add_start_flags(parser)
     ewc = parser.add_argument_group("elastic weight consolidation")
-    ewc.add_argument("--ewc_lambda", type=non_negative_float, default=5000.0, help="λ, the weight of the penalty; 0 is finetune")
+    ewc.add_argument(
+        "--ewc_lambda", type=non_negative_float, default=5000.0, help="λ, the weight of the penalty; 0 is finetune"
+    )
     ewc.add_argument(
         "--fisher_batch_size", type=positive_int, default=10, help="utterances a gradient in F; 1 is exact, and λ goes with it"
     )

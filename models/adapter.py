@@ -45,9 +45,7 @@ class ConvAdapter(nn.Module):
 
     def __init__(self, width):
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.Conv1d(width, 2 * width, kernel_size=3, stride=2, padding=1) for _ in range(CONV_LAYERS)
-        )
+        self.layers = nn.ModuleList(nn.Conv1d(width, 2 * width, kernel_size=3, stride=2, padding=1) for _ in range(CONV_LAYERS))
         for layer in self.layers:
             nn.init.kaiming_normal_(layer.weight)
 
@@ -102,7 +100,9 @@ class AdapterFusionClassifier(nn.Module):
                     OrderedDict(dropout=output.dropout, adapter=Bottleneck(text_width, adapter_size))
                 )
         except AttributeError:
-            raise UserError(f"--text_model: adapters need the layers of a BERT, {type(text_encoder).__name__} has others") from None
+            raise UserError(
+                f"--text_model: adapters need the layers of a BERT, {type(text_encoder).__name__} has others"
+            ) from None
         self.speech_encoder = make_padding_invariant(speech_encoder)
         self.speech_adapter = ConvAdapter(speech_width)
         self.speech_projector = nn.Linear(speech_width, SPEECH_WIDTH)

@@ -38,7 +38,9 @@ def one_line_if_missing(kind, name):
     hub_name, revision = split_revision(name)
     if not Path(name).is_dir():
         if hub_name.count("/") > 1 or hub_name.startswith((".", "/", "~")):
-            raise UserError(f"--{kind}_model {name}: there is no such folder, and it is not the form of a hub name (owner/model)")
+            raise UserError(
+                f"--{kind}_model {name}: there is no such folder, and it is not the form of a hub name (owner/model)"
+            )
         if try_to_load_from_cache(hub_name, "config.json", revision=revision) is None:
             print(f"looking for {name} on the Hugging Face hub", file=sys.stderr)
     # Loading reports, bars for each file and five retries without a network say less than the one line below.
@@ -97,7 +99,9 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
     if kind == "text" and getattr(encoder, "pooler", None) is None:
         raise UserError(f"--text_model {name}: {type(encoder).__name__} has no pooled [CLS] output; name a BERT")
     if kind == "speech" and not hasattr(encoder, "feature_extractor"):
-        raise UserError(f"--speech_model {name}: {type(encoder).__name__} does not hear waveforms; name a wav2vec2-like encoder")
+        raise UserError(
+            f"--speech_model {name}: {type(encoder).__name__} does not hear waveforms; name a wav2vec2-like encoder"
+        )
     encoder.provenance = {
         "name": name,
         "hub_commit": getattr(config, "_commit_hash", None),

@@ -47,9 +47,7 @@ class SentencePieceTokenizer:
             ``{"input_ids": ..., "attention_mask": ...}``, lists of lists, or tensors.
         """
         room = max_length - 2 if truncation and max_length is not None else None
-        input_ids = [
-            [self.cls_token_id, *pieces[:room], self.sep_token_id] for pieces in self.processor.encode(list(texts))
-        ]
+        input_ids = [[self.cls_token_id, *pieces[:room], self.sep_token_id] for pieces in self.processor.encode(list(texts))]
         attention_mask = [[1] * len(ids) for ids in input_ids]
         if padding:
             longest = max(map(len, input_ids), default=0)

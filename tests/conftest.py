@@ -22,7 +22,12 @@ SYLLABLES = [chr(code) for code in range(ord("가"), ord("힣") + 1, 28)]
 def small_text_encoder(**changes):
     """A BertModel of two layers with random weights."""
     settings = dict(
-        vocab_size=5 + len(SYLLABLES), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64
+        vocab_size=5 + len(SYLLABLES),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
     )
     return BertModel(BertConfig(**settings | changes))
 

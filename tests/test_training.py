@@ -14,7 +14,8 @@ from ewc import ElasticPenalty, fisher_information
 from models import FusionClassifier, load_tokenizer
 from utils.batches import BalancedBatchSampler, UtteranceDataset, ordered_loader
 from utils.kemdy import EMOTIONS, read_corpus
-from utils.metrics import majority_scores, test_scores as scores_of  # pytest would take it for a test
+from utils.metrics import majority_scores  # pytest would take it for a test
+from utils.metrics import test_scores as scores_of
 from utils.training import evaluate, to_device
 
 
@@ -174,4 +175,8 @@ def test_scores_equal_scikit_learns():
 def test_majority_scores_of_the_published_corpus():
     counts = dict(neutral=11_120, happy=1_183, surprise=156, angry=144, sad=121, disgust=61, fear=43)
     scores = majority_scores(counts, counts)
-    assert (round(scores["f1_weighted"], 3), round(scores["f1_micro"], 3), round(scores["f1_macro"], 3)) == (0.805, 0.867, 0.133)
+    assert (round(scores["f1_weighted"], 3), round(scores["f1_micro"], 3), round(scores["f1_macro"], 3)) == (
+        0.805,
+        0.867,
+        0.133,
+    )

@@ -76,7 +76,10 @@ def training_parser(description, exp_name):
     machine = parser.add_argument_group("machine")
     machine.add_argument("--cpu", action="store_true", help="do not use a GPU")
     machine.add_argument(
-        "--num_workers", type=count, default=min(4, os.cpu_count() or 1), help="processes that read wavs; 0 reads in the main one"
+        "--num_workers",
+        type=count,
+        default=min(4, os.cpu_count() or 1),
+        help="processes that read wavs; 0 reads in the main one",
     )
     machine.add_argument(
         "--mixed_precision", choices=("no", "bf16"), default="no", help="bf16 computes in bfloat16 where that is safe"
@@ -94,7 +97,7 @@ def add_start_flags(parser):
         "--init_name",
         type=folder_name,
         default=argparse.SUPPRESS,
-        help="experiment under --output_root that trained the first task (default: task_a, with the -seedN that --exp_name ends in)",
+        help="experiment under --output_root that trained the first task (default: task_a, with the -seedN of --exp_name)",
     )
 
 

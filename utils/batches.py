@@ -150,7 +150,7 @@ def load_task(args, name, tokenizer):
     for split in SPLITS:
         if not len(splits[split]):
             raise UserError(
-                f"{corpus.root}: no usable utterance in sessions {', '.join(map(str, fold[split]))}, which are the {split} split "
-                f"of fold {args.num_fold}; python -m utils.kemdy {corpus.root} shows why"
+                f"{corpus.root}: no usable utterance in sessions {', '.join(map(str, fold[split]))}, "
+                f"the {split} split of fold {args.num_fold}; python -m utils.kemdy {corpus.root} shows why"
             )
     return Task(name, corpus, fold, splits)

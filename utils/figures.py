@@ -65,7 +65,13 @@ def _draw_panel(panel, runs, first_task, metric):
                 continue
             bar = panel.bar(position + offset, cell.mean, 0.38, color=colour, yerr=cell.std, error_kw={"lw": 0.9, "capsize": 2})
             panel.annotate(
-                f"{cell.mean:.2f}", (position + offset, 0), (0, 3), textcoords="offset points", ha="center", color="white", fontsize=8
+                f"{cell.mean:.2f}",
+                (position + offset, 0),
+                (0, 3),
+                textcoords="offset points",
+                ha="center",
+                color="white",
+                fontsize=8,
             )
             bar.set_label(label if position == 0 else None)
     lines = (

@@ -51,6 +51,4 @@ def session_folds(sessions, k_fold=5):
 
 def split_utterances(utterances, fold):
     """Divide a table of utterances by the session numbers of one fold: ``{"train": table, "valid": ..., "test": ...}``."""
-    return {
-        split: utterances[utterances["session"].isin(fold[split])].reset_index(drop=True) for split in SPLITS
-    }
+    return {split: utterances[utterances["session"].isin(fold[split])].reset_index(drop=True) for split in SPLITS}

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from utils.errors import UserError, one_line_errors
 from utils.folds import SPLITS, session_folds, split_utterances

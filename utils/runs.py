@@ -13,6 +13,7 @@ import os
 import pickle
 import platform
 import subprocess
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -38,7 +39,17 @@ BEST_MODEL, CONFIG, HISTORY, METRICS, PREDICTIONS = (
     "metrics.json",
     "predictions.csv",
 )
-PACKAGES = ("torch", "torchaudio", "transformers", "accelerate", "sentencepiece", "soundfile", "scikit-learn", "pandas", "numpy")
+PACKAGES = (
+    "torch",
+    "torchaudio",
+    "transformers",
+    "accelerate",
+    "sentencepiece",
+    "soundfile",
+    "scikit-learn",
+    "pandas",
+    "numpy",
+)
 # Flags that say where and how fast a run is made, not what comes out of it.
 WITHOUT_EFFECT = ("data_root", "output_root", "cpu", "num_workers", "overwrite")
 
@@ -92,7 +103,9 @@ class Run:
         differing = [name for name in differing if name not in WITHOUT_EFFECT]
         if differing:
             changes = ", ".join(f"--{name} {then.get(name)} then, {now.get(name)} now" for name in differing)
-            raise UserError(f"{self.path} holds a finished run with other arguments ({changes}): name another --exp_name, or --overwrite")
+            raise UserError(
+                f"{self.path} holds a finished run with other arguments ({changes}): name another --exp_name, or --overwrite"
+            )
         self.say(f"{self.path} is finished: skipped (--overwrite runs it again)")
         return True
 
@@ -224,11 +237,18 @@ class StartingPoint:
         if path is None:
             path = run_folder(args.output_root, args.init_name, args.num_fold, first_task) / BEST_MODEL
             if not (path.parent / METRICS).exists():
-                command = f"python continual_learning_init.py --task {first_task} --num_fold {args.num_fold} --exp_name {args.init_name}"
-                raise UserError(f"no finished run in {path.parent} to start from: make it with '{command}', or name a --checkpoint")
+                command = (
+                    f"python continual_learning_init.py --task {first_task} --num_fold {args.num_fold} "
+                    f"--exp_name {args.init_name}"
+                )
+                raise UserError(
+                    f"no finished run in {path.parent} to start from: make it with '{command}', or name a --checkpoint"
+                )
             run.say(f"starting from {path}")
         if not path.is_file():
-            raise UserError(f"--checkpoint {path}: there is no such file; it should be the best_model.pt of a run on {first_task}")
+            raise UserError(
+                f"--checkpoint {path}: there is no such file; it should be the best_model.pt of a run on {first_task}"
+            )
         config_path = path.parent / CONFIG
         config = read_json(config_path) if config_path.exists() else {}
         if not config:
@@ -259,7 +279,9 @@ class StartingPoint:
         missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or extra:
             difference = f"it lacks {missing[0]}" if missing else f"it also holds {extra[0]}"
-            raise UserError(f"--checkpoint {self.path} is of another architecture: {difference}; it should be a whole fusion model")
+            raise UserError(
+                f"--checkpoint {self.path} is of another architecture: {difference}; it should be a whole fusion model"
+            )
         for name, tensor in state.items():
             if tensor.shape != own[name].shape:
                 raise UserError(
@@ -277,7 +299,8 @@ def read_state(path):
         UserError: if the file is corrupt, or holds anything but tensors.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # one line is enough for a file that is refused anyway
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path} is refused: it is not a plain state dict of tensors and could run code when read") from None
     except Exception as error:  # torch.load raises nearly anything on a damaged file, OSError and AttributeError included

@@ -32,7 +32,9 @@ class Evaluation:
 
 def to_device(batch, device):
     """The inputs and labels of a batch on a device: (speech_inputs, text_inputs, labels)."""
-    speech, text = ({name: values.to(device) for name, values in batch[part].items()} for part in ("speech_inputs", "text_inputs"))
+    speech, text = (
+        {name: values.to(device) for name, values in batch[part].items()} for part in ("speech_inputs", "text_inputs")
+    )
     return speech, text, batch["labels"].to(device)
 
 
@@ -125,7 +127,10 @@ def train(run, model, tasks, penalty=None):
         if penalty is not None:
             row["penalty"] = penalty_sum.item() / len(loader)
         if not all(np.isfinite(value) for value in row.values()):
-            raise UserError(f"epoch {epoch}: the training loss is not finite ({row}); try a lower --lr. {run.path} keeps the best epoch so far")
+            raise UserError(
+                f"epoch {epoch}: the training loss is not finite ({row}); try a lower --lr. "
+                f"{run.path} keeps the best epoch so far"
+            )
         row |= _validation_scores(run, model, tasks)
         row["seconds"] = round(time.perf_counter() - started, 2)
         score = row[f"{args.task}_valid_f1_micro"]
@@ -161,7 +166,8 @@ def test_and_finish(run, model, tasks, best_epoch, before=None):
         "epochs": run.history[-1]["epoch"],
         "seconds_training": round(sum(row.get("seconds", 0.0) for row in run.history), 1),
         "valid": {
-            name: {key: best_row[f"{name}_valid_{key}"] for key in ("loss", "f1_micro", "f1_macro", "f1_weighted")} for name in tasks
+            name: {key: best_row[f"{name}_valid_{key}"] for key in ("loss", "f1_micro", "f1_macro", "f1_weighted")}
+            for name in tasks
         },
         "test": {name: test_scores(result.labels, result.predicted) for name, result in evaluations.items()},
     }
@@ -196,8 +202,8 @@ def _epoch_line(row, num_epochs, tasks, best_epoch):
     scores = ", ".join(f"{name} {_f1_text(row, f'{name}_valid_')}" for name in tasks)
     mark = " (best)" if row["epoch"] == best_epoch else ""
     return (
-        f"epoch {row['epoch']:>2}/{num_epochs}: loss {row['train_loss']:.4f}{penalty}; valid F1 ({'/'.join(AVERAGES)}) {scores}; "
-        f"{row['seconds']:.1f} s{mark}"
+        f"epoch {row['epoch']:>2}/{num_epochs}: loss {row['train_loss']:.4f}{penalty}; "
+        f"valid F1 ({'/'.join(AVERAGES)}) {scores}; {row['seconds']:.1f} s{mark}"
     )
 
 
