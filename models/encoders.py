@@ -51,8 +51,8 @@ def one_line_if_missing(kind, name):
     transformers_logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
-        # transformers and huggingface_hub raise them, with many lines: the first says what is wrong.
+    except Exception as error:
+        # On what is not a whole model transformers raises nearly anything, with many lines: the first says what is wrong.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         problem = f"{kind} encoder {name} cannot be loaded ({reason.rstrip('.:')})."
         if Path(name).is_dir():

@@ -46,7 +46,7 @@ class SentencePieceTokenizer:
         Returns:
             ``{"input_ids": ..., "attention_mask": ...}``, lists of lists, or tensors.
         """
-        room = max_length - 2 if truncation and max_length is not None else None
+        room = max(max_length - 2, 0) if truncation and max_length is not None else None
         input_ids = [[self.cls_token_id, *pieces[:room], self.sep_token_id] for pieces in self.processor.encode(list(texts))]
         attention_mask = [[1] * len(ids) for ids in input_ids]
         if padding:

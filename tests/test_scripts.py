@@ -1,5 +1,6 @@
 """Every script and every run script, once, on a corpus of a few utterances, and what a user's mistakes are answered with."""
 
+import errno
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -366,6 +368,7 @@ def test_wrong_flags_are_answered_by_name(call):
         (("--num_fold", 5), "--num_fold 5: with --k_fold 5 the folds are 0 to 4"),
         (("--num_fold", -1), "--num_fold: -1 is below 0"),
         (("--k_fold", 1), "--k_fold 1: at least 2"),
+        (("--max_text_len", 1), "--max_text_len 1"),
         (("--lr", "nan"), "--lr: nan is not a number above 0"),
         (("--batch_size", 0), "--batch_size: 0 is not at least 1"),
         (("--exp_name", "../elsewhere"), "--exp_name"),
@@ -406,6 +409,34 @@ def test_an_output_folder_that_cannot_be_written(call, tmp_path, place):
         target = "/proc/outputs"
     code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", output_root=target)
     assert code == 1 and stderr.startswith("error: --output_root") and "cannot be written" in stderr
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_written(call, monkeypatch, tmp_path):
+    write = Path.write_bytes
+
+    def full(path, content):
+        if path.name == ".best_model.pt.partial":
+            write(path, content[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", output_root=tmp_path)
+    run_folder = folder(tmp_path, "task_a", "KEMDy19")
+    assert code == 1 and stderr == (
+        f"error: {run_folder / 'best_model.pt'} cannot be written (No space left on device); what was written before stands\n"
+    )
+    assert {path.name for path in run_folder.iterdir()} == {"config.json", "history.csv"}
+
+
+def test_a_transcript_longer_than_the_text_encoder_reads(call, data_root, tmp_path):
+    shutil.copytree(data_root / "KEMDy20", tmp_path / "KEMDy20")
+    next((tmp_path / "KEMDy20" / "wav").rglob("*.txt")).write_text("가 " * 100)
+    flags = ("--task", "KEMDy20", "--data_root", tmp_path)
+    code, _, stderr = call(continual_learning_init, *flags, output_root=tmp_path / "outputs")
+    assert code == 1 and stderr.startswith("error: --max_text_len 256: a transcript has 102 tokens") and "at most 64" in stderr
+    code, _, stderr = call(continual_learning_init, *flags, "--max_text_len", 64, output_root=tmp_path / "outputs")
+    assert code == 0, stderr
 
 
 def test_a_folder_that_holds_the_other_corpus(call, data_root, tmp_path):

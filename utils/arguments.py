@@ -108,6 +108,8 @@ def parse_training_args(parser, argv=None):
         parser.error(f"--k_fold {args.k_fold}: at least 2 folds are needed")
     if args.num_fold >= args.k_fold:
         parser.error(f"--num_fold {args.num_fold}: with --k_fold {args.k_fold} the folds are 0 to {args.k_fold - 1}")
+    if args.max_text_len < 2:
+        parser.error(f"--max_text_len {args.max_text_len}: [CLS] and [SEP] alone are 2 tokens")
     if "checkpoint" in args and "init_name" not in args:
         args.init_name = "task_a" + split_seed(args.exp_name)[1]
     return args

@@ -7,6 +7,7 @@ metrics.json       test scores of each task that the model knows; written last, 
 predictions.csv    the test splits, utterance by utterance
 """
 
+import contextlib
 import io
 import json
 import os
@@ -136,7 +137,17 @@ class Run:
             model: as it will be trained.
             tasks: ``{name: Task}``.
             started_from: facts of a StartingPoint, where there is one.
+
+        Raises:
+            UserError: if a transcript has more tokens than the text encoder has positions.
         """
+        positions = model.text_encoder.config.max_position_embeddings
+        longest = max(len(ids) for task in tasks.values() for split in task.splits.values() for ids in split.input_ids)
+        if longest > positions:
+            raise UserError(
+                f"--max_text_len {self.args.max_text_len}: a transcript has {longest} tokens, and --text_model "
+                f"{self.args.text_model} reads at most {positions}; name {positions} or less"
+            )
         model.to(self.accelerator.device)
         encoders = {kind: getattr(model, f"{kind}_encoder").provenance for kind in ("text", "speech")}
         stored = model.checkpoint_state()
@@ -327,10 +338,19 @@ def read_json(path):
 
 
 def write_bytes(path, content):
-    """Write a file whole or not at all: a reader sees the old one or the new one."""
+    """Write a file whole or not at all: a reader sees the old one or the new one.
+
+    Raises:
+        UserError: if it cannot be written; what was written before stands.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise UserError(f"{path} cannot be written ({error.strerror}); what was written before stands") from None
 
 
 def write_text(path, content):
