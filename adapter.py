@@ -7,17 +7,19 @@ from utils.errors import one_line_errors
 from utils.runs import Run
 from utils.training import test_and_finish, train
 
+METHODS = ("adapter", "adapter_wo_pretraining")
+
 
 @one_line_errors
 def main():
-    parser = training_parser(__doc__, exp_name=None)
+    parser = training_parser(__doc__, exp_name=METHODS)
     adapters = parser.add_argument_group("adapters")
     adapters.add_argument("--without_pretraining", action="store_true", help="freeze encoders with random weights instead")
     adapters.add_argument("--adapter_size", type=positive_int, default=64, help="width of the bottlenecks in BERT")
     adapters.add_argument("--encoder_seed", type=count, default=ENCODER_SEED, help="seed of the random encoders")
     args = parse_training_args(parser)
-    method = "adapter_wo_pretraining" if args.without_pretraining else "adapter"
-    args.exp_name = args.exp_name or method
+    method = METHODS[args.without_pretraining]
+    args.exp_name = vars(args).get("exp_name", method)
 
     run = Run(args, method)
     if run.is_finished():

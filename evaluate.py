@@ -53,7 +53,12 @@ def main():
     parser.add_argument("--output_root", type=Path, default=Path("outputs"), help="folder that the experiments were written to")
     parser.add_argument("--format", choices=("text", "markdown"), default="text", help="form of the tables")
     parser.add_argument(
-        "--figures", action="store_true", help="also draw into figures/, or figures/demo/ where the runs are synthetic"
+        "--figures",
+        type=Path,
+        nargs="?",
+        const=Path("figures"),
+        metavar="FOLDER",
+        help="also draw; without a FOLDER into figures/, or figures/demo/ where the runs are synthetic",
     )
     args = parser.parse_args()
     if not args.output_root.is_dir():
@@ -61,7 +66,7 @@ def main():
             f"--output_root {args.output_root}: there is no such folder; the run scripts make it (bash run-init.sh)"
         )
 
-    runs = find_runs(args.output_root)
+    runs, others = find_runs(args.output_root)
     heading = "### " if args.format == "markdown" else ""
     for metric, title in TITLES.items():
         print(f"{heading}{title}\n")
@@ -70,11 +75,15 @@ def main():
         print(f"No finished run under {args.output_root}: bash run-init.sh makes the first, bash run-demo.sh a demonstration.")
         return
     print("\n\n".join(caption(runs)))
+    if others:
+        print(f"\nExperiments under other names, not in the tables: {', '.join(others)}.")
     if args.figures:
         # Drawing is loaded only where it is asked for.
         from utils.figures import draw_forgetting
 
-        folder = Path("figures/demo" if any(run.config["synthetic"] for run in runs) else "figures")
+        folder = args.figures
+        if folder == Path("figures") and any(run.config["synthetic"] for run in runs):
+            folder /= "demo"
         print(f"\nwrote {draw_forgetting(runs, folder)}")
 
 

@@ -73,7 +73,7 @@ class ElasticPenalty:
     @torch.no_grad()
     def add_gradient(self):
         """Add the penalty's gradient to that of every parameter; returns the penalty, a tensor of one number."""
-        penalty = 0.0
+        penalty = torch.zeros((), device=self.terms[0][0].device)
         for parameter, anchor, fisher in self.terms:
             if parameter.grad is None:
                 continue  # the loss does not reach it, so it does not move, and the optimizer leaves it alone as in finetune

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run the tests; the first time, install what they need into .venv. Further flags go to pytest.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")"
 source utils/environment.sh
 make_python
-exec python -m pytest tests "$@"
+exec "$PYTHON" -m pytest tests "$@"

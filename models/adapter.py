@@ -68,10 +68,8 @@ def is_task_parameter(name):
     The one place that says so: it freezes, counts, saves and loads.
     """
     return (
-        ".adapter." in name
-        or (name.startswith("text_encoder.encoder.layer.") and ".LayerNorm." in name)
-        or name.startswith(("speech_adapter.", "speech_projector.", "classifier."))
-    )
+        name.startswith("text_encoder.encoder.layer.") and (".dropout.adapter." in name or ".LayerNorm." in name)
+    ) or name.startswith(("speech_adapter.", "speech_projector.", "classifier."))
 
 
 class AdapterFusionClassifier(nn.Module):

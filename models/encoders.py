@@ -16,10 +16,8 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from utils.errors import UserError
-from utils.kemdy import SYNTHETIC_MARKER
+from utils.files import SYNTHETIC_MARKER
 
-DEFAULT_TEXT_MODEL = "skt/kobert-base-v1"
-DEFAULT_SPEECH_MODEL = "facebook/wav2vec2-base-960h"
 ENCODER_SEED = 12
 # Some checkpoints lack it, and it is then drawn at random: it does not tell one encoder from another.
 UNIDENTIFYING = ("masked_spec_embed",)
@@ -41,8 +39,6 @@ def one_line_if_missing(kind, name):
             raise UserError(
                 f"--{kind}_model {name}: there is no such folder, and it is not the form of a hub name (owner/model)"
             )
-        if try_to_load_from_cache(hub_name, "config.json", revision=revision) is None:
-            print(f"looking for {name} on the Hugging Face hub", file=sys.stderr)
     # Loading reports, bars for each file and five retries without a network say less than the one line below.
     hub_logger = logging.getLogger("huggingface_hub")
     hub_level, verbosity = hub_logger.level, transformers_logging.get_verbosity()
@@ -50,7 +46,11 @@ def one_line_if_missing(kind, name):
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
+        if not Path(name).is_dir() and try_to_load_from_cache(hub_name, "config.json", revision=revision) is None:
+            print(f"looking for {name} on the Hugging Face hub", file=sys.stderr)
         yield
+    except UserError:
+        raise
     except Exception as error:
         # On what is not a whole model transformers raises nearly anything, with many lines: the first says what is wrong.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -92,8 +92,20 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
         config = AutoConfig.from_pretrained(hub_name, revision=revision)
         # A layer skipped at random in one process only breaks data-parallel training, and makes λ = 0 differ from finetune.
         config.layerdrop = 0.0
+        # Adapters of a speech checkpoint's own would shorten the frames that the padding mask counts.
+        config.add_adapter = False
         if pretrained:
-            encoder = AutoModel.from_pretrained(hub_name, revision=revision, config=config, dtype=torch.float32)
+            encoder, loading = AutoModel.from_pretrained(
+                hub_name, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
+            )
+            missing = sorted(key for key in loading["missing_keys"] if not key.endswith(UNIDENTIFYING))
+            if missing or loading["mismatched_keys"]:
+                wrong = missing[0] if missing else sorted(loading["mismatched_keys"])[0][0]
+                # They would be drawn at random without a word, and a frozen encoder would stay so.
+                raise UserError(
+                    f"--{kind}_model {name}: its weights lack {len(missing) or 'the right shape of'} parameter(s) of "
+                    f"{type(encoder).__name__}, such as {wrong}; name a checkpoint that holds the whole encoder"
+                )
         else:
             encoder = AutoModel.from_config(config, dtype=torch.float32)
     if kind == "text" and getattr(encoder, "pooler", None) is None:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
 from models.encoders import one_line_if_missing, split_revision
+from utils.errors import UserError
 
 SPIECE_NAME = "spiece.model"
 
@@ -76,7 +77,13 @@ def load_tokenizer(name_or_folder):
             # Piece 0 is [UNK], the answer for pieces that a vocabulary lacks: ALBERT's and XLNet's name theirs otherwise.
             if 0 not in (tokenizer.cls_token_id, tokenizer.sep_token_id):
                 return tokenizer
-        return AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            # transformers makes a tokenizer of special tokens alone where a vocabulary is missing: all text is [UNK] to it.
+            raise UserError(
+                f"--text_model {name_or_folder}: its vocabulary is missing (vocab.txt, tokenizer.json or {SPIECE_NAME})"
+            )
+        return tokenizer
 
 
 def _find_spiece(name, revision):

@@ -5,8 +5,10 @@ import os
 import re
 from pathlib import Path
 
-from models.encoders import DEFAULT_SPEECH_MODEL, DEFAULT_TEXT_MODEL
 from utils.kemdy import CORPORA
+
+TEXT_MODEL = "skt/kobert-base-v1"
+SPEECH_MODEL = "facebook/wav2vec2-base-960h"
 
 
 def positive_int(text):
@@ -48,12 +50,18 @@ def training_parser(description, exp_name):
 
     Args:
         description: one sentence for ``--help``.
-        exp_name: default of ``--exp_name``; None lets the script choose after parsing.
+        exp_name: default of ``--exp_name``, or several of which the script chooses one after parsing.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     run = parser.add_argument_group("the run")
     run.add_argument("--task", choices=CORPORA, required=True, help="corpus that the run trains on")
-    run.add_argument("--exp_name", type=folder_name, default=exp_name, help="folder of the experiment under --output_root")
+    several = not isinstance(exp_name, str)
+    run.add_argument(
+        "--exp_name",
+        type=folder_name,
+        default=argparse.SUPPRESS if several else exp_name,
+        help="folder of the experiment under --output_root" + (f" (default: {' or '.join(exp_name)})" if several else ""),
+    )
     run.add_argument("--seed", type=count, default=12, help="seed of initialisation and order; the folds never move")
     run.add_argument("--num_fold", type=count, default=0, help="which fold, from 0")
     run.add_argument("--k_fold", type=positive_int, default=5, help="number of session-wise folds")
@@ -70,8 +78,8 @@ def training_parser(description, exp_name):
     places.add_argument("--data_root", type=Path, default="data", help="folder that holds KEMDy19 and KEMDy20")
     places.add_argument("--output_root", type=Path, default="outputs", help="folder that all experiments are written to")
     encoder_help = "hub name (NAME@REVISION if wanted) or folder of the %s encoder"
-    places.add_argument("--text_model", default=DEFAULT_TEXT_MODEL, help=encoder_help % "text")
-    places.add_argument("--speech_model", default=DEFAULT_SPEECH_MODEL, help=encoder_help % "speech")
+    places.add_argument("--text_model", default=TEXT_MODEL, help=encoder_help % "text")
+    places.add_argument("--speech_model", default=SPEECH_MODEL, help=encoder_help % "speech")
 
     machine = parser.add_argument_group("machine")
     machine.add_argument("--cpu", action="store_true", help="do not use a GPU")

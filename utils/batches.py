@@ -143,14 +143,12 @@ def load_task(args, name, tokenizer):
         raise UserError(f"{corpus.root} holds the annotations of {corpus.name}, not of {name}")
     corpus.require_readable_wavs()
     fold = session_folds(corpus.sessions, args.k_fold)[args.num_fold]
-    splits = {
-        split: UtteranceDataset(utterances, tokenizer, args.max_text_len, args.max_seq_len)
-        for split, utterances in split_utterances(corpus.utterances, fold).items()
-    }
+    tables = split_utterances(corpus.utterances, fold)
     for split in SPLITS:
-        if not len(splits[split]):
+        if tables[split].empty:
             raise UserError(
                 f"{corpus.root}: no usable utterance in sessions {', '.join(map(str, fold[split]))}, "
                 f"the {split} split of fold {args.num_fold}; python -m utils.kemdy {corpus.root} shows why"
             )
+    splits = {split: UtteranceDataset(table, tokenizer, args.max_text_len, args.max_seq_len) for split, table in tables.items()}
     return Task(name, corpus, fold, splits)

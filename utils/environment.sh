@@ -1,32 +1,41 @@
-# Sourced by the run scripts: finds, or makes, a Python that has what requirements.txt asks for, and puts it first on PATH.
+# Sourced by the run scripts: finds, or makes, a Python that has what requirements.txt asks for. Sets PYTHON.
 
 # The active environment if it will do, else .venv, else the system's Python; fails if none has what is asked for.
 find_python() {
   local candidate
   for candidate in ${VIRTUAL_ENV:+"$VIRTUAL_ENV/bin/python"} ${CONDA_PREFIX:+"$CONDA_PREFIX/bin/python"} .venv/bin/python python3; do
     if command -v "$candidate" >/dev/null && "$candidate" utils/requirements.py >/dev/null 2>&1; then
-      PATH="$("$candidate" -c 'import sys, pathlib; print(pathlib.Path(sys.executable).parent)'):$PATH"
+      PYTHON=$("$candidate" -c 'import sys; print(sys.executable)')
+      # For what is installed beside it: accelerate, torchrun.
+      PATH="$(dirname "$PYTHON"):$PATH"
       return
     fi
   done
   return 1
 }
 
+suits() {
+  "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null
+}
+
 # The same, but makes .venv and installs requirements.txt into it where nothing will do.
 make_python() {
   find_python && return
-  local base
-  for base in python3 python3.13 python3.12 python3.11 python; do
-    "$base" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null && break
-    base=
+  local candidate base=
+  for candidate in python3 python3.13 python3.12 python3.11 python; do
+    if suits "$candidate"; then
+      base=$candidate
+      break
+    fi
   done
   if [ -z "$base" ]; then
     echo "error: Python 3.11 to 3.14 is needed, and none was found on PATH" >&2
     return 1
   fi
   echo "installing requirements.txt into .venv (about 5 GB, once)"
-  if ! "$base" -m venv .venv; then
-    echo "error: $base cannot make .venv; on Debian and Ubuntu 'apt install python3-venv' mends that" >&2
+  # A .venv whose Python is gone or too old is made anew; one whose installation was cut off goes on.
+  if ! suits .venv/bin/python && ! "$base" -m venv --clear .venv; then
+    echo "error: $base cannot make .venv (see above); on Debian and Ubuntu 'apt install python3-venv' may be missing" >&2
     return 1
   fi
   if ! .venv/bin/python -m pip install --disable-pip-version-check -r requirements.txt; then

@@ -23,6 +23,10 @@ def one_line_errors(main):
             return main(*args, **kwargs)
         except UserError as error:
             message = str(error)
+        except BrokenPipeError:
+            # Whoever read the output has seen enough (``| head``); what is still buffered goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
                 raise

@@ -8,13 +8,20 @@ matplotlib.use("Agg")  # to files, also where there is no screen
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from utils.arguments import other_task
 from utils.kemdy import CORPORA
 from utils.results import majority_cell, score_cell
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
-BEFORE, AFTER, TASK_A, FINETUNE, FLOOR = "#56B4E9", "#D55E00", "#009E73", "#D55E00", "#777777"
+BEFORE, AFTER = "#0072B2", "#D55E00"
+LINES = {
+    "task_a": ("#009E73", "--", "task_a"),
+    "finetune": (AFTER, "--", "finetune, after"),
+    "majority": ("#777777", ":", "commonest label"),
+}
 LABELS = {"finetune": "finetune", "ewc": "EWC", "adapter": "adapter", "adapter_wo_pretraining": "adapter w/o\npretraining"}
 METRICS = {"f1_weighted": "weighted F1", "f1_macro": "macro F1"}
 
@@ -41,11 +48,12 @@ def draw_forgetting(runs, folder):
         row[0].set_ylim(bottom=0)
     for panel, first_task in zip(panels[0], CORPORA):
         panel.set_title(f"{first_task} first, then {other_task(first_task)}")
-    handles, labels = panels[0][0].get_legend_handles_labels()
+    handles = [Patch(color=BEFORE, label="before the second corpus"), Patch(color=AFTER, label="after it")]
+    handles += [Line2D([], [], color=colour, linestyle=style, lw=1.1, label=label) for colour, style, label in LINES.values()]
     synthetic = any(run.config["synthetic"] for run in runs)
     if synthetic:
         figure.suptitle("SYNTHETIC corpora and encoders: a demonstration, not a result", color="#B00000", y=0.985)
-    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
+    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False)
     figure.tight_layout(rect=(0, 0.05, 1, 0.98 if synthetic else 1))
     path = Path(folder) / "forgetting.png"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,14 +64,13 @@ def draw_forgetting(runs, folder):
 
 def _draw_panel(panel, runs, first_task, metric):
     positions = np.arange(len(LABELS))
-    for offset, colour, label in ((-0.2, BEFORE, "before the second corpus"), (0.2, AFTER, "after it")):
-        before = offset < 0
+    for offset, colour in ((-0.2, BEFORE), (0.2, AFTER)):
         for position, method in zip(positions, LABELS):
-            when = "test_before" if before and method in ("finetune", "ewc") else "test"
+            when = "test_before" if colour == BEFORE and method in ("finetune", "ewc") else "test"
             cell = score_cell(runs, method, first_task, metric, when)
             if cell is None:
                 continue
-            bar = panel.bar(position + offset, cell.mean, 0.38, color=colour, yerr=cell.std, error_kw={"lw": 0.9, "capsize": 2})
+            panel.bar(position + offset, cell.mean, 0.38, color=colour, yerr=cell.std, error_kw={"lw": 0.9, "capsize": 2})
             panel.annotate(
                 f"{cell.mean:.2f}",
                 (position + offset, 0),
@@ -73,13 +80,9 @@ def _draw_panel(panel, runs, first_task, metric):
                 color="white",
                 fontsize=8,
             )
-            bar.set_label(label if position == 0 else None)
-    lines = (
-        (score_cell(runs, "task_a", first_task, metric), TASK_A, "--", "task_a"),
-        (score_cell(runs, "finetune", first_task, metric), FINETUNE, "--", "finetune, after"),
-        (majority_cell(runs, first_task, metric), FLOOR, ":", "commonest label"),
-    )
-    for cell, colour, style, label in lines:
-        if cell is not None:
-            panel.axhline(cell.mean, color=colour, linestyle=style, linewidth=1.1, label=label, zorder=0)
+    cells = {method: score_cell(runs, method, first_task, metric) for method in ("task_a", "finetune")}
+    cells["majority"] = majority_cell(runs, first_task, metric)
+    for name, (colour, style, _) in LINES.items():
+        if cells[name] is not None:
+            panel.axhline(cells[name].mean, color=colour, linestyle=style, linewidth=1.1, zorder=0)
     panel.set_xticks(positions, LABELS.values())

@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from utils.errors import UserError, one_line_errors
+from utils.files import SYNTHETIC_MARKER
 from utils.folds import SPLITS, session_folds, split_utterances
 from utils.wavs import SAMPLE_RATE, WavHeader, index_wavs
 
@@ -41,9 +42,10 @@ DROP_REASONS = (
     "transcript in neither encoding",
     "unreadable wav",
 )
-SYNTHETIC_MARKER = "SYNTHETIC"
 # Transcription marks: a letter and a slash (noise, breath, fillers), a cut or repeated word, an aside's brackets.
 TAGS_ONLY = re.compile(r"(?:[A-Za-z]/|[*+/().,?!\s])+")
+# UTF-8 first: CP949 accepts many UTF-8 texts and turns them into noise, the other way round it fails.
+ENCODINGS = ("utf-8-sig", "cp949")
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Corpus:
         dropped: rows by DROP_REASONS.
         notes: what was kept, but is worth knowing, with counts.
         unreadable: (path, reason) of every wav that is needed and cannot be used.
+        unreadable_transcripts: the same of transcripts; their rows are dropped, and training goes on without them.
         synthetic: True for a made corpus (one with a file SYNTHETIC at its top).
     """
 
@@ -107,7 +110,16 @@ class Corpus:
     dropped: dict
     notes: dict
     unreadable: list
+    unreadable_transcripts: list
     synthetic: bool
+
+    def warnings(self):
+        """What a user should hear before training on this copy, as lines."""
+        lines = [f"left out, transcript {path} {reason}" for path, reason in self.unreadable_transcripts]
+        known = FORMATS[self.name].sessions
+        if not self.synthetic and len(self.sessions) != known:
+            lines.append(f"{len(self.sessions)} of {known} sessions are here: the folds are not the published ones")
+        return lines
 
     def require_readable_wavs(self):
         """Raise UserError that lists every wav which training would stumble over."""
@@ -182,12 +194,14 @@ def read_corpus(root, progress=True):
                 dropped[reason] += 1
 
     texts = _read_transcripts([transcripts[segment_id] for segment_id, *_ in candidates])
-    readable = []
+    readable, unreadable_transcripts = [], []
     for candidate, (text, encoding) in zip(candidates, texts):
-        if text is None:
-            dropped["transcript in neither encoding"] += 1
-        else:
+        if encoding in ENCODINGS:
             readable.append((*candidate, text, encoding))
+            continue
+        dropped["no transcript" if encoding else "transcript in neither encoding"] += 1
+        reason = f"cannot be read ({encoding})" if encoding else "is neither in UTF-8 nor in CP949"
+        unreadable_transcripts.append((transcripts[candidate[0]], reason))
 
     headers = index_wavs(root, [wavs[segment_id] for segment_id, *_ in readable], progress)
     utterances, unreadable = [], []
@@ -212,6 +226,7 @@ def read_corpus(root, progress=True):
         dropped={reason: dropped[reason] for reason in DROP_REASONS if dropped[reason]},
         notes={note: count for note, count in sorted(notes.items()) if count},
         unreadable=unreadable,
+        unreadable_transcripts=unreadable_transcripts,
         synthetic=(root / SYNTHETIC_MARKER).exists(),
     )
 
@@ -248,8 +263,13 @@ def _find_annotations(root):
 def _find_recordings(wav_root):
     """Paths by stem, of wavs and of transcripts, and how many deeper twins were passed over (as in ``converted/``)."""
     found, shadowed = {".wav": {}, ".txt": {}}, 0
-    for folder, subfolders, files in os.walk(wav_root):
+    visited = set()
+    for folder, subfolders, files in os.walk(wav_root, followlinks=True):
         subfolders.sort()
+        if (real := os.path.realpath(folder)) in visited:  # a link back up would be walked for ever
+            subfolders.clear()
+            continue
+        visited.add(real)
         depth = len(Path(folder).parts)
         for file in sorted(files):
             stem, suffix = os.path.splitext(file)
@@ -310,15 +330,17 @@ def _examine_row(match, file_match, segment_id, label, seen):
 
 
 def _read_transcripts(paths):
-    """(first line, encoding) of each transcript; (None, None) where the bytes are in neither encoding."""
+    """(first line, encoding) of each; (None, None) where it is in neither encoding, (None, why) where it cannot be read."""
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(_read_transcript, paths))
 
 
 def _read_transcript(path):
-    content = Path(path).read_bytes()
-    # UTF-8 first: CP949 accepts many UTF-8 texts and turns them into noise, the other way round it fails.
-    for encoding in ("utf-8-sig", "cp949"):
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        return None, error.strerror
+    for encoding in ENCODINGS:
         try:
             return re.split("\r\n|\n|\r", content.decode(encoding))[0].strip(), encoding
         except UnicodeDecodeError:
@@ -358,8 +380,8 @@ def audit(corpus, folds):
             f"  shortest {seconds.min():.2f}, mean {seconds.mean():.2f}, {quantiles}, longest {seconds.max():.2f}, "
             f"{seconds.sum() / 3600:.2f} hours in all",
         ]
-    for path, reason in corpus.unreadable:
-        lines.append(f"unreadable wav: {path}: {reason}")
+    lines += [f"unreadable wav: {path}: {reason}" for path, reason in corpus.unreadable]
+    lines += corpus.warnings()
     if isinstance(folds, str):
         return "\n".join([*lines, f"folds: none, {folds}"])
     lines.append(f"{len(folds)} folds, session numbers (utterances)")

@@ -7,14 +7,19 @@ import numpy as np
 
 from utils.arguments import other_task, split_seed
 from utils.errors import UserError
+from utils.files import CONFIG, METRICS, read_json
 from utils.kemdy import CORPORA
 from utils.metrics import majority_scores
-from utils.runs import CONFIG, METRICS, read_json
 
 # The published table's columns, in its order, by the experiments' default names.
 METHODS = ("task_a", "finetune", "ewc", "adapter", "adapter_wo_pretraining")
 # These train a corpus's own parameters; the others are tested on the corpus that they learned first.
 TRAINED_ON_TESTED_TASK = ("task_a", "adapter", "adapter_wo_pretraining")
+# Arguments in which runs that are averaged may differ: which of the grid they are, where they lie, how they were computed.
+MAY_DIFFER = (
+    *("num_fold", "seed", "exp_name", "checkpoint", "init_name"),
+    *("data_root", "output_root", "text_model", "speech_model", "cpu", "num_workers", "overwrite"),
+)
 
 
 @dataclass(frozen=True)
@@ -30,22 +35,51 @@ class FinishedRun:
 
 
 def find_runs(output_root):
-    """All finished runs of METHODS under ``output_root``, sorted by path.
+    """All finished runs of METHODS under ``output_root``, sorted by path, and the names of the other experiments there.
+
+    Returns:
+        (runs, others): a list of FinishedRun, a sorted list of str.
 
     Raises:
-        UserError: if runs on synthetic and on real material lie together.
+        UserError: if runs lie together that must not be averaged: synthetic and real ones, or runs of one method and task
+            whose arguments or encoders differ in more than fold and seed.
     """
-    runs = []
+    runs, others = [], set()
     for path in sorted(Path(output_root).glob(f"*/fold_*/*/{METRICS}")):
         method = split_seed(path.parts[-4])[0]
-        if method in METHODS:
-            config, metrics = read_json(path.parent / CONFIG), read_json(path)
+        if method not in METHODS:
+            others.add(path.parts[-4])
+            continue
+        config, metrics = read_json(path.parent / CONFIG), read_json(path)
+        try:
             runs.append(FinishedRun(path.parent, method, config["task"], config["fold"], config, metrics))
-    synthetic = [run for run in runs if run.config["synthetic"]]
-    if synthetic and len(synthetic) < len(runs):
-        real = next(run for run in runs if not run.config["synthetic"])
-        raise UserError(f"{synthetic[0].path} is synthetic and {real.path} is not: keep them under different --output_root")
-    return runs
+            config["synthetic"], config["seed"], config["arguments"], config["encoders"], config["corpora"], metrics["test"]
+        except KeyError as error:
+            raise UserError(f"{path.parent}: {CONFIG} or {METRICS} lacks {error}; run it again with --overwrite") from None
+    _require_comparable(runs)
+    return runs, sorted(others)
+
+
+def _require_comparable(runs):
+    first_of = {}
+    for run in runs:
+        first = first_of.setdefault((run.method, run.task), run)
+        differing = [
+            f"--{name} {first.config['arguments'].get(name)} and {run.config['arguments'].get(name)}"
+            for name in sorted(first.config["arguments"].keys() | run.config["arguments"].keys())
+            if name not in MAY_DIFFER and first.config["arguments"].get(name) != run.config["arguments"].get(name)
+        ]
+        for kind, encoder in first.config["encoders"].items():
+            if encoder["fingerprint"] != run.config["encoders"][kind]["fingerprint"]:
+                differing.append(f"{kind} encoders")
+        if differing:
+            raise UserError(
+                f"{first.path} and {run.path} differ in {', '.join(differing)}: they are not averaged; keep them under "
+                "different experiment names or --output_root"
+            )
+        if run.config["synthetic"] != runs[0].config["synthetic"]:
+            one, other = (runs[0], run) if run.config["synthetic"] else (run, runs[0])
+            raise UserError(f"{other.path} is synthetic and {one.path} is not: keep them under different --output_root")
 
 
 def trained_task(method, tested_task):
@@ -55,10 +89,9 @@ def trained_task(method, tested_task):
 
 @dataclass(frozen=True)
 class Cell:
-    """One score over folds: ``per_fold`` maps a fold to its mean over seeds; ``seeds`` is how many there were at most."""
+    """One score over folds: ``per_fold`` maps a fold to its mean over seeds."""
 
     per_fold: dict
-    seeds: int
 
     @property
     def mean(self):
@@ -77,7 +110,7 @@ def _cell(scores):
         by_fold.setdefault(fold, []).append(score)
     if not by_fold:
         return None
-    return Cell({fold: float(np.mean(values)) for fold, values in sorted(by_fold.items())}, max(map(len, by_fold.values())))
+    return Cell({fold: float(np.mean(values)) for fold, values in sorted(by_fold.items())})
 
 
 def score_cell(runs, method, tested_task, metric, when="test"):

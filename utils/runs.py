@@ -7,10 +7,7 @@ metrics.json       test scores of each task that the model knows; written last, 
 predictions.csv    the test splits, utterance by utterance
 """
 
-import contextlib
 import io
-import json
-import os
 import pickle
 import platform
 import subprocess
@@ -23,23 +20,28 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from tqdm import tqdm
 
-from models import load_tokenizer
+from models import AdapterFusionClassifier, FusionClassifier, load_tokenizer
 from models.encoders import count_parameters
 from utils.batches import load_task
 from utils.errors import UserError
+from utils.files import (
+    BEST_MODEL,
+    CONFIG,
+    HISTORY,
+    METRICS,
+    PREDICTIONS,
+    read_json,
+    sha256,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from utils.folds import SPLITS
 from utils.kemdy import EMOTIONS
 
-BEST_MODEL, CONFIG, HISTORY, METRICS, PREDICTIONS = (
-    "best_model.pt",
-    "config.json",
-    "history.csv",
-    "metrics.json",
-    "predictions.csv",
-)
 PACKAGES = (
     "torch",
     "torchaudio",
@@ -52,7 +54,7 @@ PACKAGES = (
     "numpy",
 )
 # Flags that say where and how fast a run is made, not what comes out of it.
-WITHOUT_EFFECT = ("data_root", "output_root", "cpu", "num_workers", "overwrite")
+WITHOUT_EFFECT = ("output_root", "cpu", "num_workers", "overwrite")
 
 
 class Run:
@@ -95,36 +97,58 @@ class Run:
         """Is this very run done already? It is then skipped, and said so.
 
         Raises:
-            UserError: if a finished run with other arguments lies in the folder.
+            UserError: if a run with other arguments lies in the folder, finished or not, or if the model that a finished
+                one started from is another now.
         """
-        if self.args.overwrite or not (self.path / METRICS).exists():
+        finished = (self.path / METRICS).exists()
+        if self.args.overwrite or not (finished or (self.path / BEST_MODEL).exists()):
             return False
-        then, now = read_json(self.path / CONFIG).get("arguments", {}), self._arguments()
+        config = read_json(self.path / CONFIG)
+        then, now = config.get("arguments", {}), self._arguments()
         differing = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
         differing = [name for name in differing if name not in WITHOUT_EFFECT]
+        way_out = "name another --exp_name, or --overwrite"
         if differing:
             changes = ", ".join(f"--{name} {then.get(name)} then, {now.get(name)} now" for name in differing)
-            raise UserError(
-                f"{self.path} holds a finished run with other arguments ({changes}): name another --exp_name, or --overwrite"
-            )
+            raise UserError(f"{self.path} holds a run with other arguments ({changes}): {way_out}")
+        if not finished:
+            self.say(f"{self.path} holds a run that was cut off: it starts again from its first epoch")
+            return False
+        start = config.get("started_from") or {}
+        if start and Path(start["checkpoint"]).is_file() and sha256(start["checkpoint"]) != start["sha256"]:
+            raise UserError(f"{self.path} started from {start['checkpoint']}, which is another model now: {way_out}")
         self.say(f"{self.path} is finished: skipped (--overwrite runs it again)")
         return True
 
     def load_tasks(self, names):
         """Read corpora → ``{name: Task}``, tokenised for this run's text encoder."""
-        tokenizer = load_tokenizer(self.args.text_model)
-        tasks = {}
-        for name in names:
-            # The first to come looks at every wav and leaves an index for the others.
-            with self.accelerator.main_process_first():
-                tasks[name] = load_task(self.args, name, tokenizer)
-            corpus, sizes = tasks[name].corpus, {split: len(tasks[name].splits[split]) for split in SPLITS}
+        tokenizer = self._main_process_first(lambda: load_tokenizer(self.args.text_model))
+        # The first to come looks at every wav and leaves an index for the others.
+        tasks = {name: self._main_process_first(lambda name=name: load_task(self.args, name, tokenizer)) for name in names}
+        for name, task in tasks.items():
+            corpus = task.corpus
             self.say(
                 f"{name}: {len(corpus.utterances):,} usable of {corpus.rows:,} rows ({corpus.root}"
                 f"{', SYNTHETIC' if corpus.synthetic else ''}); fold {self.args.num_fold}: "
-                + ", ".join(f"{split} {size:,}" for split, size in sizes.items())
+                + ", ".join(f"{split} {len(task.splits[split]):,}" for split in SPLITS)
             )
+            for warning in corpus.warnings():
+                self.say(f"{name}: {warning}")
         return tasks
+
+    def _main_process_first(self, load):
+        """``load()`` in the main process, then in the others; a UserError of the first is raised in all of them."""
+        result, problem = None, [None]
+        if self.accelerator.is_main_process:
+            try:
+                result = load()
+            except UserError as error:
+                problem = [str(error)]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(problem)
+        if problem[0]:
+            raise UserError(problem[0])
+        return result if self.accelerator.is_main_process else load()
 
     def seed(self):
         """Seed Python, numpy and torch, so that every process draws the same new layers."""
@@ -139,15 +163,9 @@ class Run:
             started_from: facts of a StartingPoint, where there is one.
 
         Raises:
-            UserError: if a transcript has more tokens than the text encoder has positions.
+            UserError: if a transcript has more tokens, or other ones, than the text encoder knows.
         """
-        positions = model.text_encoder.config.max_position_embeddings
-        longest = max(len(ids) for task in tasks.values() for split in task.splits.values() for ids in split.input_ids)
-        if longest > positions:
-            raise UserError(
-                f"--max_text_len {self.args.max_text_len}: a transcript has {longest} tokens, and --text_model "
-                f"{self.args.text_model} reads at most {positions}; name {positions} or less"
-            )
+        self._check_tokens(model.text_encoder.config, tasks)
         model.to(self.accelerator.device)
         encoders = {kind: getattr(model, f"{kind}_encoder").provenance for kind in ("text", "speech")}
         stored = model.checkpoint_state()
@@ -187,6 +205,20 @@ class Run:
             f"{self.method} on {self.args.task} → {self.path} ({parameters['trained']:,} of {parameters['total']:,} parameters "
             f"trained, {self.accelerator.device}, {self.args.mixed_precision.replace('no', 'full')} precision)"
         )
+
+    def _check_tokens(self, config, tasks):
+        encoded = [ids for task in tasks.values() for split in task.splits.values() for ids in split.input_ids]
+        longest, largest = max(map(len, encoded)), max(map(max, encoded))
+        if longest > config.max_position_embeddings:
+            raise UserError(
+                f"--max_text_len {self.args.max_text_len}: a transcript has {longest} tokens, and --text_model "
+                f"{self.args.text_model} reads at most {config.max_position_embeddings}; name that or less"
+            )
+        if largest >= config.vocab_size:
+            raise UserError(
+                f"--text_model {self.args.text_model}: its vocabulary has a token {largest}, its weights know "
+                f"{config.vocab_size}; they are not of one model"
+            )
 
     def log_epoch(self, row):
         """Add an epoch's row (a dictionary) to history.csv."""
@@ -271,6 +303,11 @@ class StartingPoint:
                     f"--checkpoint {path} is of {name} {config[name]}, and this run goes on from {name} {value} "
                     f"(training on {args.task}, fold {args.num_fold} of {args.k_fold})"
                 )
+        if args.task in config.get("corpora", {}):
+            raise UserError(
+                f"--checkpoint {path} has already been trained on {args.task} ({config['method']}): what it forgets cannot be "
+                f"told; name the best_model.pt of a run on {first_task} alone"
+            )
         return cls(path, config)
 
     def load_into(self, model):
@@ -279,13 +316,7 @@ class StartingPoint:
         Raises:
             UserError: if the checkpoint is corrupt, could run code, is of another architecture or other encoders.
         """
-        for kind, then in self.config.get("encoders", {}).items():
-            now = getattr(model, f"{kind}_encoder").provenance
-            if then["fingerprint"] != now["fingerprint"]:
-                raise UserError(
-                    f"--checkpoint {self.path} was made with the {kind} encoder {then['name']} ({then['fingerprint'][:12]}), "
-                    f"--{kind}_model {now['name']} is another ({now['fingerprint'][:12]})"
-                )
+        _require_same_encoders(model, self.config, self.path)
         state, own = read_state(self.path), model.state_dict()
         missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or extra:
@@ -300,7 +331,51 @@ class StartingPoint:
                     f"{tuple(own[name].shape)} with --text_model and --speech_model as named"
                 )
         model.load_checkpoint_state(state)
-        return {"checkpoint": str(self.path), "task": self.config.get("task"), "method": self.config.get("method")}
+        origin = {name: self.config.get(name) for name in ("method", "task")}
+        return {"checkpoint": str(self.path), "sha256": sha256(self.path), **origin}
+
+
+def load_run(folder):
+    """Rebuild the model of a run from its folder, with the encoders that its config.json names.
+
+    Returns:
+        (model, config): a FusionClassifier or AdapterFusionClassifier in evaluation mode with the parameters of its best
+        epoch, and config.json as a dictionary.
+
+    Raises:
+        UserError: if the encoders are not to be had or are others now, or best_model.pt is not of this run.
+    """
+    folder = Path(folder)
+    config = read_json(folder / CONFIG)
+    arguments = config["arguments"]
+    names = arguments["text_model"], arguments["speech_model"]
+    if config["method"].startswith("adapter"):
+        model = AdapterFusionClassifier.from_pretrained(
+            *names,
+            adapter_size=arguments["adapter_size"],
+            without_pretraining=arguments["without_pretraining"],
+            encoder_seed=arguments["encoder_seed"],
+        )
+    else:
+        model = FusionClassifier.from_pretrained(*names)
+    _require_same_encoders(model, config, folder / BEST_MODEL)
+    state = read_state(folder / BEST_MODEL)
+    try:
+        model.load_checkpoint_state(state)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{folder / BEST_MODEL} is not of the run in config.json ({str(error).splitlines()[0]})") from None
+    return model.eval(), config
+
+
+def _require_same_encoders(model, config, path):
+    """Raise UserError unless the model's encoders are those that config.json says ``path`` was trained on."""
+    for kind, then in config.get("encoders", {}).items():
+        now = getattr(model, f"{kind}_encoder").provenance
+        if then["fingerprint"] != now["fingerprint"]:
+            raise UserError(
+                f"{path} was made with the {kind} encoder {then['name']} ({then['fingerprint'][:12]}), "
+                f"--{kind}_model {now['name']} is another ({now['fingerprint'][:12]})"
+            )
 
 
 def read_state(path):
@@ -313,54 +388,13 @@ def read_state(path):
         with warnings.catch_warnings(action="ignore"):  # one line is enough for a file that is refused anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{path} is refused: it is not a plain state dict of tensors and could run code when read") from None
+        raise UserError(f"{path} is refused: not a plain state dict of tensors, and more than tensors could run code") from None
     except Exception as error:  # torch.load raises nearly anything on a damaged file, OSError and AttributeError included
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as a checkpoint ({reason}): copy it again") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path} is refused: it is not a plain state dict of tensors")
+        raise UserError(f"{path} is refused: not a plain state dict of tensors")
     return state
-
-
-def read_json(path):
-    """Read a JSON object.
-
-    Raises:
-        UserError: if the file is not one.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return content
-
-
-def write_bytes(path, content):
-    """Write a file whole or not at all: a reader sees the old one or the new one.
-
-    Raises:
-        UserError: if it cannot be written; what was written before stands.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise UserError(f"{path} cannot be written ({error.strerror}); what was written before stands") from None
-
-
-def write_text(path, content):
-    """``write_bytes`` for text, in UTF-8."""
-    write_bytes(path, content.encode())
-
-
-def write_json(path, content):
-    """``write_bytes`` for JSON."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _require_writable(path):

@@ -1,6 +1,6 @@
 # Sourced by run-*.sh: one training script over seeds, folds and both tasks. Paths in flags are relative to the repository.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.."
 source utils/environment.sh
 if ! find_python; then
   echo "error: no Python here has what requirements.txt asks for: 'pip install -r requirements.txt' in your environment, or" \
@@ -10,7 +10,7 @@ fi
 
 # sweep SCRIPT EXP_NAME FLAGS...  Stops at the first run that fails, and says which. Finished runs are skipped.
 sweep() {
-  local script=$1 exp_name=$2 seed fold task run
+  local script=$1 exp_name=${EXP_NAME:-$2} seed fold task run
   shift 2
   for seed in ${SEEDS:-12}; do
     for fold in ${FOLDS:-0 1 2 3 4}; do
@@ -18,8 +18,9 @@ sweep() {
         # The default seed has the plain name; others lie beside it.
         run=("$script" --task "$task" --num_fold "$fold" --seed "$seed" --exp_name "$exp_name$([ "$seed" = 12 ] || echo "-seed$seed")"
           ${TEXT_MODEL:+--text_model "$TEXT_MODEL"} ${SPEECH_MODEL:+--speech_model "$SPEECH_MODEL"} "$@")
-        ${LAUNCH:-python} "${run[@]}" || {
-          echo "error: stopped at the run that failed: ${LAUNCH:-python} ${run[*]}" >&2
+        # LAUNCH is several words, such as "accelerate launch --num_processes 4"; PYTHON may hold a space.
+        ${LAUNCH-"$PYTHON"} "${run[@]}" || {
+          echo "error: stopped at the run that failed: ${LAUNCH-python} ${run[*]}" >&2
           exit 1
         }
       done
