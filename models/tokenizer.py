@@ -24,11 +24,12 @@ class SentencePieceTokenizer:
         path: the ``spiece.model`` file, with pieces [PAD], [CLS] and [SEP] in it.
 
     Attributes:
-        pad_token_id, cls_token_id, sep_token_id: ids of the special tokens.
+        unk_token_id, pad_token_id, cls_token_id, sep_token_id: ids of the special tokens.
     """
 
     def __init__(self, path):
         self.processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        self.unk_token_id = self.processor.unk_id()
         ids = (self.processor.piece_to_id(piece) for piece in ("[PAD]", "[CLS]", "[SEP]"))
         self.pad_token_id, self.cls_token_id, self.sep_token_id = ids
 
@@ -74,8 +75,8 @@ def load_tokenizer(name_or_folder):
         spiece = _find_spiece(name, revision)
         if spiece is not None:
             tokenizer = SentencePieceTokenizer(spiece)
-            # Piece 0 is [UNK], the answer for pieces that a vocabulary lacks: ALBERT's and XLNet's name theirs otherwise.
-            if 0 not in (tokenizer.cls_token_id, tokenizer.sep_token_id):
+            # [UNK] is the answer for pieces that a vocabulary lacks: ALBERT's and XLNet's name theirs otherwise.
+            if tokenizer.unk_token_id not in (tokenizer.cls_token_id, tokenizer.sep_token_id):
                 return tokenizer
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         if len(tokenizer) <= len(tokenizer.all_special_ids):

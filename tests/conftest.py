@@ -10,19 +10,20 @@ from transformers import BertConfig, BertModel, BertTokenizer, Wav2Vec2Config, W
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from lookalike import make_kemdy19, make_kemdy20  # noqa: E402
+from lookalike import SENTENCES, make_kemdy19, make_kemdy20  # noqa: E402
 
 # Small tensors are slower on several threads, and sums in another order differ in their last bits.
 torch.set_num_threads(1)
 
-# Every syllable a token of its own: enough to tell the invented sentences apart.
-SYLLABLES = [chr(code) for code in range(ord("가"), ord("힣") + 1, 28)]
+# Every syllable of the invented sentences, at a word's beginning and inside it.
+SYLLABLES = sorted({syllable for texts in SENTENCES.values() for text in texts for syllable in text if syllable != " "})
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *SYLLABLES, *(f"##{syllable}" for syllable in SYLLABLES)]
 
 
 def small_text_encoder(**changes):
     """A BertModel of two layers with random weights."""
     settings = dict(
-        vocab_size=5 + len(SYLLABLES),
+        vocab_size=max(300, len(VOCABULARY)),
         hidden_size=24,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -57,8 +58,10 @@ def encoders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoders")
     torch.manual_seed(1)
     small_text_encoder().save_pretrained(folder / "text")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *SYLLABLES]
-    BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(folder / "text")
+    # Lower-casing strips accents, and to that end takes syllables apart: every word would be unknown.
+    BertTokenizer(vocab={word: index for index, word in enumerate(VOCABULARY)}, do_lower_case=False).save_pretrained(
+        folder / "text"
+    )
     small_speech_encoder().save_pretrained(folder / "speech")
     for part in ("text", "speech"):
         (folder / part / "SYNTHETIC").write_text("Random weights, for tests.\n")

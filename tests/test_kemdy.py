@@ -614,3 +614,34 @@ def test_audit_names_the_file_it_cannot_write(tmp_path, monkeypatch, capsys, fla
     target = tmp_path / "no such folder" / "out"
     line = failing(monkeypatch, capsys, tmp_path / "corpus", flag, target)
     assert "no such folder" in line
+
+
+def test_transcripts_that_cannot_be_used_are_named(tmp_path, capsys, monkeypatch):
+    expected = make_kemdy20(tmp_path / "KEMDy20", sessions=5, utterances=7)
+    undecodable, dangling, *_ = sorted((tmp_path / "KEMDy20" / "wav").rglob("*.txt"))
+    undecodable.write_bytes(b"\xff\xff\xff")
+    dangling.unlink()
+    dangling.symlink_to(tmp_path / "nowhere.txt")
+    corpus = read_corpus(tmp_path / "KEMDy20", progress=False)
+    assert corpus.dropped == {"no transcript": 1, "transcript in neither encoding": 1}
+    assert len(corpus.utterances) == len(expected.utterances) - 2
+    assert {path for path, _ in corpus.unreadable_transcripts} == {str(undecodable), str(dangling)}
+    assert any(str(undecodable) in line and "neither in UTF-8 nor in CP949" in line for line in corpus.warnings())
+
+
+def test_linked_session_folders_are_followed_and_circles_are_not(tmp_path):
+    expected = make_kemdy20(tmp_path / "KEMDy20", sessions=5, utterances=7)
+    session = tmp_path / "KEMDy20" / "wav" / "Session01"
+    session.rename(tmp_path / "elsewhere")
+    session.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "KEMDy20" / "wav")
+    assert len(read_corpus(tmp_path / "KEMDy20", progress=False).utterances) == len(expected.utterances)
+
+
+def test_a_real_copy_that_lacks_a_session_is_told_so(tmp_path):
+    make_kemdy20(tmp_path / "KEMDy20", sessions=5, utterances=7)
+    assert read_corpus(tmp_path / "KEMDy20", progress=False).warnings() == []
+    (tmp_path / "KEMDy20" / "SYNTHETIC").unlink()
+    assert read_corpus(tmp_path / "KEMDy20", progress=False).warnings() == [
+        "5 of 40 sessions are here: the folds are not the published ones"
+    ]

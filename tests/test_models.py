@@ -1,12 +1,14 @@
 """The models: equal to plain encoders put together by hand, blind to padding, and with only a task's own parts trained."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import sentencepiece
 import torch
 from conftest import small_speech_encoder, small_text_encoder
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
 
@@ -215,6 +217,41 @@ def test_an_incomplete_folder_is_one_line(tmp_path):
         with pytest.raises(UserError) as raised:
             load()
         assert str(tmp_path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_text_encoder_without_its_vocabulary_is_refused(encoders, tmp_path):
+    # transformers would make a tokenizer of special tokens alone, to which all text is [UNK].
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(encoders / "text" / name, tmp_path)
+    with pytest.raises(UserError, match="its vocabulary is missing"):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("lost", ["pooler", "encoder.layer.1", ""])
+def test_an_encoder_that_lacks_weights_is_refused(encoders, tmp_path, lost):
+    # transformers would draw them at random, with a warning at best.
+    shutil.copy(encoders / "text" / "config.json", tmp_path)
+    weights = load_file(encoders / "text" / "model.safetensors")
+    save_file({("" if not name.startswith(lost) else "other.") + name: tensor for name, tensor in weights.items()},
+              tmp_path / "model.safetensors", {"format": "pt"})  # fmt: skip
+    with pytest.raises(UserError, match="name a checkpoint that holds the whole encoder"):
+        load_encoder("text", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["my model", "a--b", "@x"])
+def test_what_cannot_be_a_name_is_one_line(name):
+    with pytest.raises(UserError) as raised:
+        load_encoder("text", name)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_speech_encoder_with_adapters_of_its_own_is_used_without_them(tmp_path):
+    small_speech_encoder(add_adapter=True, num_adapter_layers=2).save_pretrained(tmp_path)
+    model = FusionClassifier(small_text_encoder(), load_encoder("speech", str(tmp_path))).eval()
+    assert model.speech_encoder.adapter is None
+    with torch.no_grad():
+        together, alone = model(*batch_of(SAMPLES, TOKENS)), model(*batch_of(SAMPLES[:1], TOKENS[:1]))
+    assert torch.allclose(together[:1], alone, atol=1e-5)
 
 
 def test_a_name_may_carry_a_revision(tmp_path):

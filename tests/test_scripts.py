@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import random
 import shutil
 import subprocess
 import sys
@@ -22,9 +23,14 @@ import continual_learning_init
 import evaluate
 import ewc
 import finetune
-from models import FusionClassifier, is_task_parameter
+from models import FusionClassifier, is_task_parameter, load_tokenizer
+from utils import training
 from utils.arguments import parse_training_args
-from utils.kemdy import CORPORA, EMOTIONS
+from utils.batches import UtteranceDataset
+from utils.errors import UserError
+from utils.folds import session_folds, split_utterances
+from utils.kemdy import CORPORA, EMOTIONS, read_corpus
+from utils.runs import load_run
 
 RUN_SCRIPTS = ("run-init.sh", "run-finetune.sh", "run-ewc.sh", "run-adapter.sh", "run-adapter-wo-pretraining.sh")
 EXPERIMENTS = ("task_a", "finetune", "ewc", "adapter", "adapter_wo_pretraining")
@@ -151,9 +157,23 @@ def test_one_tasks_run_leaves_the_others_files_alone(outputs, call, tmp_path):
     )
 
 
-def test_ewc_without_penalty_is_finetune(outputs, call):
+def test_ewc_without_penalty_is_finetune(outputs, call, monkeypatch):
+    estimate = ewc.fisher_information
+    estimated_on = []
+
+    def estimate_and_draw(run, model, dataset, batch_size):
+        estimated_on.extend(dataset.utterances["segment_id"])
+        # Whatever an estimate draws at random must not move the training after it.
+        random.random(), np.random.rand(3), torch.rand(3)
+        return estimate(run, model, dataset, batch_size)
+
+    monkeypatch.setattr(ewc, "fisher_information", estimate_and_draw)
     code, _, stderr = call(ewc, "--task", "KEMDy20", "--ewc_lambda", 0, "--exp_name", "ewc_lambda_0")
     assert code == 0, stderr
+    # The first task's training split, and not that of the task that is trained: what EWC guards.
+    first = read_corpus(Path(read(folder(outputs, "ewc", "KEMDy20") / "config.json")["corpora"]["KEMDy19"]["root"]), False)
+    splits = split_utterances(first.utterances, session_folds(first.sessions)[0])
+    assert estimated_on == splits["train"]["segment_id"].tolist()
     runs = [folder(outputs, experiment, "KEMDy20") for experiment in ("ewc_lambda_0", "finetune")]
     states = [torch.load(path / "best_model.pt", weights_only=True) for path in runs]
     assert states[0].keys() == states[1].keys()
@@ -190,6 +210,107 @@ def test_two_processes(outputs, data_root, encoders, tmp_path):
     # Dropout and SpecAugment differ between processes, the Fisher information and the samples do not.
     assert together["train_loss"][1] == pytest.approx(alone["train_loss"][1], abs=0.05)
     assert done.stdout.count("epoch  1/2") == 1
+
+
+def test_two_and_three_processes_train_as_one_does(data_root, encoders, tmp_path):
+    # To rounding, once nothing is dropped or masked at random. 14 utterances in batches of 6: the last has 2 for 3 processes.
+    still = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    small_text_encoder(**still).save_pretrained(tmp_path / "text")
+    for file in (encoders / "text").glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "text")
+    names = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
+    small_speech_encoder(**dict.fromkeys(names, 0.0), mask_time_prob=0.0).save_pretrained(tmp_path / "speech")
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from torch import nn\n"
+        "nn.Dropout.forward = lambda self, values: values\n"
+        "import continual_learning_init\n"
+        "continual_learning_init.main()\n"
+    )
+    arguments = ["--task", "KEMDy19", *flags(data_root, tmp_path, tmp_path)]
+    results = []
+    for processes in (1, 2, 3):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+        batch = ("--batch_size", "6", "--exp_name", f"of_{processes}")
+        done = shell(*launch, str(script), *arguments, *batch)
+        assert done.returncode == 0, done.stderr
+        path = folder(tmp_path, f"of_{processes}", "KEMDy19")
+        history, predictions = pd.read_csv(path / "history.csv"), pd.read_csv(path / "predictions.csv")
+        losses = history["train_loss"][1:], history["KEMDy19_valid_loss"]
+        results.append(np.concatenate([*losses, *predictions.filter(like="p_").T.values]))
+    assert np.allclose(results[0], results[1], atol=1e-4) and np.allclose(results[0], results[2], atol=1e-4)
+
+
+def test_the_gradient_is_that_of_the_mean_over_the_global_batch(call, monkeypatch, tmp_path):
+    gradients, losses = [], []
+    step = torch.optim.AdamW.step
+
+    def record(optimizer, *arguments, **keywords):
+        gradients.append(optimizer.param_groups[0]["params"][-1].grad.clone())  # the classifier's bias
+        return step(optimizer, *arguments, **keywords)
+
+    def expected(logits, labels, reduction="mean"):
+        loss = torch.nn.functional.cross_entropy(logits, labels, reduction=reduction)
+        if reduction == "sum":
+            one_hot = torch.nn.functional.one_hot(labels, 7)
+            losses.append((logits.detach().softmax(-1) - one_hot).mean(0))
+        return loss
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", record)
+    monkeypatch.setattr(training, "cross_entropy", expected)
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", output_root=tmp_path)
+    assert code == 0, stderr
+    assert len(gradients) == 4  # two epochs of 14 utterances in batches of 8
+    assert all(torch.allclose(gradient, loss, atol=1e-5) for gradient, loss in zip(gradients, losses))
+
+
+def test_a_run_is_rebuilt_from_its_folder(outputs, data_root, encoders):
+    for experiment in ("task_a", "adapter", "adapter_wo_pretraining"):
+        path = folder(outputs, experiment, "KEMDy19")
+        model, config = load_run(path)
+        table = pd.read_csv(path / "predictions.csv").head(3)
+        corpus = read_corpus(data_root / "KEMDy19", progress=False).utterances.set_index("segment_id").loc[table["segment_id"]]
+        dataset = UtteranceDataset(corpus.reset_index(), load_tokenizer(config["arguments"]["text_model"]), 256, 5)
+        batch = dataset.collate([dataset[index] for index in range(3)])
+        with torch.no_grad():
+            probabilities = model(batch["speech_inputs"], batch["text_inputs"]).softmax(-1).numpy()
+        assert np.allclose(probabilities, table[[f"p_{emotion}" for emotion in EMOTIONS]], atol=1e-4)
+
+
+def test_a_run_on_other_encoders_is_not_rebuilt(outputs, tmp_path):
+    shutil.copytree(folder(outputs, "adapter", "KEMDy19"), tmp_path / "run")
+    config = read(tmp_path / "run" / "config.json")
+    config["encoders"]["speech"]["fingerprint"] = "0" * 64
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="speech encoder .* is another"):
+        load_run(tmp_path / "run")
+
+
+def test_a_run_that_was_cut_off_is_not_overwritten_by_another(call, outputs, tmp_path):
+    shutil.copytree(outputs / "task_a", tmp_path / "task_a")
+    path = folder(tmp_path, "task_a", "KEMDy19")
+    (path / "metrics.json").unlink()
+    before = digest(path / "best_model.pt")
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--lr", 0.5, output_root=tmp_path)
+    assert code == 1 and "--lr 0.001 then, 0.5 now" in stderr and digest(path / "best_model.pt") == before
+    code, stdout, stderr = call(continual_learning_init, "--task", "KEMDy19", output_root=tmp_path)
+    assert code == 0 and "was cut off" in stdout and digest(path / "best_model.pt") == before
+
+
+def test_a_run_whose_start_has_changed_is_not_passed_for_finished(call, outputs, tmp_path):
+    for experiment in ("task_a", "finetune"):
+        shutil.copytree(outputs / experiment, tmp_path / experiment)
+    path = folder(tmp_path, "finetune", "KEMDy20") / "config.json"
+    start = folder(tmp_path, "task_a", "KEMDy19") / "best_model.pt"
+    config = read(path)
+    config["started_from"]["checkpoint"] = str(start)
+    path.write_text(json.dumps(config))
+    code, stdout, _ = call(finetune, "--task", "KEMDy20", output_root=tmp_path)
+    assert code == 0 and "skipped" in stdout
+    shutil.copy(folder(outputs, "task_a", "KEMDy20") / "best_model.pt", start)
+    code, _, stderr = call(finetune, "--task", "KEMDy20", output_root=tmp_path)
+    assert code == 1 and "is another model now" in stderr
 
 
 def test_finished_runs_are_skipped_and_others_not_overwritten(outputs, call):
@@ -243,6 +364,7 @@ def test_the_table_averages_seeds_within_folds_and_dashes_what_is_missing(call, 
         counts = {emotion: 2 for emotion in EMOTIONS}
         splits = {split: {"labels": counts} for split in ("train", "test")}
         config = {"task": "KEMDy19", "fold": fold, "seed": 12, "synthetic": False, "corpora": {"KEMDy19": {"splits": splits}}}
+        config |= {"arguments": {"num_fold": fold}, "encoders": {}}
         (path / "config.json").write_text(json.dumps(config))
         scores = {"f1_weighted": score, "f1_macro": score, "f1_micro": score}
         (path / "metrics.json").write_text(json.dumps({"test": {"KEMDy19": scores}}))
@@ -260,6 +382,29 @@ def test_synthetic_and_real_runs_are_not_averaged(outputs, call, tmp_path):
     path.write_text(json.dumps(read(path) | {"synthetic": False}))
     code, _, stderr = call(evaluate, "--output_root", tmp_path)
     assert code == 1 and stderr.count("\n") == 1 and "synthetic" in stderr
+
+
+def test_runs_that_do_not_belong_together_are_not_averaged(outputs, call, tmp_path):
+    shutil.copytree(outputs / "ewc", tmp_path / "ewc")
+    shutil.copytree(folder(tmp_path, "ewc", "KEMDy20"), folder(tmp_path, "ewc", "KEMDy20", fold=1))
+    path = folder(tmp_path, "ewc", "KEMDy20", fold=1) / "config.json"
+    config = read(path) | {"fold": 1}
+    config["arguments"]["num_fold"] = 1
+    path.write_text(json.dumps(config))
+    assert call(evaluate, "--output_root", tmp_path)[0] == 0
+    config["arguments"]["ewc_lambda"] = 500.0
+    path.write_text(json.dumps(config))
+    code, _, stderr = call(evaluate, "--output_root", tmp_path)
+    assert code == 1 and stderr.count("\n") == 1 and "--ewc_lambda 5000.0 and 500.0" in stderr
+    path.write_text("{}")
+    code, _, stderr = call(evaluate, "--output_root", tmp_path)
+    assert code == 1 and str(path.parent) in stderr and stderr.count("\n") == 1
+
+
+def test_experiments_under_other_names_are_mentioned(outputs, call):
+    shutil.copytree(outputs / "task_a", outputs / "task_a_mine", dirs_exist_ok=True)
+    code, stdout, _ = call(evaluate, "--output_root", outputs)
+    assert code == 0 and "not in the tables: " in stdout and "task_a_mine" in stdout
 
 
 def test_the_figure(outputs, call, tmp_path, monkeypatch):
@@ -295,8 +440,13 @@ def without_cpu_flag(parser):
 
 
 class Malice:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, target):
+        self.target = target
+
     def __reduce__(self):
-        return (os.system, ("touch /tmp/should-never-exist",))
+        return (os.system, (f"touch {self.target}",))
 
 
 def damage(kind, outputs, tmp_path):
@@ -310,9 +460,9 @@ def damage(kind, outputs, tmp_path):
     elif kind == "text":
         path.write_text("not a checkpoint")
     elif kind == "pickle":
-        path.write_bytes(pickle.dumps(Malice()))
+        path.write_bytes(pickle.dumps(Malice(tmp_path / "harm")))
     elif kind == "torch pickle":
-        torch.save({"classifier.weight": Malice()}, path)
+        torch.save({"classifier.weight": Malice(tmp_path / "harm")}, path)
     elif kind == "not tensors":
         torch.save({"epoch": 3}, path)
     elif kind == "other sizes":
@@ -330,6 +480,8 @@ def damage(kind, outputs, tmp_path):
         config = read(good.parent / "config.json")
         config["encoders"]["text"] |= {"fingerprint": "0" * 64, "name": "another-bert"}
         (tmp_path / "config.json").write_text(json.dumps(config))
+    elif kind == "after both tasks":
+        return folder(outputs, "finetune", "KEMDy19") / "best_model.pt"
     elif kind == "folder":
         return tmp_path
     return path
@@ -344,14 +496,15 @@ def damage(kind, outputs, tmp_path):
         "truncated": "copy it again",
         "empty": "cannot be read as a checkpoint",
         "text": "refused",
-        "pickle": "could run code",
-        "torch pickle": "could run code",
+        "pickle": "more than tensors could run code",
+        "torch pickle": "more than tensors could run code",
         "not tensors": "not a plain state dict",
         "other sizes": "another architecture: text_encoder",
         "adapters": "another architecture",
         "same task": "is of task KEMDy20",
         "other fold": "is of fold 3",
         "other encoder": "another-bert (000000000000)",
+        "after both tasks": "has already been trained on KEMDy20",
     }.items(),
 )
 def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, module, kind, answer):
@@ -360,7 +513,7 @@ def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, module, kind, a
     assert code == 1
     assert stderr.startswith("error: ") and stderr.count("\n") == 1
     assert answer in stderr and str(path) in stderr
-    assert not os.path.exists("/tmp/should-never-exist")
+    assert not (tmp_path / "harm").exists()
 
 
 def test_wrong_flags_are_answered_by_name(call):
@@ -398,6 +551,38 @@ def test_wavs_that_cannot_be_read_are_listed_together_before_training(call, tmp_
     )
     assert code == 1 and stderr.startswith("error: 3 wav file(s) of KEMDy20 cannot be used") and stderr.count("\n") == 1
     assert all(str(path) in stderr for path in broken)
+
+
+def test_a_split_without_a_usable_utterance(call, data_root, tmp_path):
+    shutil.copytree(data_root / "KEMDy20", tmp_path / "KEMDy20")
+    for session in (1, 5):  # the test split of fold 0
+        shutil.rmtree(tmp_path / "KEMDy20" / "wav" / f"Session{session:02d}")
+    code, _, stderr = call(
+        continual_learning_init, "--task", "KEMDy20", "--data_root", tmp_path, output_root=tmp_path / "outputs"
+    )
+    assert code == 1 and "no usable utterance in sessions 1, 5, the test split of fold 0" in stderr
+
+
+def test_a_vocabulary_of_another_model(call, encoders, tmp_path):
+    shutil.copytree(encoders / "text", tmp_path / "text")
+    small_text_encoder(vocab_size=40).save_pretrained(tmp_path / "text")
+    code, _, stderr = call(
+        continual_learning_init, "--task", "KEMDy19", "--text_model", tmp_path / "text", output_root=tmp_path / "outputs"
+    )
+    assert code == 1 and "its weights know 40; they are not of one model" in stderr
+
+
+def test_text_that_the_vocabulary_does_not_know_is_told(call, encoders, tmp_path):
+    shutil.copytree(encoders / "text", tmp_path / "text")
+    # Lower-casing strips accents, and to that end takes syllables apart.
+    settings = read(tmp_path / "text" / "tokenizer_config.json") | {"do_lower_case": True}
+    (tmp_path / "text" / "tokenizer_config.json").write_text(json.dumps(settings))
+    unknown = "of the tokens are unknown to --text_model"
+    arguments = ("--task", "KEMDy19", "--num_epochs", 1, "--overwrite")
+    code, stdout, _ = call(continual_learning_init, *arguments, "--text_model", tmp_path / "text", output_root=tmp_path)
+    assert code == 0 and f"100 % {unknown}" in stdout
+    code, stdout, _ = call(continual_learning_init, *arguments, output_root=tmp_path)
+    assert code == 0 and unknown not in stdout
 
 
 @pytest.mark.parametrize("place", ["file", "proc"])

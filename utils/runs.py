@@ -53,6 +53,8 @@ PACKAGES = (
     "pandas",
     "numpy",
 )
+# More of the text than this unknown means that a vocabulary is not used as it was made, not that words are rare.
+MANY_UNKNOWN = 0.2
 # Flags that say where and how fast a run is made, not what comes out of it.
 WITHOUT_EFFECT = ("output_root", "cpu", "num_workers", "overwrite")
 
@@ -132,6 +134,9 @@ class Run:
                 f"{', SYNTHETIC' if corpus.synthetic else ''}); fold {self.args.num_fold}: "
                 + ", ".join(f"{split} {len(task.splits[split]):,}" for split in SPLITS)
             )
+            unknown = _unknown_share(task, tokenizer)
+            if unknown > MANY_UNKNOWN:
+                self.say(f"{name}: {100 * unknown:.0f} % of the tokens are unknown to --text_model {self.args.text_model}")
             for warning in corpus.warnings():
                 self.say(f"{name}: {warning}")
         return tasks
@@ -426,6 +431,12 @@ def _corpus_facts(task):
             for split in SPLITS
         },
     }
+
+
+def _unknown_share(task, tokenizer):
+    """Share of the training transcripts' tokens, [CLS] and [SEP] aside, that are [UNK]."""
+    tokens = [token for ids in task.splits["train"].input_ids for token in ids[1:-1]]
+    return tokens.count(tokenizer.unk_token_id) / max(len(tokens), 1)
 
 
 def _commit():
