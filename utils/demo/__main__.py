@@ -1,19 +1,21 @@
-"""Makes the demonstration's material: `python -m utils.demo data/demo` puts KEMDy19, KEMDy20 and encoders/ in data/demo.
+"""Makes the demonstration's material: ``python -m utils.demo data/demo`` puts KEMDy19, KEMDy20 and encoders/ there.
 
-What is there already and was made with the same settings is left alone. The four parts are made in two processes side by side.
+What is there already and was made with the same settings is left alone. The four parts are made in two processes side
+by side.
 """
 
 import argparse
-import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
 from utils.demo import corpora, encoders
+from utils.errors import UserError, one_line_errors
+from utils.files import SYNTHETIC_MARKER
+from utils.kemdy import CORPORA
 
-CORPORA = ("KEMDy19", "KEMDy20")
 
-
+@one_line_errors
 def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m utils.demo",
@@ -43,16 +45,14 @@ def main(arguments=None):
         parser.error(f"--utterances must be from 1 to {corpora.MAX_UTTERANCES}")
     if options.pretraining_steps < 1:
         parser.error("--pretraining_steps must be at least 1")
-    try:
-        make(options)
-    except (OSError, RuntimeError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped: what was finished stays, and the same command makes the rest")
+    make(options)
 
 
 def make(options):
-    """Make what is missing. Raises FileExistsError where a folder holds something else, or something made with other settings."""
+    """Make what is missing.
+
+    Raises UserError where a folder holds something else, or something made with other settings.
+    """
     root, seed = options.root, options.seed
     sizes = (seed, options.sessions, options.utterances)
     # The longest first, so that two processes end at about the same time.
@@ -87,21 +87,27 @@ def make(options):
 
 
 def is_missing(folder, notice):
-    """Whether `folder` has to be made; says so where it need not. Raises FileExistsError where it holds something else."""
+    """Whether `folder` has to be made.
+
+    Says so where it need not. Raises UserError where it holds something else.
+    """
     if not folder.exists():
         return True
-    found = folder / "SYNTHETIC"
+    found = folder / SYNTHETIC_MARKER
     if not found.is_file():
-        raise FileExistsError(f"{folder} exists and was not made by this program: choose another folder")
+        raise UserError(f"{folder} exists and was not made by this program: choose another folder")
     if found.read_text(encoding="utf-8").strip() != notice:
-        raise FileExistsError(f"{folder} was made with other settings (see {found}): delete it, or choose another folder")
+        raise UserError(f"{folder} was made with other settings (see {found}): delete it, or choose another folder")
     print(f"{folder} is complete")
     return False
 
 
 def run(jobs, processes):
-    """Do the jobs (folder, notice, function, arguments), each in a process of its own, and say in one line each what was made."""
-    # A fresh process for each, with one thread: what is made depends neither on what was made before nor on the number of cores.
+    """Do the jobs (folder, notice, function, arguments), each in a process of its own, and say in one line each what
+    was made.
+    """
+    # A fresh process for each, with one thread: what is made depends neither on what was made before nor on the number
+    # of cores.
     with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=1) as pool:
         started = [pool.submit(corpora.timed, function, folder, *arguments) for folder, _, function, arguments in jobs]
         try:

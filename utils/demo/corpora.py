@@ -1,8 +1,8 @@
 """Two synthetic corpora in the form of KEMDy19 and KEMDy20 on disk: Korean sentences spoken by espeak-ng.
 
-KEMDy19-like: actors, scenes, all emotions equally often, an expressive voice, the intimate style of speech. KEMDy20-like: free talk, mostly
-neutral, other speakers, a weaker and noisier expression, polite style with fillers, other words (some in common). In both, an emotion shows in
-the words and in the voice, each only part of the time.
+KEMDy19-like: actors, scenes, all emotions equally often, an expressive voice, the intimate style of speech.
+KEMDy20-like: free talk, mostly neutral, other speakers, a weaker and noisier expression, polite style with fillers,
+other words (some in common). In both, an emotion shows in the words and in the voice, each only part of the time.
 """
 
 import _ctypes
@@ -15,12 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.demo.sentences import EMOTIONS, compose
+from utils.demo.sentences import compose
+from utils.errors import UserError
+from utils.files import SYNTHETIC_MARKER
+from utils.kemdy import EMOTIONS
+from utils.wavs import SAMPLE_RATE
 
-SAMPLING_RATE = 16000  # Hz
 ABLATIONS = {"voice": "voice-only", "words": "words-only"}
 
-# Prosody of an emotion beside the speaker's own: pitch and pitch range in points of espeak's 0 to 100, speed and loudness as factors.
+# Prosody of an emotion beside the speaker's own: pitch and pitch range in points of espeak's 0 to 100, speed and
+# loudness as factors.
 PROSODY = {
     "angry": (10, 40, 1.15, 1.7),
     "disgust": (-20, 8, 0.82, 1.1),
@@ -49,8 +53,8 @@ VOICES = {
         "M": ("Lee", "Mario", "norbert", "Denis", "Alex", "travis"),
     },
 }
-# words: see sentences.compose. voice: how much of PROSODY is applied, its standard deviation from clip to clip (points, points, factor), the
-# base speed in words a minute, and the level of the room's noise beside the voice.
+# words: see sentences.compose. voice: how much of PROSODY is applied, its standard deviation from clip to clip (points,
+# points, factor), the base speed in words a minute, and the level of the room's noise beside the voice.
 STYLES = {
     "KEMDy19": {
         "words": dict(
@@ -104,8 +108,9 @@ KEMDY20_UTTERANCES = 1.5  # segments of a session, beside KEMDy19's
 class Synthesiser:
     """Korean speech by espeak-ng, as a context manager: `say` returns float32 (samples,) at 16 kHz.
 
-    The library is unloaded at the end, because it carries state from one clip to the next: a fresh one makes the same seed give the same samples.
-    Raises RuntimeError where espeak-ng does not start or does not know a voice, ImportError where espeakng-loader is not installed.
+    The library is unloaded at the end, because it carries state from one clip to the next: a fresh one makes the same
+    seed give the same samples. Raises UserError where espeak-ng does not start or does not know a voice, ImportError
+    where espeakng-loader is not installed.
     """
 
     RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4  # espeak_PARAMETER in speak_lib.h
@@ -120,7 +125,7 @@ class Synthesiser:
         self.library = ctypes.CDLL(espeakng_loader.get_library_path())
         self.rate = self.library.espeak_Initialize(self.RETURN_SAMPLES, 0, espeakng_loader.get_data_path().encode(), 0)
         if self.rate <= 0:
-            raise RuntimeError("espeak-ng does not start: install espeakng-loader again")
+            raise UserError("espeak-ng does not start: install espeakng-loader again")
         self.chunks = []
         prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
         self.callback = prototype(self._collect)  # kept here, or it is freed while espeak still calls it
@@ -138,12 +143,15 @@ class Synthesiser:
         return 0
 
     def say(self, text, voice, pitch=50.0, pitch_range=50.0, speed=175.0):
-        """`text` as float32 (samples,) at 16 kHz, scaled to a root mean square of 1. Pitch and its range 0 to 100, speed in words a minute."""
+        """`text` as float32 (samples,) at 16 kHz, scaled to a root mean square of 1.
+
+        Pitch and its range 0 to 100, speed in words a minute.
+        """
         import torch
         from torchaudio.functional import resample
 
         if self.library.espeak_SetVoiceByName(f"ko+{voice}".encode()):
-            raise RuntimeError(f"espeak-ng has no voice ko+{voice}")
+            raise UserError(f"espeak-ng has no voice ko+{voice}")
         settings = (
             (self.RATE, speed, 80, 450),
             (self.VOLUME, 80, 0, 200),
@@ -155,14 +163,16 @@ class Synthesiser:
         encoded = text.encode() + b"\0"
         self.chunks.clear()
         if self.library.espeak_Synth(encoded, len(encoded), 0, self.FROM_POSITION, 0, self.UTF8, None, None):
-            raise RuntimeError(f"espeak-ng cannot say {text!r}")
+            raise UserError(f"espeak-ng cannot say {text!r}")
         samples = torch.frombuffer(bytearray(b"".join(self.chunks)), dtype=torch.int16).float()
-        samples = resample(samples, self.rate, SAMPLING_RATE).numpy()
+        samples = resample(samples, self.rate, SAMPLE_RATE).numpy()
         return samples / max(float(np.sqrt(np.mean(samples**2))), 1e-6)
 
 
 def draw_speaker(rng, voices, sex):
-    """A speaker: an espeak-ng variant with a base pitch and range (points of 100) and a speed (factor) of his or her own."""
+    """A speaker: an espeak-ng variant with a base pitch and range (points of 100) and a speed (factor) of his or her
+    own.
+    """
     return {
         "voice": voices[sex][rng.integers(len(voices[sex]))],
         "pitch": 45 + rng.normal(0, 5),
@@ -172,7 +182,9 @@ def draw_speaker(rng, voices, sex):
 
 
 def speak(rng, synthesiser, text, speaker, emotion, style):
-    """`text` in the speaker's voice, coloured by the emotion: int16 (samples,) at 16 kHz, with room noise and a short silence at both ends."""
+    """`text` in the speaker's voice, coloured by the emotion: int16 (samples,) at 16 kHz, with room noise and a short
+    silence at both ends.
+    """
     pitch, pitch_range, speed, loudness = PROSODY[emotion]
     share, (pitch_noise, range_noise, speed_noise) = style["expression"], style["noise"]
     voice = synthesiser.say(
@@ -187,7 +199,7 @@ def speak(rng, synthesiser, text, speaker, emotion, style):
     brightness = float(np.clip(np.log2(loudness), -0.6, 0.8))
     voice[1:] -= brightness * voice[:-1]
     voice /= np.sqrt(np.mean(voice**2))
-    before, after = (int(SAMPLING_RATE * rng.uniform(0.02, 0.12)) for _ in range(2))
+    before, after = (int(SAMPLE_RATE * rng.uniform(0.02, 0.12)) for _ in range(2))
     voice = np.pad(voice, (before, after))
     level = 0.06 * loudness
     noise = rng.standard_normal(len(voice), dtype=np.float32) * style["room"] / level
@@ -197,9 +209,10 @@ def speak(rng, synthesiser, text, speaker, emotion, style):
 def make_corpus(folder, name, seed=12, sessions=10, utterances=90):
     """Make the corpus `name` (KEMDy19 or KEMDy20) in `folder`, which must not exist; returns its size in words.
 
-    `utterances` is the number of segments with one label in a KEMDy19 session; KEMDy20 has half as many again. The same seed and sizes give the
-    same bytes. It is built beside `folder` and renamed, so that what an interruption leaves is not mistaken for a corpus. Raises
-    ValueError for a size or a seed that cannot be, FileExistsError where `folder` exists.
+    `utterances` is the number of segments with one label in a KEMDy19 session; KEMDy20 has half as many again. The same
+    seed and sizes give the same bytes. It is built beside `folder` and renamed, so that what an interruption leaves is
+    not mistaken for a corpus. Raises ValueError for a size or a seed that cannot be, UserError where `folder`
+    exists.
     """
     from tqdm import tqdm
 
@@ -230,11 +243,13 @@ def describe(name, seed, sessions, utterances):
 
 
 def write_notice(folder, line):
-    (folder / "SYNTHETIC").write_text(line + "\n", encoding="utf-8")
+    (folder / SYNTHETIC_MARKER).write_text(line + "\n", encoding="utf-8")
 
 
 class unfinished:
-    """Context manager: an empty folder beside `folder`, renamed to it when the block ends without an exception, else removed."""
+    """Context manager: an empty folder beside `folder`, renamed to it when the block ends without an exception, else
+    removed.
+    """
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -242,7 +257,7 @@ class unfinished:
 
     def __enter__(self):
         if self.folder.exists():
-            raise FileExistsError(f"{self.folder} exists already: delete it to have it made anew")
+            raise UserError(f"{self.folder} exists already: delete it to have it made anew")
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.temporary.mkdir(parents=True)
         return self.temporary
@@ -255,7 +270,9 @@ class unfinished:
 
 
 def draw_session(rng, name, session, sessions, utterances):
-    """The segments of a session in order: a list of dicts with id, speaker (letter), labels, voice and word emotion, text and transcript."""
+    """The segments of a session in order: a list of dicts with id, speaker (letter), labels, voice and word emotion,
+    text and transcript.
+    """
     total = utterances if name == "KEMDy19" else round(KEMDY20_UTTERANCES * utterances)
     prior = np.array([PRIORS[name][emotion] for emotion in EMOTIONS])
     if name == "KEMDy19":  # actors cover the emotions evenly
@@ -320,16 +337,18 @@ def write_wavs(rng, name, folder, session, segments, synthesiser):
             place /= f"Sess{session:02d}_{segment['dialogue']}"
         place.mkdir(parents=True, exist_ok=True)
         samples = speak(rng, synthesiser, segment["text"], segment["speaker"], segment["voice_emotion"], STYLES[name]["voice"])
-        soundfile.write(place / f"{segment['id']}.wav", samples, SAMPLING_RATE, subtype="PCM_16")
+        soundfile.write(place / f"{segment['id']}.wav", samples, SAMPLE_RATE, subtype="PCM_16")
         encoding = "utf-8" if name == "KEMDy19" else "cp949"
         (place / f"{segment['id']}.txt").write_bytes(f"{segment['transcript']}\n".encode(encoding))
-        segment["start"], segment["end"] = clock, clock + len(samples) / SAMPLING_RATE
+        segment["start"], segment["end"] = clock, clock + len(samples) / SAMPLE_RATE
         # In free talk people talk over each other: a segment may begin before the last one ends.
         clock = segment["end"] + rng.uniform(0.1, 0.8) - (0.3 if name == "KEMDy20" else 0)
 
 
 def write_annotation(rng, name, folder, session, segments):
-    """The session's annotation: an F and an M file of 43 columns, both with all segments (KEMDy19), or one of 37 columns (KEMDy20)."""
+    """The session's annotation: an F and an M file of 43 columns, both with all segments (KEMDy19), or one of 37
+    columns (KEMDy20).
+    """
     raters = RATERS[name][session % len(RATERS[name])].split()
     if name == "KEMDy20":
         header = ["Numb", "WAV", " ", "Segment ID"], [" ", "start", "end", " "]
@@ -383,9 +402,10 @@ def write_csv(path, header, raters, rows, blank):
 
 
 def make_ablated(folder, corpus, only):
-    """Copy `corpus` to `folder` with empty transcripts (`only` = "voice") or with silence of the same length (`only` = "words"); returns which.
+    """Copy `corpus` to `folder` with empty transcripts (`only` = "voice") or with silence of the same length (`only` =
+    "words"); returns which.
 
-    Raises FileExistsError where `folder` exists.
+    Raises UserError where `folder` exists.
     """
     import soundfile
 
@@ -395,9 +415,7 @@ def make_ablated(folder, corpus, only):
             if only == "voice" and source.endswith(".txt"):
                 Path(target).write_bytes(b"\n")
             elif only == "words" and source.endswith(".wav"):
-                soundfile.write(
-                    target, np.zeros(soundfile.info(source).frames, dtype=np.int16), SAMPLING_RATE, subtype="PCM_16"
-                )
+                soundfile.write(target, np.zeros(soundfile.info(source).frames, dtype=np.int16), SAMPLE_RATE, subtype="PCM_16")
             else:
                 shutil.copyfile(source, target)
 
@@ -410,7 +428,7 @@ def make_ablated(folder, corpus, only):
 def describe_ablated(corpus, only):
     """The line of an ablated copy's SYNTHETIC file."""
     removed = {"voice": "without its words (empty transcripts)", "words": "without its voice (silent wavs)"}[only]
-    return f"{(Path(corpus) / 'SYNTHETIC').read_text(encoding='utf-8').strip()} This copy is {removed}."
+    return f"{(Path(corpus) / SYNTHETIC_MARKER).read_text(encoding='utf-8').strip()} This copy is {removed}."
 
 
 def timed(function, folder, *arguments):

@@ -1,7 +1,8 @@
-"""Two small encoders for the demonstration, pretrained without labels on text and speech of the corpora's making: a BERT and a wav2vec2.
+"""Two small encoders for the demonstration, pretrained without labels on text and speech of the corpora's making: a
+BERT and a wav2vec2.
 
-Both learn from other sentences, and the speech encoder from other speakers, than the corpora have. The text comes in short passages that keep
-one mood, as real texts do; the mood itself is never shown to the encoders.
+Both learn from other sentences, and the speech encoder from other speakers, than the corpora have. The text comes in
+short passages that keep one mood, as real texts do; the mood itself is never shown to the encoders.
 """
 
 from collections import Counter
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.demo.corpora import SAMPLING_RATE, VOICES, Synthesiser, draw_speaker, speak, unfinished, write_notice
-from utils.demo.sentences import EMOTIONS, compose
+from utils.demo.corpora import VOICES, Synthesiser, draw_speaker, speak, unfinished, write_notice
+from utils.demo.sentences import compose
+from utils.kemdy import EMOTIONS
+from utils.wavs import SAMPLE_RATE
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ENDINGS = (
@@ -50,7 +53,9 @@ def draw_passages(rng, count):
 
 
 def build_vocabulary(sentences, frequent=8):
-    """A WordPiece vocabulary (list of str) from sentences: special tokens, syllables, frequent words and their endings. Sorted, so repeatable."""
+    """A WordPiece vocabulary (list of str) from sentences: special tokens, syllables, frequent words and their endings.
+    Sorted, so repeatable.
+    """
     words = Counter(word for sentence in sentences for word in sentence.split())
     pieces = Counter()
     for word, count in words.items():
@@ -98,9 +103,12 @@ def save_tokenizer(vocabulary, folder):
 
 
 def make_text_encoder(folder, seed=12, steps=STEPS):
-    """Pretrain a small BERT and save it, with its tokenizer, to `folder`; returns the mean losses of the last tenth of the steps in
-    words. Two objectives: masked words, and telling from the pooled output which two halves of a passage belong together (in the place of
-    BERT's next-sentence prediction, so that the pooler, which adapters leave frozen, says something of the whole sentence). Raises FileExistsError where `folder` exists.
+    """Pretrain a small BERT and save it, with its tokenizer, to `folder`.
+
+    Returns the mean losses of the last tenth of the steps in words. Two objectives: masked words, and telling from the
+    pooled output which two halves of a passage belong together (in the place of BERT's next-sentence prediction, so
+    that the pooler, which adapters leave frozen, says something of the whole sentence). Raises UserError where
+    `folder` exists.
     """
     import torch
     from torch.nn.functional import cross_entropy, normalize
@@ -174,7 +182,9 @@ def step(optimizer, schedule, loss, model):
 
 
 def draw_clips(rng, seed, count):
-    """Unlabelled speech: `count` clips of float32 (samples,), zero mean and unit variance, by 40 speakers that no corpus has."""
+    """Unlabelled speech: `count` clips of float32 (samples,), zero mean and unit variance, by 40 speakers that no
+    corpus has.
+    """
     from tqdm import tqdm
 
     speakers = [draw_speaker(rng, VOICES["unlabelled"], "FM"[i % 2]) for i in range(40)]
@@ -189,23 +199,25 @@ def draw_clips(rng, seed, count):
 
 
 def spectrum(clips, hop):
-    """Log spectra (clips, frames, 80) of clips (clips, samples), a frame every `hop` samples: 48 narrow bands from 47 to 780 Hz, where pitch
-    shows, and 32 mel bands."""
+    """Log spectra (clips, frames, 80) of clips (clips, samples), a frame every `hop` samples: 48 narrow bands from 47
+    to 780 Hz, where pitch shows, and 32 mel bands.
+    """
     import torch
     from torchaudio.functional import melscale_fbanks
 
-    power = (
-        torch.stft(clips, 1024, hop_length=hop, window=torch.hann_window(1024), return_complex=True).abs() ** 2
-    )  # (clips, 513, frames)
-    power = power.transpose(1, 2)
-    mel = melscale_fbanks(513, 100.0, 8000.0, 32, SAMPLING_RATE)
+    spectra = torch.stft(clips, 1024, hop_length=hop, window=torch.hann_window(1024), return_complex=True)
+    power = spectra.abs().square().transpose(1, 2)  # (clips, frames, 513)
+    mel = melscale_fbanks(513, 100.0, 8000.0, 32, SAMPLE_RATE)
     return torch.log(torch.cat([power[..., 3:51], power @ mel], dim=-1) + 1)
 
 
 def make_speech_encoder(folder, seed=12, steps=STEPS):
-    """Pretrain a small wav2vec2 and save it to `folder`; returns the mean loss of the last tenth of the steps in words.
+    """Pretrain a small wav2vec2 and save it to `folder`.
 
-    Objective: the log spectrum of every frame, a third of which are masked in the input. Raises FileExistsError where `folder` exists.
+    Returns the mean loss of the last tenth of the steps in words.
+
+    Objective: the log spectrum of every frame, about a quarter of which are masked in the input. Raises UserError where
+    `folder` exists.
     """
     import torch
     from tqdm import tqdm
@@ -249,7 +261,7 @@ def make_speech_encoder(folder, seed=12, steps=STEPS):
         for _ in (bar := tqdm(range(steps), desc="speech encoder", leave=False, disable=None)):
             # Equal lengths and no padding: the first layer normalises over time.
             chosen = [clips[i] for i in rng.choice(len(clips), 24)]
-            length = min(SAMPLING_RATE, min(len(clip) for clip in chosen))
+            length = min(SAMPLE_RATE, min(len(clip) for clip in chosen))
             starts = [rng.integers(len(clip) - length + 1) for clip in chosen]
             batch = torch.from_numpy(np.stack([clip[i : i + length] for clip, i in zip(chosen, starts)]))
             count = int(model._get_feat_extract_output_lengths(length))
@@ -284,7 +296,7 @@ def save(model, folder, kind, seed, steps, losses):
             "masked words, and which two halves of a passage belong together",
             "short Korean sentences made from parts by chance",
         ),
-        "speech": ("wav2vec2", "the log spectrum of frames, a third of them masked", "such sentences spoken by espeak-ng"),
+        "speech": ("wav2vec2", "the log spectrum of frames, a quarter of them masked", "such sentences spoken by espeak-ng"),
     }[kind]
     logging.disable_progress_bar()
     model.eval().save_pretrained(folder)

@@ -1,13 +1,12 @@
 """Korean sentences of the demonstration: invented, short, and made from parts by chance.
 
-A sentence is `[interjection] [filler] [time] [context] expression`, as in "아까 전화를 받았는데 정말 화가 나". Only the interjection and the
-expression can say an emotion; what happened ("아까 전화를 받았는데") goes with all of them. Nothing here is taken from a corpus.
+A sentence is `[interjection] [filler] [time] [context] expression`, as in "아까 전화를 받았는데 정말 화가 나". Only the
+interjection and the expression can say an emotion; what happened ("아까 전화를 받았는데") goes with all of them. Nothing here
+is taken from a corpus.
 """
 
-EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
-
-# Every expression is in the intimate style; with 요 behind it, it is in the polite one. The acted corpus draws from the first of each list,
-# the free talk from the last, and the middle is common to both: see the slices in corpora.py.
+# Every expression is in the intimate style; with 요 behind it, it is in the polite one. The acted corpus draws from the
+# first of each list, the free talk from the last, and the middle is common to both: see the slices in corpora.py.
 EXPRESSIONS = {
     "angry": (
         "정말 화가 나",
@@ -233,8 +232,9 @@ CONTEXTS = (
 def compose(rng, emotion, style):
     """One sentence as a str, without a full stop, that says `emotion` with the probability `style` gives.
 
-    `rng` is a numpy Generator; `style` a dict of `explicit` (probability that the expression names the emotion), `exclaim` (of an
-    interjection), `filler`, `time`, `context` and `polite` (probabilities too), `expressions` and `contexts` (slices of the lists above).
+    `rng` is a numpy Generator; `style` a dict of `explicit` (probability that the expression names the emotion),
+    `exclaim` (of an interjection), `filler`, `time`, `context` and `polite` (probabilities too), `expressions` and
+    `contexts` (slices of the lists above).
     """
 
     def pick(items):
