@@ -8,12 +8,11 @@ information F_i the first task gave it.
 import torch
 from torch.nn.functional import cross_entropy
 
-from models import FusionClassifier
 from utils.arguments import add_start_flags, non_negative_float, other_task, parse_training_args, positive_int, training_parser
 from utils.batches import ordered_loader
+from utils.continual import continue_from_first_task
 from utils.errors import one_line_errors
-from utils.runs import Run, StartingPoint
-from utils.training import progress_bar, test, test_and_finish, to_device, train
+from utils.training import progress_bar, test_and_finish, to_device, train
 
 
 def fisher_information(run, model, dataset, batch_size):
@@ -96,18 +95,14 @@ def main():
         "--fisher_batch_size", type=positive_int, default=10, help="utterances a gradient in F; 1 is exact, and λ goes with it"
     )
     args = parse_training_args(parser)
-    first_task = other_task(args.task)
 
-    run = Run(args, method="ewc")
-    if run.is_finished():
+    started = continue_from_first_task(args, method="ewc")
+    if started is None:
         return
-    starting_point = StartingPoint.find(run, first_task)
-    tasks = run.load_tasks([first_task, args.task])
-    run.seed()
-    model = FusionClassifier.from_pretrained(args.text_model, args.speech_model)
-    run.start(model, tasks, started_from=starting_point.load_into(model))
-    before = test(run, model, tasks)
-    fisher = fisher_information(run, model, tasks[first_task].splits["train"], args.fisher_batch_size)
+    run, tasks, model, before = started
+    # Always the first task's training set: it is what the penalty guards.
+    first_task = tasks[other_task(args.task)]
+    fisher = fisher_information(run, model, first_task.splits["train"], args.fisher_batch_size)
     best_epoch = train(run, model, tasks, ElasticPenalty(model, fisher, args.ewc_lambda))
     test_and_finish(run, model, tasks, best_epoch, before)
 

@@ -12,7 +12,6 @@ import pickle
 import platform
 import subprocess
 import warnings
-from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -260,86 +259,6 @@ def run_folder(output_root, exp_name, fold, task):
     return Path(output_root) / exp_name / f"fold_{fold}" / task
 
 
-@dataclass(frozen=True)
-class StartingPoint:
-    """The best model of the first task, which finetune and ewc go on from.
-
-    Attributes:
-        path: its best_model.pt.
-        config: the config.json beside it, {} where there is none.
-    """
-
-    path: Path
-    config: dict
-
-    @classmethod
-    def find(cls, run, first_task):
-        """The checkpoint named by ``--checkpoint``, or that of ``--init_name`` for the same fold.
-
-        Raises:
-            UserError: if there is none, or its config.json says that it is not a fusion model of ``first_task`` that
-                was kept from the test sessions of this run's fold.
-        """
-        args = run.args
-        path = args.checkpoint
-        if path is None:
-            path = run_folder(args.output_root, args.init_name, args.num_fold, first_task) / BEST_MODEL
-            if not (path.parent / METRICS).exists():
-                command = (
-                    f"python continual_learning_init.py --task {first_task} --num_fold {args.num_fold} "
-                    f"--exp_name {args.init_name}"
-                )
-                raise UserError(
-                    f"no finished run in {path.parent} to start from: make it with '{command}', or name a --checkpoint"
-                )
-            run.say(f"starting from {path}")
-        if not path.is_file():
-            raise UserError(
-                f"--checkpoint {path}: there is no such file; it should be the best_model.pt of a run on {first_task}"
-            )
-        config_path = path.parent / CONFIG
-        config = read_json(config_path) if config_path.exists() else {}
-        if not config:
-            run.say(f"{path} has no config.json beside it: its task, fold and encoders cannot be checked")
-        expected = {"task": first_task, "fold": args.num_fold, "k_fold": args.k_fold, "labels": list(EMOTIONS)}
-        for name, value in expected.items():
-            if config.get(name, value) != value:
-                raise UserError(
-                    f"--checkpoint {path} is of {name} {config[name]}, and this run goes on from {name} {value} "
-                    f"(training on {args.task}, fold {args.num_fold} of {args.k_fold})"
-                )
-        if args.task in config.get("corpora", {}):
-            raise UserError(
-                f"--checkpoint {path} has already been trained on {args.task} ({config['method']}): what it forgets cannot be "
-                f"told; name the best_model.pt of a run on {first_task} alone"
-            )
-        return cls(path, config)
-
-    def load_into(self, model):
-        """Give a fusion model the checkpoint's parameters. Returns the facts for config.json.
-
-        Raises:
-            UserError: if the checkpoint is corrupt, could run code, is of another architecture or other encoders.
-        """
-        _require_same_encoders(model, self.config, self.path)
-        state, own = read_state(self.path), model.state_dict()
-        missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-        if missing or extra:
-            difference = f"it lacks {missing[0]}" if missing else f"it also holds {extra[0]}"
-            raise UserError(
-                f"--checkpoint {self.path} is of another architecture: {difference}; it should be a whole fusion model"
-            )
-        for name, tensor in state.items():
-            if tensor.shape != own[name].shape:
-                raise UserError(
-                    f"--checkpoint {self.path} is of another architecture: {name} is {tuple(tensor.shape)} there and "
-                    f"{tuple(own[name].shape)} with --text_model and --speech_model as named"
-                )
-        model.load_checkpoint_state(state)
-        origin = {name: self.config.get(name) for name in ("method", "task")}
-        return {"checkpoint": str(self.path), "sha256": sha256(self.path), **origin}
-
-
 def load_run(folder):
     """Rebuild the model of a run from its folder, with the encoders that its config.json names.
 
@@ -363,7 +282,7 @@ def load_run(folder):
         )
     else:
         model = FusionClassifier.from_pretrained(*names)
-    _require_same_encoders(model, config, folder / BEST_MODEL)
+    require_same_encoders(model, config, folder / BEST_MODEL)
     state = read_state(folder / BEST_MODEL)
     try:
         model.load_checkpoint_state(state)
@@ -372,7 +291,7 @@ def load_run(folder):
     return model.eval(), config
 
 
-def _require_same_encoders(model, config, path):
+def require_same_encoders(model, config, path):
     """Raise UserError unless the model's encoders are those that config.json says ``path`` was trained on."""
     for kind, then in config.get("encoders", {}).items():
         now = getattr(model, f"{kind}_encoder").provenance
