@@ -80,12 +80,14 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
             so that an encoder never changes how the layers on top of it are drawn.
 
     Returns:
-        A transformers model in evaluation mode, float32, without layerdrop. Its ``provenance`` says where it is from, and
-        its ``fingerprint`` tells it from any other.
+        A transformers model in evaluation mode, float32, without layerdrop. Its ``provenance`` (a dictionary) says where it
+        is from, which parameters its checkpoint lacked (a BERT trained on masked words alone has no pooler), and has the
+        ``fingerprint`` that tells it from any other.
 
     Raises:
         UserError: if the model cannot be had, or is not of the kind asked for.
     """
+    name = str(name)
     hub_name, revision = split_revision(name)
     with one_line_if_missing(kind, name), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -99,15 +101,15 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
                 hub_name, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
             )
             missing = sorted(key for key in loading["missing_keys"] if not key.endswith(UNIDENTIFYING))
-            if missing or loading["mismatched_keys"]:
-                wrong = missing[0] if missing else sorted(loading["mismatched_keys"])[0][0]
+            lost = [key for key in missing if not key.startswith("pooler.")] + [key for key, *_ in loading["mismatched_keys"]]
+            if lost:
                 # They would be drawn at random without a word, and a frozen encoder would stay so.
                 raise UserError(
-                    f"--{kind}_model {name}: its weights lack {len(missing) or 'the right shape of'} parameter(s) of "
-                    f"{type(encoder).__name__}, such as {wrong}; name a checkpoint that holds the whole encoder"
+                    f"--{kind}_model {name}: its weights lack {len(lost)} parameter(s) of {type(encoder).__name__}, such as "
+                    f"{lost[0]}; name a checkpoint that holds the whole encoder"
                 )
         else:
-            encoder = AutoModel.from_config(config, dtype=torch.float32)
+            encoder, missing = AutoModel.from_config(config, dtype=torch.float32), []
     if kind == "text" and getattr(encoder, "pooler", None) is None:
         raise UserError(f"--text_model {name}: {type(encoder).__name__} has no pooled [CLS] output; name a BERT")
     if kind == "speech" and not hasattr(encoder, "feature_extractor"):
@@ -119,6 +121,7 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
         "hub_commit": getattr(config, "_commit_hash", None),
         "pretrained": pretrained,
         "seed": None if pretrained else seed,
+        "drawn_at_random": missing,
         "fingerprint": fingerprint(encoder),
         "synthetic": Path(name, SYNTHETIC_MARKER).exists(),
     }

@@ -70,6 +70,7 @@ def load_tokenizer(name_or_folder):
     Raises:
         UserError: if it cannot be had; the line says how to download it and how to name a folder.
     """
+    name_or_folder = str(name_or_folder)
     name, revision = split_revision(name_or_folder)
     with one_line_if_missing("text", name_or_folder):
         spiece = _find_spiece(name, revision)

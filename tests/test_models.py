@@ -227,7 +227,7 @@ def test_a_text_encoder_without_its_vocabulary_is_refused(encoders, tmp_path):
         load_tokenizer(str(tmp_path))
 
 
-@pytest.mark.parametrize("lost", ["pooler", "encoder.layer.1", ""])
+@pytest.mark.parametrize("lost", ["encoder.layer.1", ""])
 def test_an_encoder_that_lacks_weights_is_refused(encoders, tmp_path, lost):
     # transformers would draw them at random, with a warning at best.
     shutil.copy(encoders / "text" / "config.json", tmp_path)
@@ -236,6 +236,35 @@ def test_an_encoder_that_lacks_weights_is_refused(encoders, tmp_path, lost):
               tmp_path / "model.safetensors", {"format": "pt"})  # fmt: skip
     with pytest.raises(UserError, match="name a checkpoint that holds the whole encoder"):
         load_encoder("text", str(tmp_path))
+
+
+def test_a_missing_pooler_is_told_and_drawn_from_a_seed(encoders, tmp_path):
+    # A BERT trained on masked words alone has none.
+    shutil.copy(encoders / "text" / "config.json", tmp_path)
+    weights = load_file(encoders / "text" / "model.safetensors")
+    save_file(
+        {k: v for k, v in weights.items() if not k.startswith("pooler")}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    encoder, again = load_encoder("text", tmp_path), load_encoder("text", tmp_path)
+    assert encoder.provenance["drawn_at_random"] == ["pooler.dense.bias", "pooler.dense.weight"]
+    assert encoder.provenance["fingerprint"] == again.provenance["fingerprint"]
+    assert load_encoder("text", encoders / "text").provenance["drawn_at_random"] == []
+
+
+def test_a_speech_checkpoint_of_old_names_is_whole(encoders, tmp_path):
+    # wav2vec2-base-960h was saved with a CTC head, without the mask embedding, and with weight norm's former names.
+    shutil.copy(encoders / "speech" / "config.json", tmp_path)
+    weights = load_file(encoders / "speech" / "model.safetensors")
+    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    former = {}
+    for name, tensor in weights.items():
+        for new, old in names.items():
+            name = name.replace(new, old)
+        former[f"wav2vec2.{name}"] = tensor
+    del former["wav2vec2.masked_spec_embed"]
+    save_file(former | {"lm_head.weight": torch.zeros(32, 20)}, tmp_path / "model.safetensors", {"format": "pt"})
+    expected = load_encoder("speech", encoders / "speech").provenance["fingerprint"]
+    assert load_encoder("speech", tmp_path).provenance["fingerprint"] == expected
 
 
 @pytest.mark.parametrize("name", ["my model", "a--b", "@x"])

@@ -172,6 +172,11 @@ class Run:
         self._check_tokens(model.text_encoder.config, tasks)
         model.to(self.accelerator.device)
         encoders = {kind: getattr(model, f"{kind}_encoder").provenance for kind in ("text", "speech")}
+        for kind, encoder in encoders.items():
+            if encoder["drawn_at_random"]:
+                lacking = ", ".join(encoder["drawn_at_random"])
+                frozen = ", and frozen so" if self.method.startswith("adapter") else ""
+                self.say(f"the {kind} encoder {encoder['name']} lacks {lacking}: drawn at random{frozen}")
         stored = model.checkpoint_state()
         config = {
             "method": self.method,
