@@ -123,6 +123,12 @@ def parse_training_args(parser, argv=None):
     return args
 
 
+def differing_arguments(one, other, overlooked):
+    """(name, value in ``one``, value in ``other``) of every argument that differs, sorted, without those ``overlooked``."""
+    names = sorted((one.keys() | other.keys()) - set(overlooked))
+    return [(name, one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)]
+
+
 def split_seed(exp_name):
     """Repetitions over seeds lie beside the first: ``finetune-seed13`` → ("finetune", "-seed13")."""
     method, suffix = re.fullmatch(r"(.*?)(-seed\d+)?", exp_name).groups(default="")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.arguments import other_task, split_seed
+from utils.arguments import differing_arguments, other_task, split_seed
 from utils.errors import UserError
 from utils.files import CONFIG, METRICS, read_json
 from utils.kemdy import CORPORA
@@ -64,11 +64,8 @@ def _require_comparable(runs):
     first_of = {}
     for run in runs:
         first = first_of.setdefault((run.method, run.task), run)
-        differing = [
-            f"--{name} {first.config['arguments'].get(name)} and {run.config['arguments'].get(name)}"
-            for name in sorted(first.config["arguments"].keys() | run.config["arguments"].keys())
-            if name not in MAY_DIFFER and first.config["arguments"].get(name) != run.config["arguments"].get(name)
-        ]
+        arguments = differing_arguments(first.config["arguments"], run.config["arguments"], MAY_DIFFER)
+        differing = [f"--{name} {one} and {other}" for name, one, other in arguments]
         for kind, encoder in first.config["encoders"].items():
             if encoder["fingerprint"] != run.config["encoders"][kind]["fingerprint"]:
                 differing.append(f"{kind} encoders")

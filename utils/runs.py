@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from models import AdapterFusionClassifier, FusionClassifier, load_tokenizer
 from models.encoders import count_parameters
+from utils.arguments import differing_arguments
 from utils.batches import load_task
 from utils.errors import UserError
 from utils.files import (
@@ -105,12 +106,10 @@ class Run:
         if self.args.overwrite or not (finished or (self.path / BEST_MODEL).exists()):
             return False
         config = read_json(self.path / CONFIG)
-        then, now = config.get("arguments", {}), self._arguments()
-        differing = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
-        differing = [name for name in differing if name not in WITHOUT_EFFECT]
+        differing = differing_arguments(config.get("arguments", {}), self._arguments(), WITHOUT_EFFECT)
         way_out = "name another --exp_name, or --overwrite"
         if differing:
-            changes = ", ".join(f"--{name} {then.get(name)} then, {now.get(name)} now" for name in differing)
+            changes = ", ".join(f"--{name} {then} then, {now} now" for name, then, now in differing)
             raise UserError(f"{self.path} holds a run with other arguments ({changes}): {way_out}")
         if not finished:
             self.say(f"{self.path} holds a run that was cut off: it starts again from its first epoch")
