@@ -1,58 +1,54 @@
-"""Print the paper's table from what the runs wrote, and draw its figures."""
+"""Tables, continual-learning measures and figures from what the runs wrote, and the published numbers beside them."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
+from tqdm import tqdm
+
+from utils.arguments import count
 from utils.errors import UserError, one_line_errors
+from utils.files import write_text
 from utils.kemdy import CORPORA
-from utils.results import METHODS, find_runs, majority_cell, score_table
+from utils.published import published_tables
+from utils.report import (
+    class_tables,
+    lambda_tables,
+    measure_tables,
+    missing_commands,
+    notes,
+    other_names,
+    paired_table,
+    parameter_table,
+    run_table,
+    score_table,
+)
+from utils.results import METHODS, METRIC_TITLES, comparable_runs, find_runs
+from utils.tables import FORMATS, Report, Table
 
-COLUMNS = {"task_a": "task_a(original)", "adapter_wo_pretraining": "adapter_wo_pretrain"}
-TITLES = {"f1_weighted": "Weighted F1", "f1_macro": "Macro F1"}
-
-
-def cell_text(cell):
-    """``0.7039 ± 0.0089 (5)``: mean and standard deviation over folds, and how many folds; a dash where nothing is."""
-    if cell is None:
-        return "-"
-    spread = "" if cell.std is None else f" ± {cell.std:.4f}"
-    return f"{cell.mean:.4f}{spread} ({len(cell.per_fold)})"
-
-
-def table_text(runs, metric, markdown):
-    """One table as lines of text: a row for the corpus that is tested, a column for each setting, and the floor below."""
-    table = score_table(runs, metric)
-    rows = [["tested on", *(COLUMNS.get(method, method) for method in METHODS)]]
-    rows += [[task, *(cell_text(cell) for cell in table[task].values())] for task in CORPORA]
-    if markdown:
-        rows.insert(1, ["---"] * len(rows[0]))
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-    else:
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    floors = ", ".join(f"{task} {cell_text(majority_cell(runs, task, metric))}" for task in CORPORA)
-    return [*lines, "", f"Always answering the training split's commonest label: {floors}."]
+METRICS = {name.removeprefix("f1_"): name for name in METRIC_TITLES}
+# Micro F1 is accuracy here: in the score table it stands, beside each other measure it would say little more.
+MEASURED = ("f1_weighted", "f1_macro")
 
 
-def caption(runs):
-    """What a reader must know to read the numbers."""
-    seeds = sorted({run.config["seed"] for run in runs})
-    over = f"means over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else "scores"
-    lines = [
-        f"Mean ± standard deviation over folds of the test {over} (number of folds). A row is the corpus tested: finetune and "
-        "ewc learned it first and the other corpus after it; adapter columns are the row's own adapter."
-    ]
-    if any(run.config["synthetic"] for run in runs):
-        lines.insert(0, "SYNTHETIC corpora or encoders: a demonstration, not a result.")
-    return lines
-
-
-@one_line_errors
-def main():
+def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output_root", type=Path, default=Path("outputs"), help="folder that the experiments were written to")
-    parser.add_argument("--format", choices=("text", "markdown"), default="text", help="form of the tables")
-    parser.add_argument(
+    parser.add_argument("--folds", type=count, nargs="+", metavar="K", help="only these folds (default: all that were run)")
+    parser.add_argument("--metric", choices=METRICS, help="only this F1 (default: weighted, macro, micro)")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="form of the tables")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables there instead of printing them")
+
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--published", action="store_true", help="our numbers beside the published ones, or these alone")
+    instead.add_argument("--list", action="store_true", help="every run found, finished or not, instead of the tables")
+    instead.add_argument(
+        "--recompute", action="store_true", help="test every best_model.pt again and compare with the stored scores"
+    )
+
+    figures = parser.add_argument_group("figures")
+    figures.add_argument(
         "--figures",
         type=Path,
         nargs="?",
@@ -60,31 +56,101 @@ def main():
         metavar="FOLDER",
         help="also draw; without a FOLDER into figures/, or figures/demo/ where the runs are synthetic",
     )
-    args = parser.parse_args()
+    figures.add_argument(
+        "--confusion",
+        nargs=2,
+        choices=METHODS,
+        metavar="SETTING",
+        default=("adapter", "adapter_wo_pretraining"),
+        help="the two settings whose confusion matrices stand side by side",
+    )
+    figures.add_argument("--confusion_task", choices=CORPORA, default="KEMDy20", help="corpus that these are tested on")
+
+    machine = parser.add_argument_group("machine, for --recompute")
+    machine.add_argument(
+        "--data_root", type=Path, default=argparse.SUPPRESS, help="where the corpora lie now (default: as then)"
+    )
+    machine.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    machine.add_argument("--num_workers", type=count, default=min(4, os.cpu_count() or 1), help="processes that read wavs")
+    return parser.parse_args()
+
+
+@one_line_errors
+def main():
+    args = parse_args()
     if not args.output_root.is_dir():
         raise UserError(
             f"--output_root {args.output_root}: there is no such folder; the run scripts make it (bash run-init.sh)"
         )
-
-    runs, others = find_runs(args.output_root)
-    heading = "### " if args.format == "markdown" else ""
-    for metric, title in TITLES.items():
-        print(f"{heading}{title}\n")
-        print("\n".join(table_text(runs, metric, args.format == "markdown")) + "\n")
-    if not runs:
-        print(f"No finished run under {args.output_root}: bash run-init.sh makes the first, bash run-demo.sh a demonstration.")
+    found = [run for run in find_runs(args.output_root) if args.folds is None or run.fold in args.folds]
+    if args.list:
+        give(Report([run_table(found, args.output_root)], count_notes(found)), args)
         return
-    print("\n\n".join(caption(runs)))
-    if others:
-        print(f"\nExperiments under other names, not in the tables: {', '.join(others)}.")
-    if args.figures:
-        # Drawing is loaded only where it is asked for.
-        from utils.figures import draw_forgetting
+    if args.recompute:
+        table = recompute_table(found, args)
+        give(Report([table], count_notes(found)), args)
+        sys.exit(not all(row["same"] for row in table.rows.values()))
 
-        folder = args.figures
-        if folder == Path("figures") and any(run.config["synthetic"] for run in runs):
-            folder /= "demo"
-        print(f"\nwrote {draw_forgetting(runs, folder)}")
+    runs = comparable_runs(found)
+    synthetic = any(run.config["synthetic"] for run in runs)
+    metrics = [METRICS[args.metric]] if args.metric else list(METRIC_TITLES)
+    if args.published:
+        give(Report(published_tables(runs, metrics), notes(runs), synthetic=synthetic), args)
+        return
+    tables = [score_table(runs, metric) for metric in metrics]
+    if runs:
+        for metric in metrics if args.metric else MEASURED:
+            tables += [*measure_tables(runs, metric), paired_table(runs, metric), *lambda_tables(runs, metric)]
+        tables += [*class_tables(runs), parameter_table(runs)]
+    lists = {
+        "Missing runs, by the commands that make them": missing_commands(runs, args.output_root, args.folds),
+        "Experiments under other names, not in the tables": other_names(found),
+    }
+    give(Report(tables, notes(runs), {heading: lines for heading, lines in lists.items() if lines}, synthetic), args)
+    if args.figures:
+        draw(runs, args)
+
+
+def give(report, args):
+    """Print the report, or write it to ``--output``."""
+    text = report.render(args.format)
+    if args.output is None:
+        print(text, end="")
+        return
+    write_text(args.output, text)
+    print(f"wrote {args.output}")
+
+
+def count_notes(found):
+    finished = sum(run.metrics is not None for run in found)
+    return [f"{len(found)} runs, {finished} of them finished."]
+
+
+def recompute_table(found, args):
+    """Test all finished runs again: a row each, with the answer."""
+    # torch and transformers are loaded only where they are needed.
+    from utils.recompute import retest
+
+    machine = {name: value for name, value in vars(args).items() if name in ("cpu", "num_workers", "data_root")}
+    rows = {}
+    for run in tqdm([run for run in found if run.metrics], desc="runs", disable=None):
+        verdict = retest(run, **machine)
+        rows[str(run.path.relative_to(args.output_root))] = {
+            "same": verdict.same,
+            "best_model.pt does what its folder says": verdict.text,
+        }
+    return Table("recompute", "best_model.pt tested again", "folder", rows)
+
+
+def draw(runs, args):
+    """Draw all figures that the runs suffice for, and say which they are, beside the tables on standard output."""
+    from utils.figures import draw_all
+
+    folder = args.figures
+    if folder == Path("figures") and any(run.config["synthetic"] for run in runs):
+        folder /= "demo"
+    for line in draw_all(runs, folder, args.confusion, args.confusion_task):
+        print(line, file=sys.stderr if args.format in ("csv", "json", "latex") and not args.output else sys.stdout)
 
 
 if __name__ == "__main__":

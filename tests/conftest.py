@@ -1,5 +1,9 @@
-"""Small corpora and encoders that the tests share; nothing here is pretrained, and nothing is real."""
+"""Small corpora, encoders and runs that the tests share; nothing here is pretrained, and nothing is real."""
 
+import hashlib
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -75,3 +79,65 @@ def data_root(tmp_path_factory):
     make_kemdy19(folder / "KEMDy19", sessions=6, utterances=7)
     make_kemdy20(folder / "KEMDy20", sessions=6, utterances=7)
     return folder
+
+
+RUN_SCRIPTS = (
+    *("run-init.sh", "run-finetune.sh", "run-ewc.sh", "run-adapter.sh", "run-adapter-wo-pretraining.sh"),
+    *("run-joint.sh", "run-ewc-lambda.sh"),
+)
+EXPERIMENTS = ("task_a", "finetune", "ewc", "adapter", "adapter_wo_pretraining")
+
+
+def flags(data_root, encoders, output_root):
+    """Flags that make any script small."""
+    return [
+        *("--data_root", str(data_root), "--output_root", str(output_root)),
+        *("--text_model", str(encoders / "text"), "--speech_model", str(encoders / "speech")),
+        *("--cpu", "--num_workers", "0", "--batch_size", "8", "--num_epochs", "2", "--lr", "1e-3"),
+    ]
+
+
+def shell(*command, **environment):
+    """Run a command in the repository with one thread, as a user would; returns the finished process."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="session")
+def outputs(data_root, encoders, tmp_path_factory):
+    """Output folder of all run scripts, both tasks, fold 0; of the grid of λ one value in one order."""
+    folder = tmp_path_factory.mktemp("outputs")
+    for script in RUN_SCRIPTS:
+        part = {"LAMBDAS": "10", "TASKS": "KEMDy20"} if script == "run-ewc-lambda.sh" else {}
+        done = shell("bash", script, *flags(data_root, encoders, folder), FOLDS="0", **part)
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    return folder
+
+
+@pytest.fixture()
+def call(monkeypatch, capsys, data_root, encoders, outputs):
+    """Call a training script's main in this process: call(module, *flags) → (exit code, stdout, stderr)."""
+
+    def call(module, *arguments, output_root=outputs):
+        small = flags(data_root, encoders, output_root)
+        monkeypatch.setattr(sys, "argv", [module.__name__, *small, *map(str, arguments)])
+        code = 0
+        try:
+            module.main()
+        except SystemExit as exit:
+            code = exit.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def folder(outputs, experiment, task, fold=0):
+    return outputs / experiment / f"fold_{fold}" / task
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()

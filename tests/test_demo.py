@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from conftest import ROOT
-from test_scripts import EXPERIMENTS, shell
+from conftest import EXPERIMENTS, ROOT, shell
 from transformers import AutoModel, AutoTokenizer
 
 from utils.demo.__main__ import main as make

@@ -1,13 +1,11 @@
 """Every script and every run script, once, on a corpus of a few utterances, and what a user's mistakes are answered with."""
 
 import errno
-import hashlib
 import json
 import os
 import pickle
 import random
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,12 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, small_speech_encoder, small_text_encoder
+from conftest import EXPERIMENTS, ROOT, digest, flags, folder, read, shell, small_speech_encoder, small_text_encoder
 from lookalike import make_kemdy20
 
 import adapter
 import continual_learning_init
-import evaluate
 import ewc
 import finetune
 from models import FusionClassifier, is_task_parameter, load_tokenizer
@@ -31,63 +28,6 @@ from utils.errors import UserError
 from utils.folds import session_folds, split_utterances
 from utils.kemdy import CORPORA, EMOTIONS, read_corpus
 from utils.runs import load_run
-
-RUN_SCRIPTS = ("run-init.sh", "run-finetune.sh", "run-ewc.sh", "run-adapter.sh", "run-adapter-wo-pretraining.sh")
-EXPERIMENTS = ("task_a", "finetune", "ewc", "adapter", "adapter_wo_pretraining")
-
-
-def flags(data_root, encoders, output_root):
-    """Flags that make any script small."""
-    return [
-        *("--data_root", str(data_root), "--output_root", str(output_root)),
-        *("--text_model", str(encoders / "text"), "--speech_model", str(encoders / "speech")),
-        *("--cpu", "--num_workers", "0", "--batch_size", "8", "--num_epochs", "2", "--lr", "1e-3"),
-    ]
-
-
-def shell(*command, **environment):
-    """Run a command in the repository with one thread, as a user would; returns the finished process."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-
-
-@pytest.fixture(scope="module")
-def outputs(data_root, encoders, tmp_path_factory):
-    """Output folder of all five run scripts, both tasks, fold 0."""
-    folder = tmp_path_factory.mktemp("outputs")
-    for script in RUN_SCRIPTS:
-        done = shell("bash", script, *flags(data_root, encoders, folder), FOLDS="0")
-        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
-    return folder
-
-
-@pytest.fixture()
-def call(monkeypatch, capsys, data_root, encoders, outputs):
-    """Call a script's main in this process: call(module, *flags) → (exit code, stdout, stderr)."""
-
-    def call(module, *arguments, output_root=outputs):
-        small = [] if module is evaluate else flags(data_root, encoders, output_root)
-        monkeypatch.setattr(sys, "argv", [module.__name__, *small, *map(str, arguments)])
-        code = 0
-        try:
-            module.main()
-        except SystemExit as exit:
-            code = exit.code
-        return code, *capsys.readouterr()
-
-    return call
-
-
-def folder(outputs, experiment, task, fold=0):
-    return outputs / experiment / f"fold_{fold}" / task
-
-
-def read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -128,6 +68,49 @@ def test_continual_runs_tell_of_both_tasks_before_the_first_epoch(outputs, exper
     assert set(metrics["test_before"]) == {first, second}
     assert pd.read_csv(path / "history.csv").filter(like=f"{first}_valid").notna().all(axis=None)
     assert read(path / "config.json")["started_from"]["checkpoint"] == str(start / "best_model.pt")
+
+
+def test_joint_learns_both_corpora_at_once(outputs):
+    path = folder(outputs, "joint", "joint")
+    config, metrics, history = (
+        read(path / "config.json"), read(path / "metrics.json"), pd.read_csv(path / "history.csv"),
+    )  # fmt: skip
+    assert config["method"] == config["task"] == "joint"
+    assert set(metrics["test"]) == set(config["corpora"]) == set(CORPORA)
+    # The pooled validation split decides: a mean of the two, weighed by their sizes.
+    sizes = [config["corpora"][name]["splits"]["valid"]["utterances"] for name in CORPORA]
+    for quantity in ("loss", "f1_micro"):
+        each = [history[f"{name}_valid_{quantity}"] for name in CORPORA]
+        assert np.allclose(history[f"joint_valid_{quantity}"], np.average(each, axis=0, weights=sizes))
+    assert metrics["best_epoch"] == history["epoch"][history["joint_valid_f1_micro"][1:].idxmax()]
+    assert metrics["valid"]["joint"]["f1_micro"] == history["joint_valid_f1_micro"][metrics["best_epoch"]]
+
+
+def test_joint_draws_from_the_pooled_training_splits(call, monkeypatch, tmp_path):
+    drawn = []
+    sampler = training.BalancedBatchSampler
+
+    def record(labels, *arguments):
+        drawn.append(np.bincount(labels, minlength=len(EMOTIONS)))
+        return sampler(labels, *arguments)
+
+    monkeypatch.setattr(training, "BalancedBatchSampler", record)
+    code, _, stderr = call(continual_learning_init, "--task", "joint", "--num_epochs", 1, output_root=tmp_path)
+    assert code == 0, stderr
+    corpora = read(folder(tmp_path, "joint", "joint") / "config.json")["corpora"]
+    pooled = [sum(facts["splits"]["train"]["labels"][emotion] for facts in corpora.values()) for emotion in EMOTIONS]
+    assert drawn[0].tolist() == pooled
+
+
+def test_a_joint_model_is_no_start_for_what_forgets(call, outputs, tmp_path):
+    start = folder(outputs, "joint", "joint") / "best_model.pt"
+    code, _, stderr = call(finetune, "--task", "KEMDy20", "--checkpoint", start, output_root=tmp_path)
+    assert code == 1 and "is of task joint" in stderr
+
+
+def test_the_grid_of_lambda_has_a_name_for_each(outputs):
+    config = read(folder(outputs, "ewc-lambda10", "KEMDy20") / "config.json")
+    assert config["method"] == "ewc" and config["arguments"]["ewc_lambda"] == 10
 
 
 def test_ewc_reports_cross_entropy_and_penalty_apart(outputs):
@@ -337,82 +320,6 @@ def test_run_scripts_stop_at_the_first_failing_run(data_root, encoders, tmp_path
     assert done.returncode != 0
     assert done.stderr.count("error: no finished run") == 1 and "Traceback" not in done.stderr
     assert "stopped at the run that failed: python finetune.py --task KEMDy19 --num_fold 2" in done.stderr
-
-
-def test_the_table(outputs, call):
-    code, stdout, _ = call(evaluate, "--output_root", outputs)
-    assert code == 0
-    for metric, title in (("f1_weighted", "Weighted F1"), ("f1_macro", "Macro F1")):
-        lines = stdout[stdout.index(title) :].splitlines()
-        assert lines[2].split()[2:] == ["task_a(original)", "finetune", "ewc", "adapter", "adapter_wo_pretrain"]
-        for row, tested in zip(lines[3:5], CORPORA):
-            other = next(name for name in CORPORA if name != tested)
-            trained = {"finetune": other, "ewc": other}
-            expected = [
-                read(folder(outputs, name, trained.get(name, tested)) / "metrics.json")["test"][tested][metric]
-                for name in EXPERIMENTS
-            ]
-            assert row == row.strip() and row.split()[0] == tested
-            assert row.split()[1:] == [part for score in expected for part in (f"{score:.4f}", "(1)")]
-    assert "SYNTHETIC" in stdout
-
-
-def test_the_table_averages_seeds_within_folds_and_dashes_what_is_missing(call, tmp_path):
-    for name, fold, score in (("task_a", 0, 0.5), ("task_a-seed13", 0, 0.7), ("task_a", 1, 0.2)):
-        path = folder(tmp_path, name, "KEMDy19", fold)
-        path.mkdir(parents=True)
-        counts = {emotion: 2 for emotion in EMOTIONS}
-        splits = {split: {"labels": counts} for split in ("train", "test")}
-        config = {"task": "KEMDy19", "fold": fold, "seed": 12, "synthetic": False, "corpora": {"KEMDy19": {"splits": splits}}}
-        config |= {"arguments": {"num_fold": fold}, "encoders": {}}
-        (path / "config.json").write_text(json.dumps(config))
-        scores = {"f1_weighted": score, "f1_macro": score, "f1_micro": score}
-        (path / "metrics.json").write_text(json.dumps({"test": {"KEMDy19": scores}}))
-    code, stdout, _ = call(evaluate, "--output_root", tmp_path, "--format", "markdown")
-    assert code == 0
-    # Fold 0 is .6 over its seeds, fold 1 is .2.
-    assert "| KEMDy19 | 0.4000 ± 0.2828 (2) | - | - | - | - |" in stdout
-    assert "| KEMDy20 | - | - | - | - | - |" in stdout
-    assert "SYNTHETIC" not in stdout
-
-
-def test_synthetic_and_real_runs_are_not_averaged(outputs, call, tmp_path):
-    shutil.copytree(outputs / "task_a", tmp_path / "task_a")
-    path = folder(tmp_path, "task_a", "KEMDy19") / "config.json"
-    path.write_text(json.dumps(read(path) | {"synthetic": False}))
-    code, _, stderr = call(evaluate, "--output_root", tmp_path)
-    assert code == 1 and stderr.count("\n") == 1 and "synthetic" in stderr
-
-
-def test_runs_that_do_not_belong_together_are_not_averaged(outputs, call, tmp_path):
-    shutil.copytree(outputs / "ewc", tmp_path / "ewc")
-    shutil.copytree(folder(tmp_path, "ewc", "KEMDy20"), folder(tmp_path, "ewc", "KEMDy20", fold=1))
-    path = folder(tmp_path, "ewc", "KEMDy20", fold=1) / "config.json"
-    config = read(path) | {"fold": 1}
-    config["arguments"]["num_fold"] = 1
-    path.write_text(json.dumps(config))
-    assert call(evaluate, "--output_root", tmp_path)[0] == 0
-    config["arguments"]["ewc_lambda"] = 500.0
-    path.write_text(json.dumps(config))
-    code, _, stderr = call(evaluate, "--output_root", tmp_path)
-    assert code == 1 and stderr.count("\n") == 1 and "--ewc_lambda 5000.0 and 500.0" in stderr
-    path.write_text("{}")
-    code, _, stderr = call(evaluate, "--output_root", tmp_path)
-    assert code == 1 and str(path.parent) in stderr and stderr.count("\n") == 1
-
-
-def test_experiments_under_other_names_are_mentioned(outputs, call):
-    shutil.copytree(outputs / "task_a", outputs / "task_a_mine", dirs_exist_ok=True)
-    code, stdout, _ = call(evaluate, "--output_root", outputs)
-    assert code == 0 and "not in the tables: " in stdout and "task_a_mine" in stdout
-
-
-def test_the_figure(outputs, call, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code, stdout, _ = call(evaluate, "--output_root", outputs, "--figures")
-    picture = tmp_path / "figures" / "demo" / "forgetting.png"
-    assert code == 0 and "figures/demo/forgetting.png" in stdout
-    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 20_000
 
 
 def test_without_a_network_the_default_encoders_are_one_line(data_root, tmp_path):
@@ -630,10 +537,3 @@ def test_a_folder_that_holds_the_other_corpus(call, data_root, tmp_path):
         continual_learning_init, "--task", "KEMDy19", "--data_root", tmp_path, output_root=tmp_path / "outputs"
     )
     assert code == 1 and "holds the annotations of KEMDy20, not of KEMDy19" in stderr
-
-
-def test_evaluate_without_runs(call, tmp_path):
-    code, stdout, _ = call(evaluate, "--output_root", tmp_path)
-    assert code == 0 and "No finished run" in stdout
-    code, _, stderr = call(evaluate, "--output_root", tmp_path / "nowhere")
-    assert code == 1 and stderr.count("\n") == 1

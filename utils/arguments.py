@@ -7,6 +7,8 @@ from pathlib import Path
 
 from utils.kemdy import CORPORA
 
+# Both corpora at once: what continual_learning_init.py can train beside one of them.
+JOINT = "joint"
 TEXT_MODEL = "skt/kobert-base-v1"
 SPEECH_MODEL = "facebook/wav2vec2-base-960h"
 
@@ -45,16 +47,18 @@ def folder_name(text):
     return text
 
 
-def training_parser(description, exp_name):
+def training_parser(description, exp_name, tasks=CORPORA):
     """An ArgumentParser with the shared flags.
 
     Args:
         description: one sentence for ``--help``.
         exp_name: default of ``--exp_name``, or several of which the script chooses one after parsing.
+        tasks: what ``--task`` can be.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     run = parser.add_argument_group("the run")
-    run.add_argument("--task", choices=CORPORA, required=True, help="corpus that the run trains on")
+    together = f"; {JOINT} is both at once" if JOINT in tasks else ""
+    run.add_argument("--task", choices=tasks, required=True, help=f"corpus that the run trains on{together}")
     several = not isinstance(exp_name, str)
     run.add_argument(
         "--exp_name",

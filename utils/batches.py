@@ -1,8 +1,10 @@
 """A corpus and a fold → the batches that a model trains on and is tested with."""
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -30,6 +32,16 @@ class UtteranceDataset(Dataset):
         self.max_seq_len = max_seq_len
         self.pad_token_id = tokenizer.pad_token_id
         self.input_ids = tokenizer(utterances["text"].tolist(), truncation=True, max_length=max_text_len)["input_ids"]
+
+    @classmethod
+    def pooled(cls, datasets):
+        """The utterances of several datasets as one, in their order; all were made with the same tokenizer and lengths."""
+        whole = copy.copy(datasets[0])
+        whole.utterances = pd.concat([dataset.utterances for dataset in datasets], ignore_index=True)
+        whole.labels = np.concatenate([dataset.labels for dataset in datasets])
+        whole.wav_paths = [path for dataset in datasets for path in dataset.wav_paths]
+        whole.input_ids = [ids for dataset in datasets for ids in dataset.input_ids]
+        return whole
 
     def __len__(self):
         return len(self.labels)

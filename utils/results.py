@@ -1,141 +1,250 @@
-"""What the finished runs under an output folder add up to."""
+"""The runs under an output folder: which there are, which belong together, and a quantity over their folds."""
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
-from utils.arguments import differing_arguments, other_task, split_seed
+from utils.arguments import JOINT, differing_arguments, other_task, split_seed
 from utils.errors import UserError
-from utils.files import CONFIG, METRICS, read_json
-from utils.kemdy import CORPORA
+from utils.files import CONFIG, HISTORY, METRICS, read_json
 from utils.metrics import majority_scores
 
-# The published table's columns, in its order, by the experiments' default names.
-METHODS = ("task_a", "finetune", "ewc", "adapter", "adapter_wo_pretraining")
-# These train a corpus's own parameters; the others are tested on the corpus that they learned first.
-TRAINED_ON_TESTED_TASK = ("task_a", "adapter", "adapter_wo_pretraining")
+# The published table's settings, in its order, by the experiments' default names; then the upper bound.
+SETTINGS = ("task_a", "finetune", "ewc", "adapter", "adapter_wo_pretraining")
+METHODS = (*SETTINGS, JOINT)
+# These go on from a model of the other corpus, and are tested on the one that they learned first.
+CONTINUAL = ("finetune", "ewc")
+ADAPTERS = ("adapter", "adapter_wo_pretraining")
+METRIC_TITLES = {"f1_weighted": "weighted F1", "f1_macro": "macro F1", "f1_micro": "micro F1"}
+# run-ewc-lambda.sh keeps its experiments under names that begin so.
+LAMBDA_PREFIX = "ewc-lambda"
 # Arguments in which runs that are averaged may differ: which of the grid they are, where they lie, how they were computed.
 MAY_DIFFER = (
     *("num_fold", "seed", "exp_name", "checkpoint", "init_name"),
     *("data_root", "output_root", "text_model", "speech_model", "cpu", "num_workers", "overwrite"),
 )
+NEEDED = ("method", "task", "fold", "seed", "synthetic", "arguments", "encoders", "corpora")
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class FinishedRun:
-    """A run folder with its metrics.json. ``method`` is the experiment's name without a ``-seedN`` at its end."""
+class FoundRun:
+    """A run folder. ``metrics`` is None for a run that is not finished; ``problem`` says why its files cannot be used."""
 
     path: Path
-    method: str
-    task: str
-    fold: int
+    experiment: str
     config: dict
-    metrics: dict
+    metrics: dict | None = None
+    problem: str | None = None
+
+    @property
+    def method(self):
+        """The experiment's name without a ``-seedN`` at its end: one of METHODS, or a name that a user gave."""
+        return split_seed(self.experiment)[0]
+
+    @property
+    def task(self):
+        return self.config.get("task", self.path.name)
+
+    @property
+    def fold(self):
+        return self.config.get("fold")
+
+    @property
+    def key(self):
+        """(fold, seed): runs of two methods with the same key are a pair."""
+        return self.config["fold"], self.config["seed"]
 
 
 def find_runs(output_root):
-    """All finished runs of METHODS under ``output_root``, sorted by path, and the names of the other experiments there.
+    """Every run folder ``<experiment>/fold_<k>/<task>`` under ``output_root``, finished or not, sorted by path."""
+    folders = sorted(path.parent for path in Path(output_root).glob(f"*/fold_*/*/{CONFIG}"))
+    return [_read_run(folder) for folder in folders]
 
-    Returns:
-        (runs, others): a list of FinishedRun, a sorted list of str.
+
+def _read_run(folder):
+    run = FoundRun(folder, folder.parts[-3], {})
+    try:
+        config = read_json(folder / CONFIG)
+        metrics = read_json(folder / METRICS) if (folder / METRICS).exists() else None
+    except UserError as error:
+        return replace(run, problem=str(error))
+    lacking = [f"{CONFIG} lacks {name!r}" for name in NEEDED if name not in config]
+    if metrics is not None and "test" not in metrics:
+        lacking.append(f"{METRICS} lacks 'test'")
+    return replace(run, config=config, metrics=metrics, problem=lacking[0] if lacking else None)
+
+
+def comparable_runs(found):
+    """The finished ones of METHODS and of a λ grid, once it is sure that they belong together.
 
     Raises:
-        UserError: if runs lie together that must not be averaged: synthetic and real ones, or runs of one method and task
-            whose arguments or encoders differ in more than fold and seed.
+        UserError: if a run's files cannot be used, or if runs lie together that must not be averaged or compared: synthetic
+            and real ones, two of the same fold and seed, runs of one experiment and task whose arguments, encoders or seeds
+            differ in more than they may, runs on other utterances. The line names two of them and what differs.
     """
-    runs, others = [], set()
-    for path in sorted(Path(output_root).glob(f"*/fold_*/*/{METRICS}")):
-        method = split_seed(path.parts[-4])[0]
-        if method not in METHODS:
-            others.add(path.parts[-4])
-            continue
-        config, metrics = read_json(path.parent / CONFIG), read_json(path)
-        try:
-            runs.append(FinishedRun(path.parent, method, config["task"], config["fold"], config, metrics))
-            config["synthetic"], config["seed"], config["arguments"], config["encoders"], config["corpora"], metrics["test"]
-        except KeyError as error:
-            raise UserError(f"{path.parent}: {CONFIG} or {METRICS} lacks {error}; run it again with --overwrite") from None
-    _require_comparable(runs)
-    return runs, sorted(others)
-
-
-def _require_comparable(runs):
-    first_of = {}
+    runs = [run for run in found if run.method in METHODS or is_lambda_run(run)]
     for run in runs:
+        if run.problem:
+            raise UserError(f"{run.path}: {run.problem}; run it again with --overwrite, or move it away")
+    runs = [run for run in runs if run.metrics]
+    first_of, by_key, corpora = {}, {}, {}
+    for run in runs:
+        if run.config["synthetic"] != runs[0].config["synthetic"]:
+            one, other = (runs[0], run) if run.config["synthetic"] else (run, runs[0])
+            raise UserError(f"{other.path} is synthetic and {one.path} is not: keep them under different --output_root")
         first = first_of.setdefault((run.method, run.task), run)
-        arguments = differing_arguments(first.config["arguments"], run.config["arguments"], MAY_DIFFER)
-        differing = [f"--{name} {one} and {other}" for name, one, other in arguments]
-        for kind, encoder in first.config["encoders"].items():
-            if encoder["fingerprint"] != run.config["encoders"][kind]["fingerprint"]:
-                differing.append(f"{kind} encoders")
+        differing = _differences(first.config, run.config)
         if differing:
             raise UserError(
                 f"{first.path} and {run.path} differ in {', '.join(differing)}: they are not averaged; keep them under "
                 "different experiment names or --output_root"
             )
-        if run.config["synthetic"] != runs[0].config["synthetic"]:
-            one, other = (runs[0], run) if run.config["synthetic"] else (run, runs[0])
-            raise UserError(f"{other.path} is synthetic and {one.path} is not: keep them under different --output_root")
+        twin = by_key.setdefault((run.method, run.task, run.key), run)
+        if twin is not run:
+            raise UserError(f"{twin.path} and {run.path} are both of fold {run.key[0]} and seed {run.key[1]}: move one away")
+        for name, facts in run.config["corpora"].items():
+            other, known = corpora.setdefault((name, run.config["fold"]), (run, facts["splits"]))
+            if known != facts["splits"]:
+                raise UserError(
+                    f"{other.path} and {run.path} were made with other utterances of {name}: they are not compared; keep them "
+                    "under different --output_root"
+                )
+    for (method, task), first in first_of.items():
+        seeds = seeds_by_fold(runs, method, task)
+        if not set.intersection(*seeds.values()):
+            listed = "; ".join(f"fold {fold}: {', '.join(map(str, sorted(of)))}" for fold, of in sorted(seeds.items()))
+            raise UserError(
+                f"{first.path.parents[1]}, {task}: no seed is that of every fold ({listed}), and other seeds are not "
+                "averaged over folds; SEEDS in front of the run scripts makes whole sets"
+            )
+    return runs
+
+
+def _differences(one, other):
+    arguments = differing_arguments(one["arguments"], other["arguments"], MAY_DIFFER)
+    differing = [f"--{name} {here} and {there}" for name, here, there in arguments]
+    for kind, encoder in one["encoders"].items():
+        if encoder["fingerprint"] != other["encoders"].get(kind, {}).get("fingerprint"):
+            differing.append(f"{kind} encoders")
+    return differing
+
+
+def is_lambda_run(run):
+    """Is the run a point of run-ewc-lambda.sh's grid?"""
+    return run.method.startswith(LAMBDA_PREFIX)
+
+
+def seeds_by_fold(runs, method, task):
+    """``{fold: set of seeds}`` of the runs of one method and task."""
+    seeds = defaultdict(set)
+    for run in runs:
+        if (run.method, run.task) == (method, task):
+            seeds[run.key[0]].add(run.key[1])
+    return dict(seeds)
 
 
 def trained_task(method, tested_task):
-    """The corpus on which the run was trained whose score stands in a row of the published table."""
-    return tested_task if method in TRAINED_ON_TESTED_TASK else other_task(tested_task)
+    """The task on which the run was trained whose score stands in a row of the published table."""
+    if method == JOINT:
+        return JOINT
+    return tested_task if method in ("task_a", *ADAPTERS) else other_task(tested_task)
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One score over folds: ``per_fold`` maps a fold to its mean over seeds."""
+class Estimate:
+    """A quantity over folds: ``per_fold`` maps a fold to its mean over seeds."""
 
     per_fold: dict
 
-    @property
+    @cached_property
     def mean(self):
         return float(np.mean(list(self.per_fold.values())))
 
-    @property
+    @cached_property
     def std(self):
         """Standard deviation over folds (n − 1); None for one fold."""
         return float(np.std(list(self.per_fold.values()), ddof=1)) if len(self.per_fold) > 1 else None
 
+    @cached_property
+    def interval(self):
+        """Bounds of the 95 % confidence interval of the mean by Student's t over folds; None for one fold."""
+        if self.std is None:
+            return None
+        n = len(self.per_fold)
+        reach = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * self.std / np.sqrt(n)
+        return float(self.mean - reach), float(self.mean + reach)
 
-def _cell(scores):
-    """(fold, score) pairs → Cell, or None if there are none."""
-    by_fold = {}
-    for fold, score in scores:
-        by_fold.setdefault(fold, []).append(score)
-    if not by_fold:
-        return None
-    return Cell({fold: float(np.mean(values)) for fold, values in sorted(by_fold.items())})
 
-
-def score_cell(runs, method, tested_task, metric, when="test"):
-    """A method's score on a corpus as in the published table, over the folds found.
+def over_folds(values):
+    """Average over seeds within folds, over the seeds that every fold has.
 
     Args:
-        runs: from ``find_runs``.
-        method: one of METHODS.
-        tested_task: the table's row.
-        metric: f1_weighted, f1_macro or f1_micro.
-        when: "test" for the best model, "test_before" for the model that finetune and ewc started from.
+        values: ``{(fold, seed): number}``.
 
     Returns:
-        A Cell, or None where there is no such run.
+        An Estimate, or None if there is nothing to average.
     """
-    wanted = (method, trained_task(method, tested_task))
-    found = [run for run in runs if (run.method, run.task) == wanted]
-    return _cell([(run.fold, run.metrics[when][tested_task][metric]) for run in found if when in run.metrics])
+    seeds = defaultdict(set)
+    for fold, seed in values:
+        seeds[fold].add(seed)
+    common = set.intersection(*seeds.values()) if seeds else set()
+    if not common:
+        return None
+    return Estimate({fold: float(np.mean([values[fold, seed] for seed in sorted(common)])) for fold in sorted(seeds)})
 
 
-def majority_cell(runs, task, metric):
-    """The score of always answering the training split's commonest label, over the folds of which any run tells."""
-    splits = {run.fold: run.config["corpora"][task]["splits"] for run in runs if task in run.config["corpora"]}
-    return _cell(
-        [(fold, majority_scores(split["train"]["labels"], split["test"]["labels"])[metric]) for fold, split in splits.items()]
-    )
+def difference(one, other):
+    """``one - other``, pair by pair; what only one of the two has is left out. Both are ``{(fold, seed): number}``."""
+    return {key: one[key] - other[key] for key in one if key in other}
 
 
-def score_table(runs, metric):
-    """``{tested corpus: {method: Cell or None}}``, the published table's rows and columns."""
-    return {task: {method: score_cell(runs, method, task, metric) for method in METHODS} for task in CORPORA}
+def scores(runs, method, trained, tested, metric, when="test"):
+    """Test scores of the runs of one method, ``{(fold, seed): score}``.
+
+    Args:
+        runs: from ``comparable_runs``.
+        method: one of METHODS.
+        trained: the task that the runs trained on.
+        tested: the corpus they are tested on.
+        metric: f1_weighted, f1_macro, f1_micro, or an emotion for its own F1.
+        when: "test" for the best model, "test_before" for the model that finetune and ewc started from.
+    """
+    tests = {
+        run.key: run.metrics[when][tested]
+        for run in runs
+        if (run.method, run.task) == (method, trained) and tested in run.metrics.get(when, {})
+    }
+    return {key: test[metric] if metric in METRIC_TITLES else test["per_class"][metric]["f1"] for key, test in tests.items()}
+
+
+def table_scores(runs, method, tested, metric, when="test"):
+    """``scores`` of the run that the published table's row ``tested`` is about."""
+    return scores(runs, method, trained_task(method, tested), tested, metric, when)
+
+
+def majority(runs, task, metric):
+    """The score of always answering the training split's commonest label, as an Estimate over the folds that any run tells."""
+    splits = {run.config["fold"]: run.config["corpora"][task]["splits"] for run in runs if task in run.config["corpora"]}
+    per_fold = {
+        fold: majority_scores(split["train"]["labels"], split["test"]["labels"])[metric] for fold, split in splits.items()
+    }
+    return Estimate(dict(sorted(per_fold.items()))) if per_fold else None
+
+
+def folder_size(run):
+    """Bytes of a run's files."""
+    return sum(path.stat().st_size for path in run.path.iterdir() if path.is_file())
+
+
+def epochs_done(run):
+    """Epochs in the run's history, without epoch 0."""
+    try:
+        with open(run.path / HISTORY, encoding="utf-8") as file:
+            return max(sum(1 for _ in file) - 2, 0)
+    except OSError:
+        return 0

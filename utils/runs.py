@@ -64,14 +64,15 @@ class Run:
 
     Args:
         args: parsed flags (see utils/arguments.py).
-        method: task_a, finetune, ewc, adapter or adapter_wo_pretraining.
+        method: task_a, joint, finetune, ewc, adapter or adapter_wo_pretraining.
+        quiet: say nothing.
 
     Raises:
-        UserError: if the folder cannot be written, or the processes do not divide the batch.
+        UserError: if the processes do not divide the batch.
     """
 
-    def __init__(self, args, method):
-        self.args, self.method = args, method
+    def __init__(self, args, method, quiet=False):
+        self.args, self.method, self.quiet = args, method, quiet
         self.path = run_folder(args.output_root, args.exp_name, args.num_fold, args.task)
         self.history = []
         without_gpu = not args.cpu and not torch.cuda.is_available()
@@ -87,21 +88,27 @@ class Run:
             raise UserError(f"--batch_size {args.batch_size} is not divided by {processes} processes: take {fitting}")
         if without_gpu:
             self.say("no GPU found: running on the CPU (--cpu asks for it)")
-        if self.accelerator.is_main_process:
-            _require_writable(self.path)
 
     def say(self, line):
         """Print a line once, whatever the number of processes; unlike ``print`` it leaves progress bars whole."""
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and not self.quiet:
             tqdm.write(line)
 
     def is_finished(self):
-        """Is this very run done already? It is then skipped, and said so.
+        """Is this very run done already? It is then skipped, and said so; otherwise its folder is ready.
 
         Raises:
-            UserError: if a run with other arguments lies in the folder, finished or not, or if the model that a finished
-                one started from is another now.
+            UserError: if a run with other arguments lies in the folder, finished or not, if the model that a finished one
+                started from is another now, or if the folder of a run that is to be made cannot be written.
         """
+        if self._lies_finished():
+            self.say(f"{self.path} is finished: skipped (--overwrite runs it again)")
+            return True
+        if self.accelerator.is_main_process:
+            _require_writable(self.path)
+        return False
+
+    def _lies_finished(self):
         finished = (self.path / METRICS).exists()
         if self.args.overwrite or not (finished or (self.path / BEST_MODEL).exists()):
             return False
@@ -117,7 +124,6 @@ class Run:
         start = config.get("started_from") or {}
         if start and Path(start["checkpoint"]).is_file() and sha256(start["checkpoint"]) != start["sha256"]:
             raise UserError(f"{self.path} started from {start['checkpoint']}, which is another model now: {way_out}")
-        self.say(f"{self.path} is finished: skipped (--overwrite runs it again)")
         return True
 
     def load_tasks(self, names):

@@ -10,7 +10,8 @@ from accelerate.utils import gather_object, set_seed
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from utils.batches import BalancedBatchSampler, derived_seed, ordered_loader, training_loader
+from utils.arguments import JOINT
+from utils.batches import BalancedBatchSampler, UtteranceDataset, derived_seed, ordered_loader, training_loader
 from utils.errors import UserError
 from utils.kemdy import EMOTIONS
 from utils.metrics import AVERAGES, f1_scores, softmax, test_scores
@@ -23,6 +24,13 @@ class Evaluation:
     logits: np.ndarray
     labels: np.ndarray
     loss: float
+
+    @classmethod
+    def pooled(cls, evaluations):
+        """Several splits as one."""
+        logits, labels, losses = zip(*((part.logits, part.labels, part.loss) for part in evaluations))
+        loss = float(np.average(losses, weights=[len(part) for part in labels]))
+        return cls(np.concatenate(logits), np.concatenate(labels), loss)
 
     @property
     def predicted(self):
@@ -71,7 +79,8 @@ def train(run, model, tasks, penalty=None):
     """Train on ``tasks[run.args.task]``, keep the best epoch in best_model.pt, and leave the model with its parameters.
 
     Best is the highest micro F1 on the trained task's validation split, from epoch 1 on, the earliest of equals. The
-    validation split of every task is scored before the first epoch and after each.
+    validation split of every task is scored before the first epoch and after each. The task ``joint`` is all tasks' splits
+    pooled, for training (classes are balanced over the pool) and for validation.
 
     Args:
         run: a started Run.
@@ -87,7 +96,8 @@ def train(run, model, tasks, penalty=None):
         UserError: if the loss is not finite.
     """
     args, accelerator = run.args, run.accelerator
-    dataset = tasks[args.task].splits["train"]
+    trained = tasks.values() if args.task == JOINT else [tasks[args.task]]
+    dataset = UtteranceDataset.pooled([task.splits["train"] for task in trained])
     sampler = BalancedBatchSampler(
         dataset.labels, args.batch_size, args.seed, accelerator.process_index, accelerator.num_processes
     )
@@ -138,7 +148,7 @@ def train(run, model, tasks, penalty=None):
             best_epoch, best_score = epoch, score
             run.save_best(model)
         run.log_epoch(row)
-        run.say(_epoch_line(row, args.num_epochs, tasks, best_epoch))
+        run.say(_epoch_line(row, args.num_epochs, _validated(run, tasks), best_epoch))
     run.load_best(model)
     return best_epoch
 
@@ -167,13 +177,13 @@ def test_and_finish(run, model, tasks, best_epoch, before=None):
         "seconds_training": round(sum(row.get("seconds", 0.0) for row in run.history), 1),
         "valid": {
             name: {key: best_row[f"{name}_valid_{key}"] for key in ("loss", "f1_micro", "f1_macro", "f1_weighted")}
-            for name in tasks
+            for name in _validated(run, tasks)
         },
         "test": {name: test_scores(result.labels, result.predicted) for name, result in evaluations.items()},
     }
     if before is not None:
         metrics["test_before"] = {name: test_scores(result.labels, result.predicted) for name, result in before.items()}
-    predictions = [_prediction_table(name, tasks[name].splits["test"], result) for name, result in evaluations.items()]
+    predictions = [prediction_table(name, tasks[name].splits["test"], result) for name, result in evaluations.items()]
     run.finish(metrics, pd.concat(predictions))
     for name in tasks:
         run.say(f"test {name}, best epoch {best_epoch}: F1 ({'/'.join(AVERAGES)}) {_f1_text(metrics['test'][name])}")
@@ -181,25 +191,34 @@ def test_and_finish(run, model, tasks, best_epoch, before=None):
 
 def progress_bar(run, iterable, description, leave=False):
     """A bar on a terminal, in the main process; elsewhere the lines that are printed tell the progress."""
-    return tqdm(iterable, desc=description, leave=leave, disable=None if run.accelerator.is_main_process else True)
+    return tqdm(
+        iterable, desc=description, leave=leave, disable=None if run.accelerator.is_main_process and not run.quiet else True
+    )
 
 
 def _validation_scores(run, model, tasks):
+    results = {name: evaluate(run, model, task.splits["valid"], f"valid {name}") for name, task in tasks.items()}
+    if run.args.task == JOINT:
+        results[JOINT] = Evaluation.pooled(results.values())
     scores = {}
-    for name, task in tasks.items():
-        result = evaluate(run, model, task.splits["valid"], f"valid {name}")
+    for name, result in results.items():
         scores[f"{name}_valid_loss"] = result.loss
         scores |= {f"{name}_valid_{key}": value for key, value in f1_scores(result.labels, result.predicted).items()}
     return scores
+
+
+def _validated(run, tasks):
+    """Names under which validation is scored: every task, and ``joint`` for their pool."""
+    return list(dict.fromkeys([*tasks, run.args.task]))
 
 
 def _f1_text(scores, prefix=""):
     return "/".join(f"{scores[f'{prefix}f1_{average}']:.3f}" for average in AVERAGES)
 
 
-def _epoch_line(row, num_epochs, tasks, best_epoch):
+def _epoch_line(row, num_epochs, names, best_epoch):
     penalty = f", penalty {row['penalty']:.3g}" if "penalty" in row else ""
-    scores = ", ".join(f"{name} {_f1_text(row, f'{name}_valid_')}" for name in tasks)
+    scores = ", ".join(f"{name} {_f1_text(row, f'{name}_valid_')}" for name in names)
     mark = " (best)" if row["epoch"] == best_epoch else ""
     return (
         f"epoch {row['epoch']:>2}/{num_epochs}: loss {row['train_loss']:.4f}{penalty}; "
@@ -207,7 +226,7 @@ def _epoch_line(row, num_epochs, tasks, best_epoch):
     )
 
 
-def _prediction_table(task_name, dataset, result):
+def prediction_table(task_name, dataset, result):
     """One row an utterance: ids, true and predicted emotion, and the probability of every emotion."""
     table = dataset.utterances[["segment_id", "session", "emotion"]].copy()
     table.insert(0, "task", task_name)

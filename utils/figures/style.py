@@ -1,0 +1,110 @@
+"""How every figure looks: drawn at the size it is printed at, as PNG to read and PDF for papers."""
+
+import warnings
+
+import matplotlib
+
+matplotlib.use("Agg")  # to files, also where there is no screen
+
+import matplotlib.pyplot as plt
+from matplotlib import font_manager
+
+# Inches of one column and of both in a two-column paper; no text is smaller than SMALL points at that size.
+COLUMN, PAGE = 3.5, 7.16
+SMALL, NORMAL = 7, 8
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    *("#000000", "#E69F00", "#56B4E9", "#009E73"),
+    *("#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
+)
+GREY = "#777777"
+SETTING_COLOURS = {
+    "task_a": GREEN,
+    "finetune": VERMILION,
+    "ewc": ORANGE,
+    "adapter": BLUE,
+    "adapter_wo_pretraining": SKY,
+    "joint": PURPLE,
+}
+EMOTION_COLOURS = {
+    "angry": VERMILION,
+    "disgust": GREEN,
+    "fear": PURPLE,
+    "happy": ORANGE,
+    "neutral": BLACK,
+    "sad": BLUE,
+    "surprise": SKY,
+}
+LABELS = {"ewc": "EWC", "adapter_wo_pretraining": "adapter w/o\npretraining", "majority": "commonest label"}
+# The usual fonts with Hangul, of Linux, Windows and macOS.
+HANGUL_FONTS = (
+    *("NanumGothic", "Noto Sans CJK KR", "Noto Sans KR", "UnDotum", "Baekmuk Dotum"),
+    *("Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic"),
+)
+
+
+class CannotDraw(Exception):
+    """The runs do not suffice for a figure; the message says what is missing."""
+
+
+def label(setting):
+    """A setting's name as figures write it."""
+    return LABELS.get(setting, setting)
+
+
+def hangul_font():
+    """Name of an installed font with Hangul, or None."""
+    installed = {font.name: font.fname for font in font_manager.fontManager.ttflist}
+    for name in HANGUL_FONTS:
+        if name in installed:
+            return name
+    return None
+
+
+def prepare():
+    """Set matplotlib's defaults for all figures."""
+    fallback = hangul_font()
+    plt.rcdefaults()
+    plt.rcParams.update(
+        {
+            "font.family": ["DejaVu Sans", *([fallback] if fallback else [])],
+            "font.size": NORMAL,
+            "axes.titlesize": NORMAL,
+            "axes.labelsize": NORMAL,
+            "xtick.labelsize": SMALL,
+            "ytick.labelsize": SMALL,
+            "legend.fontsize": SMALL,
+            "legend.frameon": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.linewidth": 0.6,
+            "xtick.major.width": 0.6,
+            "ytick.major.width": 0.6,
+            "lines.linewidth": 1.2,
+            # Text stays text in the PDF, with its font inside.
+            "pdf.fonttype": 42,
+            "savefig.dpi": 300,
+        }
+    )
+
+
+def subplots(rows, columns, width, height, **options):
+    """A figure of ``width`` by ``height`` inches and its panels, which make room for all labels."""
+    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
+
+
+def mark_synthetic(figure):
+    """Write across the figure's head that its numbers are synthetic."""
+    figure.suptitle("SYNTHETIC corpora and encoders: a demonstration, not a result", color="#B00000", fontsize=SMALL)
+
+
+def save(figure, folder, name):
+    """Write ``folder/name.png`` and ``.pdf``, the same bytes for the same figure. Returns the two paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{suffix}" for suffix in ("png", "pdf")]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(paths[0], metadata={"Software": None})
+        figure.savefig(paths[1], metadata={"CreationDate": None})
+    plt.close(figure)
+    return paths

@@ -1,0 +1,208 @@
+"""A report of tables, in the five forms that evaluate.py can give it."""
+
+import csv
+import io
+import json
+import textwrap
+from dataclasses import dataclass, field, replace
+
+from utils.results import Estimate
+
+FORMATS = ("text", "markdown", "latex", "csv", "json")
+MISSING = "-"
+WIDTH = 128
+LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "λ": r"$\lambda$", "−": "--", "–": "--", "→": r"$\rightarrow$"}
+LATEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+class Change(Estimate):
+    """An Estimate of a difference: its sign is shown."""
+
+
+class PairedDifference(Estimate):
+    """An Estimate of a difference that is shown with its confidence interval."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under named columns.
+
+    Attributes:
+        name: what csv and json call the table.
+        title: what people read above it.
+        corner: heading of the column of row names.
+        rows: ``{row name: {column name: cell}}``; a cell is an Estimate, a number, a str, a bool or None for a dash. All rows
+            have the same columns.
+        about: further facts for every row of csv and json, such as the metric.
+        notes: sentences below the table.
+        digits: decimals of its numbers.
+    """
+
+    name: str
+    title: str
+    corner: str
+    rows: dict
+    about: dict = field(default_factory=dict)
+    notes: tuple = ()
+    digits: int = 3
+
+    @property
+    def columns(self):
+        return list(next(iter(self.rows.values()), {}))
+
+    def fold_counts(self):
+        """The different numbers of folds that its cells are over."""
+        return {len(cell.per_fold) for row in self.rows.values() for cell in row.values() if isinstance(cell, Estimate)}
+
+    def cells(self):
+        """The table as lists of texts, its heading first."""
+        with_folds = len(self.fold_counts()) > 1
+        lines = [[self.corner, *self.columns]]
+        for name, row in self.rows.items():
+            lines.append([name, *(cell_text(cell, self.digits, with_folds) for cell in row.values())])
+        return lines
+
+    def captions(self):
+        """The notes, and the number of folds where it is the same for all cells."""
+        counts = self.fold_counts()
+        if len(counts) != 1:
+            return self.notes
+        return (*self.notes, "One fold." if counts == {1} else f"{counts.pop()} folds.")
+
+    def records(self):
+        """One dictionary a cell, numbers as numbers."""
+        for row_name, row in self.rows.items():
+            for column, cell in row.items():
+                record = {"table": self.name, **self.about, "row": row_name, "column": column}
+                if isinstance(cell, Estimate):
+                    low, high = cell.interval or (None, None)
+                    record |= {"value": cell.mean, "std": cell.std, "folds": len(cell.per_fold)}
+                    record |= {"ci95_low": low, "ci95_high": high, "per_fold": cell.per_fold}
+                else:
+                    record["value"] = cell
+                yield record
+
+
+def cell_text(cell, digits, with_folds):
+    """A cell as people read it; ``with_folds`` adds the number of folds in brackets."""
+    if cell is None:
+        return MISSING
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if isinstance(cell, float):
+        return f"{cell:.{digits}f}"
+    if not isinstance(cell, Estimate):
+        return cell
+    sign = "+" if isinstance(cell, Change | PairedDifference) else ""
+    text = f"{cell.mean:{sign}.{digits}f}"
+    if isinstance(cell, PairedDifference):
+        if cell.interval:
+            text += " [{:+.{digits}f}, {:+.{digits}f}]".format(*cell.interval, digits=digits)
+    elif cell.std is not None:
+        text += f" ± {cell.std:.{digits}f}"
+    return f"{text} ({len(cell.per_fold)})" if with_folds else text
+
+
+@dataclass(frozen=True)
+class Report:
+    """Tables with sentences before them and lists below.
+
+    Attributes:
+        tables: Tables.
+        notes: sentences.
+        lists: ``{heading: lines}``.
+        synthetic: does it tell of synthetic runs? None where each row says so itself.
+    """
+
+    tables: list
+    notes: list
+    lists: dict = field(default_factory=dict)
+    synthetic: bool | None = None
+
+    def __post_init__(self):
+        if self.synthetic:  # a table that is copied elsewhere still says so
+            marked = [replace(table, title=f"{table.title}, synthetic") for table in self.tables]
+            object.__setattr__(self, "tables", marked)
+
+    def render(self, form):
+        """The report as a str in one of FORMATS."""
+        return {"text": self._text, "markdown": self._markdown, "latex": self._latex, "csv": self._csv, "json": self._json}[
+            form
+        ]()
+
+    def _about(self):
+        return {} if self.synthetic is None else {"synthetic": self.synthetic}
+
+    def _text(self):
+        parts, said = ["\n".join(self.notes)] if self.notes else [], set()
+        for table in self.tables:
+            lines = table.cells()
+            widths = [max(map(len, column)) for column in zip(*lines)]
+            body = ["  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines]
+            rule = "-" * max(map(len, body))
+            parts.append("\n".join([table.title, rule, body[0], rule, *body[1:], rule, *_wrapped(_unsaid(table, said))]))
+        parts += ["\n".join([f"{heading}:", *(f"  {line}" for line in lines)]) for heading, lines in self.lists.items()]
+        return "\n\n".join(parts) + "\n"
+
+    def _markdown(self):
+        parts, said = ["  \n".join(self.notes)] if self.notes else [], set()
+        for table in self.tables:
+            head, *body = ["|".join(["", *(f" {_cell_in_markdown(text)} " for text in line), ""]) for line in table.cells()]
+            rule = "| --- " + "| ---: " * len(table.columns) + "|"
+            parts += [f"**{table.title}**", "\n".join([head, rule, *body]), "  \n".join(_unsaid(table, said))]
+        for heading, lines in self.lists.items():
+            parts.append("\n".join([f"**{heading}**", "", *(f"- `{line}`" for line in lines)]))
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def _latex(self):
+        parts = ["% needs \\usepackage{booktabs}", *(f"% {note}" for note in self.notes)]
+        for table in self.tables:
+            head, *body = (" & ".join(map(latex_text, line)) + r" \\" for line in table.cells())
+            caption = " ".join([f"{table.title}.", *table.captions()])
+            parts += [
+                *("", r"\begin{table}", r"\centering", rf"\caption{{{latex_text(caption)}}}"),
+                *(rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule", head, r"\midrule", *body),
+                *(r"\bottomrule", r"\end{tabular}", r"\end{table}"),
+            ]
+        for heading, lines in self.lists.items():
+            parts += ["", f"% {heading}:", *(f"%   {line}" for line in lines)]
+        return "\n".join(parts) + "\n"
+
+    def _csv(self):
+        records = [self._about() | record for table in self.tables for record in table.records()]
+        names = [name for name in dict.fromkeys(name for record in records for name in record) if name != "per_fold"]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        return text.getvalue()
+
+    def _json(self):
+        tables = [
+            {"table": table.name, "title": table.title, "notes": table.captions(), "cells": list(table.records())}
+            for table in self.tables
+        ]
+        content = {**self._about(), "notes": self.notes, "tables": tables, **self.lists}
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _unsaid(table, said):
+    """The table's captions without those that stand under a table before it."""
+    new = [caption for caption in table.captions() if caption not in said]
+    said.update(table.notes)
+    return new
+
+
+def _wrapped(sentences):
+    return [line for sentence in sentences for line in textwrap.wrap(sentence, WIDTH)]
+
+
+def _cell_in_markdown(text):
+    return text.replace("|", r"\|").replace("_", r"\_")
+
+
+def latex_text(text):
+    """Text with LaTeX's own characters escaped."""
+    return "".join(LATEX.get(character, character) for character in text)
