@@ -102,6 +102,7 @@ def main():
         for metric in metrics if args.metric else MEASURED:
             tables += [*measure_tables(runs, metric), paired_table(runs, metric), *lambda_tables(runs, metric)]
         tables += [*class_tables(runs), parameter_table(runs)]
+        tables = [table for table in tables if table.has_cells()]
     lists = {
         "Missing runs, by the commands that make them": missing_commands(runs, args.output_root, args.folds),
         "Experiments under other names, not in the tables": other_names(found),

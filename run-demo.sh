@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole experiment on synthetic corpora with two small encoders, in less than ten minutes on two cores, and its table.
 # What is finished is skipped, so the same command goes on where it was stopped.
-# --full: what the README's tables come from: three seeds, and task_a by voice alone and by words alone.
+# --full: what the README's tables come from: three seeds, a grid of λ, and task_a by voice alone and by words alone.
 set -euo pipefail
 CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -32,7 +32,7 @@ train() {
     --text_model "$data/encoders/text" --speech_model "$data/encoders/speech" "$@"
 }
 
-# The five settings on one fold. Lines of the two folds mix, so each says which it is of.
+# The five settings and the upper bound on one fold. Lines of the two folds mix, so each says which it is of.
 one_fold() {
   export FOLDS=$1
   {
@@ -41,7 +41,9 @@ one_fold() {
     train run-ewc.sh "" $whole --ewc_lambda 1000
     train run-adapter.sh "" $adapters
     train run-adapter-wo-pretraining.sh "" $adapters
+    train run-joint.sh "" $whole
     if [ -n "$full" ]; then
+      SEEDS=12 LAMBDAS="10 100 10000 100000 1000000" train run-ewc-lambda.sh "" $whole
       train run-init.sh /voice-only $whole
       train run-init.sh /words-only $whole
     fi
@@ -65,10 +67,10 @@ if [ -n "$failed" ]; then
 fi
 
 echo
-"$PYTHON" evaluate.py --output_root "$outputs" --figures "$figures"
+"$PYTHON" evaluate.py --output_root "$outputs" --folds 0 1 --figures "$figures"
 if [ -n "$full" ]; then
   for part in voice-only words-only; do
     printf '\n%s: task_a on copies of the corpora\n\n' "$part"
-    "$PYTHON" evaluate.py --output_root "$outputs/$part"
+    "$PYTHON" evaluate.py --output_root "$outputs/$part" --folds 0 1
   done
 fi

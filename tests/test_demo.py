@@ -95,10 +95,12 @@ def test_the_whole_demonstration(material, tmp_path):
         DEMO_FIGURES=str(tmp_path / "figures"), DEMO_SIZE=" ".join(SIZE), SEEDS="12",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "SYNTHETIC" in done.stdout and "(2)" in done.stdout
-    table = done.stdout[done.stdout.index("Weighted F1") :].splitlines()
-    assert all(" - " not in row for row in table[3:5])
-    assert len(list((tmp_path / "outputs").glob("*/fold_*/*/metrics.json"))) == len(EXPERIMENTS) * 2 * 2
+    assert "SYNTHETIC" in done.stdout and "2 folds." in done.stdout
+    table = done.stdout[done.stdout.index("Test weighted F1, synthetic") :].splitlines()
+    rows = {row.split()[0]: row.split()[1:] for row in table[4:11]}
+    assert set(rows) == {"majority", *EXPERIMENTS, "joint"} and all("-" not in row for row in rows.values())
+    assert len(list((tmp_path / "outputs").glob("*/fold_*/*/metrics.json"))) == len(EXPERIMENTS) * 2 * 2 + 2
+    assert "Missing runs" not in done.stdout
     assert (tmp_path / "figures" / "forgetting.png").stat().st_size > 20_000
     assert "installing" not in done.stdout
 

@@ -578,3 +578,28 @@ def test_commands_are_quoted_for_the_shell(ask, tmp_path):
     _, stdout, _ = ask(root)
     command = next(line for line in stdout.splitlines() if "run-joint.sh" in line)
     assert str(root) in shlex.split(command)
+
+
+def test_the_curve_along_lambda_is_of_like_runs(ask, tmp_path):
+    for ewc_lambda, score in ((10.0, 0.5), (1000.0, 0.6)):
+        invent(tmp_path, f"ewc-lambda{ewc_lambda:g}", B, {A: score, B: 0.9}, {A: 0.7, B: 0.2}, ewc_lambda=ewc_lambda)
+    for fold in (0, 1):
+        invent(tmp_path, "ewc", B, {A: 0.55, B: 0.8}, {A: 0.7, B: 0.2}, fold=fold, ewc_lambda=100.0)
+        invent(tmp_path, "finetune", B, {A: 0.3 + fold, B: 0.9}, {A: 0.7, B: 0.2}, fold=fold)
+    along = records(ask, tmp_path, "--metric", "weighted")
+    along = along[(along["table"] == "ewc_lambda") & (along["column"] == f"{A} (task 1)")].set_index("row")["value"].astype(float)
+    # On the grid's one fold: ewc's own λ is a point of it, and finetune is that fold's.
+    expected = {"ewc, λ = 10": 0.5, "ewc, λ = 100": 0.55, "ewc, λ = 1000": 0.6, "finetune": 0.3}
+    assert along.to_dict() == expected and list(along.index) == list(expected)
+    # Otherwise trained, it is none; and a grid whose points were trained differently is no curve.
+    config = read(folder(tmp_path, "ewc", B) / "config.json")
+    for fold in (0, 1):
+        path = folder(tmp_path, "ewc", B, fold) / "config.json"
+        config = read(path)
+        config["arguments"]["lr"] = 0.5
+        path.write_text(json.dumps(config))
+    assert "ewc, λ = 100" not in set(records(ask, tmp_path, "--metric", "weighted")["row"])
+    path = folder(tmp_path, "ewc-lambda10", B) / "config.json"
+    path.write_text(json.dumps(read(path) | {"arguments": read(path)["arguments"] | {"lr": 0.5}}))
+    code, _, stderr = ask(tmp_path)
+    assert code == 1 and "--lr 0.5 and None" in stderr and "ewc-lambda1000" in stderr

@@ -5,7 +5,7 @@ in the order in which they are learned.
 """
 
 from utils.arguments import JOINT
-from utils.results import ADAPTERS, CONTINUAL, difference, is_lambda_run, over_folds, scores
+from utils.results import ADAPTERS, CONTINUAL, difference, differences, is_lambda_run, over_folds, scores
 
 # Settings that learn one task after the other.
 LEARNERS = (*CONTINUAL, *ADAPTERS)
@@ -63,6 +63,8 @@ def continual_measures(runs, method, first, second, metric):
 def lambda_curve(runs, first, second, metric):
     """Scores on both tasks after the second, along run-ewc-lambda.sh's grid, and for comparison.
 
+    The runs of ewc itself are a point of the curve where they differ from the grid's in nothing but λ.
+
     Args:
         runs, first, second, metric: as for ``result_matrix``.
 
@@ -70,14 +72,16 @@ def lambda_curve(runs, first, second, metric):
         (curve, others): ``{λ: (Estimate on the first task, Estimate on the second)}`` in ascending order, and the same for
         ``finetune`` and ``adapter``, over the folds and seeds of the grid. Both empty without a grid.
     """
-    grid = {}
+    points = [run for run in runs if is_lambda_run(run) and run.task == second]
+    keys = {run.key for run in points}
     for run in runs:
-        if is_lambda_run(run) and run.task == second:
-            test = run.metrics["test"]
-            values = grid.setdefault(run.config["arguments"]["ewc_lambda"], ({}, {}))
-            for of, task in zip(values, (first, second)):
-                of[run.key] = test[task][metric]
-    keys = {key for values in grid.values() for key in values[0]}
+        if (run.method, run.task) == ("ewc", second) and run.key in keys and not differences(points[0], run):
+            points.append(run)
+    grid = {}
+    for run in points:
+        values = grid.setdefault(run.config["arguments"]["ewc_lambda"], ({}, {}))
+        for of, task in zip(values, (first, second)):
+            of[run.key] = run.metrics["test"][task][metric]
     others = {}
     for method in ("finetune", "adapter") if grid else ():
         matrix = result_matrix(runs, method, first, second, metric)

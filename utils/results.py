@@ -97,8 +97,8 @@ def comparable_runs(found):
         if run.config["synthetic"] != runs[0].config["synthetic"]:
             one, other = (runs[0], run) if run.config["synthetic"] else (run, runs[0])
             raise UserError(f"{other.path} is synthetic and {one.path} is not: keep them under different --output_root")
-        first = first_of.setdefault((run.method, run.task), run)
-        differing = _differences(first.config, run.config)
+        first = first_of.setdefault((LAMBDA_PREFIX if is_lambda_run(run) else run.method, run.task), run)
+        differing = differences(first, run)
         if differing:
             raise UserError(
                 f"{first.path} and {run.path} differ in {', '.join(differing)}: they are not averaged; keep them under "
@@ -114,22 +114,27 @@ def comparable_runs(found):
                     f"{other.path} and {run.path} were made with other utterances of {name}: they are not compared; keep them "
                     "under different --output_root"
                 )
-    for (method, task), first in first_of.items():
+    for method, task in dict.fromkeys((run.method, run.task) for run in runs):
         seeds = seeds_by_fold(runs, method, task)
         if not set.intersection(*seeds.values()):
             listed = "; ".join(f"fold {fold}: {', '.join(map(str, sorted(of)))}" for fold, of in sorted(seeds.items()))
             raise UserError(
-                f"{first.path.parents[1]}, {task}: no seed is that of every fold ({listed}), and other seeds are not "
+                f"{method}, trained on {task}: no seed is that of every fold ({listed}), and other seeds are not "
                 "averaged over folds; SEEDS in front of the run scripts makes whole sets"
             )
     return runs
 
 
-def _differences(one, other):
-    arguments = differing_arguments(one["arguments"], other["arguments"], MAY_DIFFER)
+def differences(one, other):
+    """In what two runs differ that must not differ among those that are averaged: flags with both values, encoders.
+
+    λ may differ where one of the two is of a grid.
+    """
+    may_differ = (*MAY_DIFFER, "ewc_lambda") if is_lambda_run(one) or is_lambda_run(other) else MAY_DIFFER
+    arguments = differing_arguments(one.config["arguments"], other.config["arguments"], may_differ)
     differing = [f"--{name} {here} and {there}" for name, here, there in arguments]
-    for kind, encoder in one["encoders"].items():
-        if encoder["fingerprint"] != other["encoders"].get(kind, {}).get("fingerprint"):
+    for kind, encoder in one.config["encoders"].items():
+        if encoder["fingerprint"] != other.config["encoders"].get(kind, {}).get("fingerprint"):
             differing.append(f"{kind} encoders")
     return differing
 

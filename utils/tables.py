@@ -50,6 +50,10 @@ class Table:
     def columns(self):
         return list(next(iter(self.rows.values()), {}))
 
+    def has_cells(self):
+        """Is any of its cells more than a dash?"""
+        return any(cell is not None for row in self.rows.values() for cell in row.values())
+
     def fold_counts(self):
         """The different numbers of folds that its cells are over."""
         return {len(cell.per_fold) for row in self.rows.values() for cell in row.values() if isinstance(cell, Estimate)}
