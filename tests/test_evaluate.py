@@ -521,6 +521,15 @@ def test_curves_average_seeds_and_folds_and_mark_the_second_task(tmp_path):
     plt.close(figure)
 
 
+def test_hangul_is_drawn_or_it_is_said_that_it_is_not(tmp_path, monkeypatch):
+    for font in (style.hangul_font(), None):
+        monkeypatch.setattr(style, "hangul_font", lambda font=font: font)
+        style.prepare()
+        figure, _ = style.subplots(1, 1, style.COLUMN, 2)
+        figure.suptitle("감정")
+        assert ("fonts-nanum" in style.save(figure, tmp_path, "hangul")) == (font is None)
+
+
 def test_labels_are_spread_without_changing_their_order():
     values = [0.5, 0.51, 0.9, 0.505]
     positions = scores.spread(values, 0.06)
@@ -587,7 +596,9 @@ def test_the_curve_along_lambda_is_of_like_runs(ask, tmp_path):
         invent(tmp_path, "ewc", B, {A: 0.55, B: 0.8}, {A: 0.7, B: 0.2}, fold=fold, ewc_lambda=100.0)
         invent(tmp_path, "finetune", B, {A: 0.3 + fold, B: 0.9}, {A: 0.7, B: 0.2}, fold=fold)
     along = records(ask, tmp_path, "--metric", "weighted")
-    along = along[(along["table"] == "ewc_lambda") & (along["column"] == f"{A} (task 1)")].set_index("row")["value"].astype(float)
+    along = (
+        along[(along["table"] == "ewc_lambda") & (along["column"] == f"{A} (task 1)")].set_index("row")["value"].astype(float)
+    )
     # On the grid's one fold: ewc's own λ is a point of it, and finetune is that fold's.
     expected = {"ewc, λ = 10": 0.5, "ewc, λ = 100": 0.55, "ewc, λ = 1000": 0.6, "finetune": 0.3}
     assert along.to_dict() == expected and list(along.index) == list(expected)

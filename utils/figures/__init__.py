@@ -41,8 +41,7 @@ def draw_all(runs, folder, confusion, confusion_task):
             figure = draw()
             if synthetic and name in of_scores:
                 style.mark_synthetic(figure)
-            png, pdf = style.save(figure, Path(folder), name)
-            yield f"wrote {png} and {pdf.name}"
+            yield style.save(figure, Path(folder), name)
         except style.CannotDraw as reason:
             yield f"{name}: not drawn, {reason}"
         except OSError as error:

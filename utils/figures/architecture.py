@@ -116,7 +116,7 @@ def draw_architecture(runs):
             linewidth=0.8, linestyle="--",
         )
     )  # fmt: skip
-    axes.text(2.02, top + 0.7, f"{text_name}: {layers} layers of", fontsize=SMALL, va="center")
+    axes.text(2.02, top + 0.7, f"{text_name}: {layers} layers (parameters of all together)", fontsize=SMALL, va="center")
     x = 2.02
     chain = (
         ("attention", "attention", 0.56),
@@ -161,7 +161,7 @@ def draw_architecture(runs):
     total, own = count_parameters(model), count_parameters(model, trained_only=True)
     axes.legend(
         handles=[
-            Patch(facecolor=FROZEN, edgecolor=EDGES[FROZEN], label=f"frozen, all tasks': {short(total - own)} parameters"),
+            Patch(facecolor=FROZEN, edgecolor=EDGES[FROZEN], label=f"frozen, shared by all tasks: {short(total - own)}"),
             Patch(facecolor=OWN, edgecolor=EDGES[OWN], label=f"a task's own, trained: {short(own)} ({own / total:.1%} of all)"),
         ],
         loc="lower center", bbox_to_anchor=(0.5, 0.0), ncols=2, fontsize=SMALL,
