@@ -115,12 +115,11 @@ def outputs(data_root, encoders, tmp_path_factory):
 
 
 @pytest.fixture()
-def call(monkeypatch, capsys, data_root, encoders, outputs):
-    """Call a training script's main in this process: call(module, *flags) → (exit code, stdout, stderr)."""
+def call_main(monkeypatch, capsys):
+    """Call a script's main in this process: call_main(module, *flags) → (exit code, stdout, stderr)."""
 
-    def call(module, *arguments, output_root=outputs):
-        small = flags(data_root, encoders, output_root)
-        monkeypatch.setattr(sys, "argv", [module.__name__, *small, *map(str, arguments)])
+    def call_main(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])
         code = 0
         try:
             module.main()
@@ -128,7 +127,15 @@ def call(monkeypatch, capsys, data_root, encoders, outputs):
             code = exit.code
         return code, *capsys.readouterr()
 
-    return call
+    return call_main
+
+
+@pytest.fixture()
+def call(call_main, data_root, encoders, outputs):
+    """Call a training script small: call(module, *flags, output_root=…) → (exit code, stdout, stderr)."""
+    return lambda module, *arguments, output_root=outputs: call_main(
+        module, *flags(data_root, encoders, output_root), *arguments
+    )
 
 
 def folder(outputs, experiment, task, fold=0):

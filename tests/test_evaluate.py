@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-import sys
 
 import numpy as np
 import pandas as pd
@@ -29,19 +28,9 @@ COUNTS = {emotion: 2 for emotion in EMOTIONS}
 
 
 @pytest.fixture()
-def ask(monkeypatch, capsys):
-    """Call evaluate.py in this process: ask(output_root, *flags) → (exit code, stdout, stderr)."""
-
-    def ask(output_root, *arguments):
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--output_root", str(output_root), *map(str, arguments)])
-        code = 0
-        try:
-            evaluate.main()
-        except SystemExit as exit:
-            code = exit.code
-        return code, *capsys.readouterr()
-
-    return ask
+def ask(call_main):
+    """Call evaluate.py: ask(output_root, *flags) → (exit code, stdout, stderr)."""
+    return lambda output_root, *arguments: call_main(evaluate, "--output_root", output_root, *arguments)
 
 
 def invent(root, experiment, task, test, before=None, fold=0, seed=12, synthetic=False, encoders=None, **arguments):

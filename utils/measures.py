@@ -4,9 +4,12 @@ R[i,j] is the score on task j's test split after task i was learned (Lopez-Paz &
 in the order in which they are learned.
 """
 
-from utils.arguments import JOINT
+from utils.arguments import JOINT, other_task
+from utils.kemdy import CORPORA
 from utils.results import ADAPTERS, CONTINUAL, difference, differences, is_lambda_run, over_folds, scores
 
+# The corpora in both orders in which they can be learned.
+ORDERS = tuple((task, other_task(task)) for task in CORPORA)
 # Settings that learn one task after the other.
 LEARNERS = (*CONTINUAL, *ADAPTERS)
 FORMULAS = {

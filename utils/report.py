@@ -3,9 +3,9 @@
 import shlex
 from collections import defaultdict
 
-from utils.arguments import JOINT, other_task, training_parser
+from utils.arguments import JOINT, training_parser
 from utils.kemdy import CORPORA, EMOTIONS
-from utils.measures import FORMULAS, LEARNERS, continual_measures, lambda_curve
+from utils.measures import FORMULAS, LEARNERS, ORDERS, continual_measures, lambda_curve
 from utils.results import (
     ADAPTERS,
     CONTINUAL,
@@ -31,7 +31,6 @@ RUN_SCRIPTS = {
     "adapter_wo_pretraining": "run-adapter-wo-pretraining.sh",
     JOINT: "run-joint.sh",
 }
-ORDERS = tuple((task, other_task(task)) for task in CORPORA)
 SYNTHETIC = "SYNTHETIC corpora or encoders: a demonstration, not a result."
 TASK_KNOWLEDGE = (
     "The adapters are told which corpus an utterance is from and have a classifier for each; finetune, ewc and joint answer "

@@ -43,6 +43,7 @@ def draw_all(runs, folder, confusion, confusion_task):
                 style.mark_synthetic(figure)
             yield style.save(figure, Path(folder), name)
         except style.CannotDraw as reason:
+            style.plt.close("all")
             yield f"{name}: not drawn, {reason}"
         except OSError as error:
             raise UserError(f"--figures {folder} cannot be written ({error.strerror})") from None

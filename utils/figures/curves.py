@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 from utils.errors import UserError
 from utils.figures.style import BLUE, COLUMN, GREY, SMALL, VERMILION, CannotDraw, subplots
 from utils.files import HISTORY
-from utils.report import ORDERS
+from utils.measures import ORDERS
 from utils.results import ADAPTERS, METRIC_TITLES
 
 SHOWN = ("f1_weighted", "f1_macro", "loss")

@@ -20,8 +20,7 @@ from utils.figures.style import (
     subplots,
 )
 from utils.kemdy import EMOTIONS
-from utils.measures import LEARNERS, lambda_curve, result_matrix
-from utils.report import ORDERS
+from utils.measures import LEARNERS, ORDERS, lambda_curve, result_matrix
 from utils.results import CONTINUAL, METRIC_TITLES, majority, over_folds, table_scores, trained_task
 
 # Macro beside weighted F1: on a corpus of mostly one emotion only the former tells models apart.
