@@ -72,7 +72,10 @@ def parse_args():
     )
     machine.add_argument("--cpu", action="store_true", help="do not use a GPU")
     machine.add_argument("--num_workers", type=count, default=min(4, os.cpu_count() or 1), help="processes that read wavs")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.figures and (args.published or args.list or args.recompute):
+        parser.error("--figures goes with the tables, not with --published, --list or --recompute")
+    return args
 
 
 @one_line_errors
@@ -95,7 +98,7 @@ def main():
     synthetic = any(run.config["synthetic"] for run in runs)
     metrics = [METRICS[args.metric]] if args.metric else list(METRIC_TITLES)
     if args.published:
-        give(Report(published_tables(runs, metrics), notes(runs), synthetic=synthetic), args)
+        give(Report(published_tables(runs, metrics), notes(runs)), args)
         return
     tables = [score_table(runs, metric) for metric in metrics]
     if runs:
@@ -134,11 +137,15 @@ def recompute_table(found, args):
 
     machine = {name: value for name, value in vars(args).items() if name in ("cpu", "num_workers", "data_root")}
     rows = {}
-    for run in tqdm([run for run in found if run.metrics], desc="runs", disable=None):
+    tested = [run for run in found if run.metrics or run.problem]
+    if not tested:
+        raise UserError(f"--output_root {args.output_root}: no finished run to test again")
+    for run in tqdm(tested, desc="runs", disable=None):
         verdict = retest(run, **machine)
         rows[str(run.path.relative_to(args.output_root))] = {
             "same": verdict.same,
             "best_model.pt does what its folder says": verdict.text,
+            "synthetic": run.config.get("synthetic"),
         }
     return Table("recompute", "best_model.pt tested again", "folder", rows)
 
@@ -151,7 +158,8 @@ def draw(runs, args):
     if folder == Path("figures") and any(run.config["synthetic"] for run in runs):
         folder /= "demo"
     for line in draw_all(runs, folder, args.confusion, args.confusion_task):
-        print(line, file=sys.stderr if args.format in ("csv", "json", "latex") and not args.output else sys.stdout)
+        # Not among tables that a program reads.
+        print(line, file=sys.stdout if args.format == "text" or args.output else sys.stderr)
 
 
 if __name__ == "__main__":

@@ -99,12 +99,16 @@ def test_the_published_numbers_beside_ours(ask, tmp_path):
         invent(tmp_path, "task_a", A, {A: score}, fold=fold)
     cells = records(ask, tmp_path, "--published", "--metric", "weighted")
     ours = cells[(cells["row"] == "task_a, ours") & (cells["tested_on"] == A)].set_index("column")["value"]
-    assert float(ours["mean"]) == pytest.approx(0.705) and ours["difference"] == "+0.001" and ours["within 2 std"] == "True"
+    assert (
+        float(ours["mean"]) == pytest.approx(0.705)
+        and float(ours["difference"]) == pytest.approx(0.705 - 0.7038902)
+        and ours["within 2 std"] == "True"
+    )
     assert float(ours["fold 1"]) == 0.70 and pd.isna(ours["fold 2"])
     invent(tmp_path, "adapter", A, {A: 0.5})
     cells = records(ask, tmp_path, "--published", "--metric", "weighted")
     ours = cells[(cells["row"] == "adapter, ours") & (cells["tested_on"] == A)].set_index("column")["value"]
-    assert ours["within 2 std"] == "False" and ours["difference"] == "-0.181"
+    assert ours["within 2 std"] == "False" and float(ours["difference"]) == pytest.approx(0.5 - 0.681204, abs=1e-6)
     assert "finetune, published" in set(cells["row"])
 
 
@@ -220,6 +224,8 @@ def test_folds_of_different_seeds_are_not_averaged(ask, tmp_path):
         "synthetic": "is synthetic and",
         "twice": "are both of fold 0 and seed 12",
         "corpus": "other utterances of KEMDy19",
+        "task": "--lr 0.1 and 0.2",
+        "name": "is a run of ewc under the name of task_a",
     }.items(),
 )
 def test_runs_that_do_not_belong_together_are_not_averaged(ask, tmp_path, other, answer):
@@ -231,6 +237,11 @@ def test_runs_that_do_not_belong_together_are_not_averaged(ask, tmp_path, other,
     if other == "twice":
         config = read(path / "config.json") | {"fold": 0}
         (path / "config.json").write_text(json.dumps(config))
+    if other == "task":  # the adapters of both corpora are averaged in ACC
+        invent(tmp_path, "adapter", A, {A: 0.5}, encoders=encoders, lr=0.1)
+        path = invent(tmp_path, "adapter", B, {B: 0.5}, encoders=encoders, lr=0.2)
+    if other == "name":
+        (path / "config.json").write_text(json.dumps(read(path / "config.json") | {"method": "ewc"}))
     if other == "corpus":
         path = invent(tmp_path, "adapter", A, {A: 0.5}, encoders=encoders)
         config = read(path / "config.json")
@@ -244,6 +255,31 @@ def test_runs_that_do_not_belong_together_are_not_averaged(ask, tmp_path, other,
     assert code == 0 and stdout.count("task_a/fold_") == 2
 
 
+def test_a_start_from_another_model_than_task_as_is_told(ask, tmp_path):
+    invent(tmp_path, "task_a", A, {A: 0.5})
+    path = invent(tmp_path, "finetune", B, {A: 0.4, B: 0.5}, {A: 0.5, B: 0.2})
+    assert "did not start" not in ask(tmp_path)[1]
+    metrics = read(path / "metrics.json")
+    metrics["test_before"][A]["confusion_matrix"][0] = [0, 2, 0, 0, 0, 0, 0]
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    assert f"{path} did not start from task_a's model as it is now" in ask(tmp_path)[1]
+
+
+def test_numbers_over_fewer_seeds_are_marked(ask, tmp_path):
+    for seed in (12, 13):
+        name = "finetune" + ("" if seed == 12 else "-seed13")
+        invent(tmp_path, name, B, {A: 0.4, B: 0.1 * (seed - 9)}, {A: 0.5, B: 0.2}, seed=seed)
+    invent(tmp_path, "joint", "joint", {A: 0.9, B: 0.9})
+    _, stdout, _ = ask(tmp_path, "--metric", "weighted")
+    row = next(line for line in stdout.splitlines() if line.startswith("finetune") and line.count(" *") == 1)
+    # R[2,2] is over both seeds, intransigence over the one that joint has too.
+    assert row.split()[4] == "0.350" and row.endswith("+0.600 *")
+    assert "over seeds 12, 13; * where only some" in stdout
+    cells = records(ask, tmp_path, "--metric", "weighted")
+    cell = cells[(cells["table"] == "continual") & (cells["column"] == "intransigence") & (cells["row"] == "finetune")]
+    assert str(int(float(cell["seeds"].dropna().iloc[0]))) == "12"
+
+
 def test_settings_on_different_encoders_are_compared_with_a_word_of_warning(ask, tmp_path):
     encoder = {"name": "bert", "fingerprint": "1" * 64, "pretrained": True}
     invent(tmp_path, "task_a", A, {A: 0.5}, encoders={"text": encoder})
@@ -254,7 +290,13 @@ def test_settings_on_different_encoders_are_compared_with_a_word_of_warning(ask,
     assert "The text encoders differ: task_a; adapter." in ask(tmp_path)[1]
 
 
-@pytest.mark.parametrize("file, content", [("config.json", "{}"), ("config.json", "not json"), ("metrics.json", "{}")])
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        *(("config.json", text) for text in ("{}", "not json", '{"method": 3}')),
+        *(("metrics.json", text) for text in ("{}", '{"test": {"KEMDy19": {"f1_weighted": 0.5}}}', '{"test": null}')),
+    ],
+)
 def test_a_damaged_run_is_one_line_and_is_listed(ask, tmp_path, file, content):
     path = invent(tmp_path, "task_a", A, {A: 0.5})
     (path / file).write_text(content)
@@ -268,7 +310,9 @@ def test_missing_runs_are_dashes_and_commands(ask, tmp_path):
     code, stdout, _ = ask(tmp_path)
     assert code == 0
     scripts = ("init", "finetune", "ewc", "adapter", "adapter-wo-pretraining", "joint")
-    assert [line.strip() for line in stdout.splitlines() if " run-" in line] == [f"bash run-{name}.sh" for name in scripts]
+    assert [line.strip() for line in stdout.splitlines() if " run-" in line] == [
+        f"bash run-{name}.sh --output_root {tmp_path}" for name in scripts
+    ]
     for fold in (0, 1, 2, 3, 4):
         invent(tmp_path, "task_a", A, {A: 0.5}, fold=fold, batch_size=8, lr=0.1, output_root="elsewhere")
         invent(tmp_path, "task_a", B, {B: 0.5}, fold=fold, batch_size=8, lr=0.1, output_root="elsewhere")
@@ -283,6 +327,21 @@ def test_missing_runs_are_dashes_and_commands(ask, tmp_path):
     assert re.search(r"finetune +- +-\n", stdout)
     code, stdout, _ = ask(tmp_path, "--folds", 0, 2)
     assert "run-init.sh" not in stdout and 'FOLDS="0 2" bash run-finetune.sh' in stdout
+
+
+def test_commands_tell_what_makes_a_run_fit(ask, tmp_path):
+    both = {A: 0.5, B: 0.5}
+    invent(tmp_path, "ewc", B, both, both, seed=0, ewc_lambda=0.0, fisher_batch_size=10, init_name="mine-seed0", lr=1e-5)
+    invent(tmp_path, "adapter", A, {A: 0.5}, seed=0, adapter_size=48, encoder_seed=0, no_such_flag=None, cpu=False)
+    _, stdout, _ = ask(tmp_path, "--folds", 0)
+    commands = {line.split(".sh")[0].split()[-1]: line for line in stdout.splitlines() if " run-" in line}
+    # λ = 0 and seed 0 are values, the default rate is not said, and a start of its own is.
+    assert "--ewc_lambda 0.0" in commands["run-ewc"] and "--init_name mine-seed0" in commands["run-ewc"]
+    assert "--lr" not in commands["run-ewc"] and "TASKS=KEMDy19" in commands["run-ewc"] and 'SEEDS="0"' in commands["run-ewc"]
+    assert "--adapter_size 48 --encoder_seed 0" in commands["run-adapter-wo-pretraining"]
+    assert "ewc_lambda" not in commands["run-finetune"] and "--cpu" not in commands["run-adapter"]
+    code, _, stderr = ask(tmp_path, "--folds", 7)
+    assert code == 1 and "--folds 7: the runs are of 5 folds" in stderr
 
 
 def test_the_command_for_a_missing_run_makes_that_run(ask, outputs, tmp_path):
@@ -406,6 +465,11 @@ def test_recompute_finds_equal_what_is_equal(ask, outputs, tmp_path):
         "corpus": "no corpus at",
         "predictions": "predictions.csv cannot be read",
         "encoder": "text encoder",
+        "nan": "is not the model that was tested",
+        "answer": "an answer is not the emotion with the highest probability",
+        "matrix": "has another confusion_matrix",
+        "row": "predictions.csv cannot be read",
+        "config": "cannot be tested",
     }.items(),
 )
 def test_recompute_catches_what_is_not_as_it_says(ask, outputs, tmp_path, change, answer):
@@ -420,6 +484,20 @@ def test_recompute_catches_what_is_not_as_it_says(ask, outputs, tmp_path, change
         (path / "metrics.json").write_text(json.dumps(metrics))
     elif change == "truncated":
         (path / "best_model.pt").write_bytes((path / "best_model.pt").read_bytes()[:3000])
+    elif change == "nan":
+        state = torch.load(path / "best_model.pt", weights_only=True)
+        state["classifier.bias"][:] = float("nan")
+        torch.save(state, path / "best_model.pt")
+    elif change in ("answer", "row"):
+        table = pd.read_csv(path / "predictions.csv")
+        table.loc[0, "predicted"] = None if change == "row" else table.filter(like="p_").iloc[0].idxmin()[2:]
+        table.to_csv(path / "predictions.csv", index=False)
+    elif change == "matrix":
+        metrics = read(path / "metrics.json")
+        metrics["test"][A]["confusion_matrix"][0][0] += 1
+        (path / "metrics.json").write_text(json.dumps(metrics))
+    elif change == "config":
+        (path / "config.json").write_text("{}")
     elif change == "corpus":
         more = ("--data_root", tmp_path)
     elif change == "encoder":
@@ -456,6 +534,9 @@ def test_figures_say_what_they_lack(ask, tmp_path):
     assert "confusion: not drawn, no run of adapter that is tested on KEMDy20" in stdout
     assert "lambda: not drawn" in stdout and "curves_ewc: not drawn" in stdout
     assert (tmp_path / "figures" / "storage.png").exists()
+    (folder(tmp_path, "task_a", A) / "history.csv").unlink()
+    code, stdout, _ = ask(tmp_path, "--figures", tmp_path / "figures")
+    assert code == 0 and "storage.png" in stdout and "curves_finetune: not drawn" in stdout
     (tmp_path / "in the way").write_text("")
     code, _, stderr = ask(tmp_path, "--figures", tmp_path / "in the way" / "figures")
     assert code == 1 and stderr.startswith("error: --figures") and stderr.count("\n") == 1
@@ -565,6 +646,7 @@ def test_wrong_flags_of_evaluate_are_answered_by_name(ask, tmp_path):
         (("--list", "--published"), "not allowed with"),
         (("--confusion", "adapter"), "--confusion"),
         (("--folds", "-1"), "--folds"),
+        (("--published", "--figures"), "--figures goes with the tables"),
     ):
         code, _, stderr = ask(tmp_path, *arguments)
         assert code == 2 and answer in stderr.splitlines()[-1]
@@ -589,7 +671,7 @@ def test_the_curve_along_lambda_is_of_like_runs(ask, tmp_path):
         along[(along["table"] == "ewc_lambda") & (along["column"] == f"{A} (task 1)")].set_index("row")["value"].astype(float)
     )
     # On the grid's one fold: ewc's own λ is a point of it, and finetune is that fold's.
-    expected = {"ewc, λ = 10": 0.5, "ewc, λ = 100": 0.55, "ewc, λ = 1000": 0.6, "finetune": 0.3}
+    expected = {"ewc, λ = 10": 0.5, "ewc, λ = 100": 0.55, "ewc, λ = 1,000": 0.6, "finetune": 0.3}
     assert along.to_dict() == expected and list(along.index) == list(expected)
     # Otherwise trained, it is none; and a grid whose points were trained differently is no curve.
     config = read(folder(tmp_path, "ewc", B) / "config.json")

@@ -4,6 +4,8 @@ R[i,j] is the score on task j's test split after task i was learned (Lopez-Paz &
 in the order in which they are learned.
 """
 
+from collections import defaultdict
+
 from utils.arguments import JOINT, other_task
 from utils.kemdy import CORPORA
 from utils.results import ADAPTERS, CONTINUAL, difference, differences, is_lambda_run, over_folds, scores
@@ -78,10 +80,16 @@ def lambda_curve(runs, first, second, metric):
     points = [run for run in runs if is_lambda_run(run) and run.task == second]
     keys = {run.key for run in points}
     for run in runs:
-        if (run.method, run.task) == ("ewc", second) and run.key in keys and not differences(points[0], run):
-            points.append(run)
-    grid = {}
+        if (run.method, run.task) == ("ewc", second) and points and not differences(points[0], run):
+            if keys <= {other.key for other in runs if (other.method, other.task) == ("ewc", second)}:
+                points.append(run)
+    # On the folds and seeds that every λ has, or one point would be the mean over other splits than the next.
+    of_lambda = defaultdict(set)
     for run in points:
+        of_lambda[run.config["arguments"]["ewc_lambda"]].add(run.key)
+    keys = set.intersection(*of_lambda.values()) if of_lambda else set()
+    grid = {}
+    for run in (run for run in points if run.key in keys):
         values = grid.setdefault(run.config["arguments"]["ewc_lambda"], ({}, {}))
         for of, task in zip(values, (first, second)):
             of[run.key] = run.metrics["test"][task][metric]

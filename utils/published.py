@@ -3,10 +3,11 @@
 from functools import cache
 from pathlib import Path
 
+from utils.errors import UserError
 from utils.files import read_json
 from utils.kemdy import CORPORA
 from utils.results import METRIC_TITLES, SETTINGS, Estimate, over_folds, table_scores
-from utils.tables import Table
+from utils.tables import Signed, Table
 
 FILE = Path(__file__).with_suffix(".json")
 CAPTION = (
@@ -37,6 +38,9 @@ def published_tables(runs, metrics):
     Returns:
         A list of Tables. Ours counts as near where it lies within two standard deviations, over the published folds, of the
         published mean.
+
+    Raises:
+        UserError: if the runs are of another number of folds.
     """
     if not runs:
         return [
@@ -51,19 +55,22 @@ def published_tables(runs, metrics):
             )
             for metric in metrics
         ]
+    k_fold = {run.config["arguments"].get("k_fold", 5) for run in runs}
+    if k_fold != {5}:
+        raise UserError(f"--published: the published scores are of 5 folds, these runs of {max(k_fold)}")
     return [_beside(runs, metric, task) for metric in metrics for task in CORPORA]
 
 
 def _beside(runs, metric, task):
-    rows = {}
+    rows, whose = {}, "ours, synthetic" if any(run.config["synthetic"] for run in runs) else "ours"
     for setting in SETTINGS:
         theirs = published_estimate(setting, task, metric)
         ours = over_folds(table_scores(runs, setting, task, metric))
-        off = None if ours is None else ours.mean - theirs.mean
+        off = None if ours is None else Signed(ours.mean - theirs.mean)
         near = None if ours is None else abs(off) <= 2 * theirs.std
-        verdict = {"difference": None if off is None else f"{off:+.3f}", "within 2 std": near}
+        verdict = {"difference": off, "within 2 std": near}
         for name, estimate, more in (
-            (f"{setting}, ours", ours, verdict),
+            (f"{setting}, {whose}", ours, verdict),
             (f"{setting}, published", theirs, dict.fromkeys(verdict)),
         ):
             per_fold = estimate.per_fold if estimate else {}

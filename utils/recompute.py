@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from accelerate.state import AcceleratorState
 
 from utils.errors import UserError
-from utils.files import BEST_MODEL, METRICS, PREDICTIONS
+from utils.files import BEST_MODEL, CONFIG, METRICS, PREDICTIONS
 from utils.kemdy import EMOTIONS
 from utils.metrics import test_scores
 from utils.results import METRIC_TITLES
@@ -37,20 +38,25 @@ def retest(run, **machine):
     Returns:
         A Verdict; a checkpoint, an encoder or a corpus that is missing, damaged or another one now is a verdict too.
     """
+    if run.problem:
+        return Verdict(False, f"cannot be tested: {run.problem}")
     try:
         stored = _stored_predictions(run)
         model, config = load_run(run.path)
+        AcceleratorState._reset_state(reset_partial_state=True)  # the run before may have had another precision
         again = Run(Namespace(**config["arguments"] | machine), config["method"], quiet=True)
         tasks = again.load_tasks(list(run.metrics["test"]))
         evaluations = test(again, model.to(again.accelerator.device), tasks)
     except UserError as error:
         return Verdict(False, f"cannot be tested: {error}")
+    except (KeyError, TypeError, AttributeError) as error:
+        return Verdict(False, f"cannot be tested: {CONFIG} or {METRICS} is not whole ({type(error).__name__}: {error})")
     now = pd.concat(prediction_table(name, tasks[name].splits["test"], of) for name, of in evaluations.items())
     if list(zip(stored["task"], stored["segment_id"])) != list(zip(now["task"], now["segment_id"])):
         return Verdict(False, "cannot be compared: the test split has other utterances now")
     moved = np.abs(stored[PROBABILITIES].to_numpy() - now[PROBABILITIES].to_numpy()).max()
     flipped = int((stored["predicted"].to_numpy() != now["predicted"].to_numpy()).sum())
-    if moved > TOLERANCE[config["arguments"]["mixed_precision"]]:
+    if not moved <= TOLERANCE[config["arguments"]["mixed_precision"]]:  # which no NaN is
         changes = [
             f"{METRIC_TITLES['f1_weighted']} on {name} {run.metrics['test'][name]['f1_weighted']:.4f} then, "
             f"{_scores_of(now, name)['f1_weighted']:.4f} now"
@@ -68,19 +74,24 @@ def _stored_predictions(run):
     path = run.path / PREDICTIONS
     try:
         stored = pd.read_csv(path)
-        missing = {"task", "segment_id", "emotion", "predicted", *PROBABILITIES} - set(stored)
-    except (OSError, ValueError) as error:
+        answers = np.array([EMOTIONS.index(emotion) for emotion in stored["predicted"]])
+        probabilities = stored[PROBABILITIES].to_numpy()
+        again = {name: _scores_of(stored, name) for name in run.metrics["test"]}
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
-    if missing:
-        raise UserError(f"{path} has no column {sorted(missing)[0]}")
+    # Probabilities are written with six digits, so the two largest may look alike.
+    if not (probabilities[np.arange(len(answers)), answers] >= probabilities.max(axis=1) - 1e-5).all():
+        raise UserError(f"{path}: an answer is not the emotion with the highest probability")
     for name, scores in run.metrics["test"].items():
-        again = _scores_of(stored, name)
         for metric, title in METRIC_TITLES.items():
-            if abs(again[metric] - scores[metric]) > 1e-9:
+            if again[name][metric] != scores[metric]:
                 raise UserError(
                     f"{METRICS} says {title} {scores[metric]:.4f} on {name}, and {PREDICTIONS} beside it gives "
-                    f"{again[metric]:.4f}"
+                    f"{again[name][metric]:.4f}"
                 )
+        for part in ("per_class", "confusion_matrix"):
+            if again[name][part] != scores[part]:
+                raise UserError(f"{METRICS} has another {part} on {name} than {PREDICTIONS} beside it gives")
     return stored
 
 

@@ -2,8 +2,10 @@
 
 import shlex
 from collections import defaultdict
+from pathlib import Path
 
-from utils.arguments import JOINT, training_parser
+from utils.arguments import JOINT, other_task, split_seed, training_parser
+from utils.errors import UserError
 from utils.kemdy import CORPORA, EMOTIONS
 from utils.measures import FORMULAS, LEARNERS, ORDERS, continual_measures, lambda_curve
 from utils.results import (
@@ -21,7 +23,7 @@ from utils.results import (
     seeds_by_fold,
     table_scores,
 )
-from utils.tables import Change, PairedDifference, Table
+from utils.tables import Change, PairedDifference, Table, shown_as
 
 RUN_SCRIPTS = {
     "task_a": "run-init.sh",
@@ -39,7 +41,7 @@ TASK_KNOWLEDGE = (
 # Flags that the run scripts set themselves, or that say nothing about a missing run.
 NOT_REPEATED = (
     *("task", "exp_name", "seed", "num_fold", "output_root"),
-    *("overwrite", "checkpoint", "init_name", "without_pretraining"),
+    *("overwrite", "checkpoint", "without_pretraining"),
 )
 PLACES = ("data_root", "text_model", "speech_model", "k_fold", "cpu")
 
@@ -50,9 +52,9 @@ def score_table(runs, metric):
     for method in METHODS:
         rows[method] = {task: over_folds(table_scores(runs, method, task, metric)) for task in CORPORA}
     notes = (
-        f"Mean ± standard deviation over folds of the test {_over_seeds(runs)}. A column is the corpus tested; finetune and "
-        "ewc learned it first and the other corpus after it, task_a and the adapters are the column's own, joint learned both "
-        "at once. majority always answers the training split's commonest label.",
+        "A column is the corpus tested; finetune and ewc learned it first and the other corpus after it, task_a and the "
+        "adapters are the column's own, joint learned both at once. majority always answers the training split's commonest "
+        "label.",
         TASK_KNOWLEDGE,
     )
     title = f"Test {METRIC_TITLES[metric]}"
@@ -67,7 +69,7 @@ def measure_tables(runs, metric):
         for method in (*LEARNERS, JOINT):
             measures = continual_measures(runs, method, first, second, metric)
             for name in ("BWT", "intransigence"):
-                measures[name] = measures[name] and Change(measures[name].per_fold)
+                measures[name] = shown_as(Change, measures[name])
             rows[method] = measures
         notes = (
             "R[i,j] is the test score on task j after task i was learned, task 1 being the corpus that is learned first.",
@@ -89,11 +91,10 @@ def paired_table(runs, metric):
             for base in ("finetune", "adapter"):
                 values = difference(*(table_scores(runs, name, task, metric) for name in (method, base)))
                 estimate = over_folds(values) if method != base else None
-                row[f"{task} vs {base}"] = estimate and PairedDifference(estimate.per_fold)
+                row[f"{task} vs {base}"] = shown_as(PairedDifference, estimate)
     notes = (
-        "The row's score minus that of finetune or adapter on the same fold and seed, averaged over folds [95 % confidence "
-        "interval by Student's t]. The folds share training data, so the intervals are rather too narrow (Nadeau & Bengio "
-        "2003); with two folds they are very wide.",
+        "The row's score minus that of finetune or adapter on the same fold and seed. The folds share training data, so the "
+        "intervals are rather too narrow (Nadeau & Bengio 2003); with two folds they are very wide.",
     )
     title = f"Paired differences of {METRIC_TITLES[metric]}"
     return Table("paired_differences", title, "setting", rows, {"metric": metric}, notes)
@@ -110,7 +111,7 @@ def class_tables(runs):
             row = rows[emotion] = {"before": over_folds({**before["ewc"], **before["finetune"]})}
             for method in CONTINUAL:
                 change = over_folds(difference(after[method], before[method]))
-                row |= {f"{method} after": over_folds(after[method]), f"{method} change": change and Change(change.per_fold)}
+                row |= {f"{method} after": over_folds(after[method]), f"{method} change": shown_as(Change, change)}
             row |= {method: over_folds(scores(runs, method, first, first, emotion)) for method in ADAPTERS}
         notes = (
             "F1 of each emotion on the first corpus's test split. before is task_a's model, from which finetune and ewc start; "
@@ -128,12 +129,13 @@ def lambda_tables(runs, metric):
         curve, others = lambda_curve(runs, first, second, metric)
         if not curve:
             continue
-        points = {f"ewc, λ = {value:g}": pair for value, pair in curve.items()} | others
+        points = {f"ewc, λ = {value:,.10g}": pair for value, pair in curve.items()} | others
         rows = {name: dict(zip((f"{first} (task 1)", f"{second} (task 2)"), pair)) for name, pair in points.items()}
-        folds = sorted({fold for pair in curve.values() for fold in pair[0].per_fold})
+        some = next(iter(curve.values()))[0]
+        folds, seeds = (", ".join(map(str, sorted(of))) for of in (some.per_fold, some.seeds))
         notes = (
-            f"Test scores after both tasks, on fold {', '.join(map(str, folds))}; finetune and adapter on the same folds and "
-            "seeds. A λ that is picked by these scores is picked on test splits.",
+            f"Test scores after both tasks on fold {folds} and seed {seeds}, finetune's and adapter's on the same. A λ that is "
+            "picked by these scores is picked on test splits.",
         )
         title = f"{first}, then {second}: {METRIC_TITLES[metric]} along λ"
         tables.append(Table("ewc_lambda", title, "setting", rows, {"metric": metric, "first": first, "second": second}, notes))
@@ -178,12 +180,28 @@ def notes(runs):
                 fingerprints[encoders[0]["fingerprint"]].append(method)
         if len(fingerprints) > 1:
             lines.append(f"The {kind} encoders differ: " + "; ".join(", ".join(names) for names in fingerprints.values()) + ".")
+    for name in ("num_epochs", "batch_size", "lr", "max_text_len", "max_seq_len"):
+        settings = defaultdict(list)
+        for method in METHODS:
+            values = [run.config["arguments"].get(name) for run in runs if run.method == method]
+            if values:
+                settings[values[0]].append(method)
+        if len(settings) > 1:
+            lines.append(f"--{name} differs: " + "; ".join(f"{v} {', '.join(of)}" for v, of in settings.items()) + ".")
+    return lines + _other_starts(runs)
+
+
+def _other_starts(runs):
+    """A line for each run of finetune and ewc that did not start from task_a's model as it is now."""
+    alone = {(run.task, run.key): run.metrics["test"][run.task] for run in runs if run.method == "task_a"}
+    lines = []
+    for run in runs:
+        first = other_task(run.task) if run.method in CONTINUAL else None
+        start = alone.get((first, run.key))
+        before = run.metrics.get("test_before", {}).get(first)
+        if start and before and start["confusion_matrix"] != before["confusion_matrix"]:
+            lines.append(f"{run.path} did not start from task_a's model as it is now: it forgot from another score.")
     return lines
-
-
-def _over_seeds(runs):
-    seeds = sorted({run.key[1] for run in runs if run.method in METHODS})
-    return f"means over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else "scores"
 
 
 def missing_commands(runs, output_root, folds=None):
@@ -197,6 +215,8 @@ def missing_commands(runs, output_root, folds=None):
     runs = [run for run in runs if run.method in METHODS]
     k_fold = max((run.config["arguments"].get("k_fold", 5) for run in runs), default=5)
     wanted = sorted(folds) if folds is not None else list(range(k_fold))
+    if max(wanted) >= k_fold:
+        raise UserError(f"--folds {max(wanted)}: the runs are of {k_fold} folds, 0 to {k_fold - 1}")
     lacking = defaultdict(list)
     for method in METHODS:
         for seed in sorted({run.key[1] for run in runs}) or [12]:
@@ -222,7 +242,7 @@ def _command(runs, method, tasks, folds, seeds, output_root):
     words += ["bash", RUN_SCRIPTS[method]]
     for name, value in _flags_of_siblings(runs, method).items():
         words += [f"--{name}"] if value is True else [f"--{name}", shlex.quote(str(value))]
-    if runs:
+    if Path(output_root) != Path("outputs"):
         words += ["--output_root", shlex.quote(str(output_root))]
     return " ".join(words)
 
@@ -236,11 +256,14 @@ def _flags_of_siblings(runs, method):
     like = [run for run in runs if (run.method in ADAPTERS) == (method in ADAPTERS)]
     chosen = {}
     for name, value in (own or like or runs)[0].config["arguments"].items():
-        # A run of the same setting tells every flag, one that trains the same parts the common ones, any other where it lies.
-        fits = own or (like and name in defaults) or name in PLACES
+        # A run of the same setting tells every flag, one that trains the same parts those that both have, any other where
+        # the corpora and encoders lie.
+        fits = own or (like and (name in defaults or method in ADAPTERS)) or name in PLACES
         # The run scripts' own batch size is not the Python scripts' default.
         told = name == "batch_size" or name not in defaults or str(value) != str(defaults[name])
-        if fits and told and name not in NOT_REPEATED and value not in (None, False):
+        if name == "init_name":
+            told = split_seed(value)[0] != "task_a"
+        if fits and told and name not in NOT_REPEATED and value is not None and value is not False:
             chosen[name] = value
     return chosen
 

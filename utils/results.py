@@ -24,10 +24,13 @@ METRIC_TITLES = {"f1_weighted": "weighted F1", "f1_macro": "macro F1", "f1_micro
 LAMBDA_PREFIX = "ewc-lambda"
 # Arguments in which runs that are averaged may differ: which of the grid they are, where they lie, how they were computed.
 MAY_DIFFER = (
-    *("num_fold", "seed", "exp_name", "checkpoint", "init_name"),
+    *("task", "num_fold", "seed", "exp_name", "checkpoint", "init_name"),
     *("data_root", "output_root", "text_model", "speech_model", "cpu", "num_workers", "overwrite"),
 )
-NEEDED = ("method", "task", "fold", "seed", "synthetic", "arguments", "encoders", "corpora")
+# What config.json must hold, and of which type.
+NEEDED = {"method": str, "task": str, "fold": int, "seed": int, "synthetic": bool} | {
+    name: dict for name in ("arguments", "encoders", "corpora")
+}
 CONFIDENCE = 0.95
 
 
@@ -73,10 +76,24 @@ def _read_run(folder):
         metrics = read_json(folder / METRICS) if (folder / METRICS).exists() else None
     except UserError as error:
         return replace(run, problem=str(error))
-    lacking = [f"{CONFIG} lacks {name!r}" for name in NEEDED if name not in config]
-    if metrics is not None and "test" not in metrics:
-        lacking.append(f"{METRICS} lacks 'test'")
-    return replace(run, config=config, metrics=metrics, problem=lacking[0] if lacking else None)
+    wrong = [name for name, kind in NEEDED.items() if not isinstance(config.get(name), kind)]
+    if wrong:
+        # What is there is not to be trusted either: it would be looked at part by part.
+        return replace(run, problem=f"{CONFIG} has no {wrong[0]!r}, or not as it was written")
+    problem = _problem_of_metrics(metrics) if metrics is not None else None
+    return replace(run, config=config, metrics=None if problem else metrics, problem=problem)
+
+
+def _problem_of_metrics(metrics):
+    for when in ("test", "test_before"):
+        tests = metrics.get(when, {} if when == "test_before" else None)
+        if not isinstance(tests, dict) or not all(isinstance(test, dict) for test in tests.values()):
+            return f"{METRICS} has no {when!r}, or not as it was written"
+        for name, test in tests.items():
+            lacking = {*METRIC_TITLES, "n", "per_class", "confusion_matrix"} - test.keys()
+            if lacking:
+                return f"{METRICS} has no {sorted(lacking)[0]!r} of {name}"
+    return None
 
 
 def comparable_runs(found):
@@ -97,7 +114,12 @@ def comparable_runs(found):
         if run.config["synthetic"] != runs[0].config["synthetic"]:
             one, other = (runs[0], run) if run.config["synthetic"] else (run, runs[0])
             raise UserError(f"{other.path} is synthetic and {one.path} is not: keep them under different --output_root")
-        first = first_of.setdefault((LAMBDA_PREFIX if is_lambda_run(run) else run.method, run.task), run)
+        method = "ewc" if is_lambda_run(run) else run.method
+        if run.config["method"] != method:
+            raise UserError(
+                f"{run.path} is a run of {run.config['method']} under the name of {method}: give it another --exp_name"
+            )
+        first = first_of.setdefault(LAMBDA_PREFIX if is_lambda_run(run) else run.method, run)
         differing = differences(first, run)
         if differing:
             raise UserError(
@@ -162,9 +184,10 @@ def trained_task(method, tested_task):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A quantity over folds: ``per_fold`` maps a fold to its mean over seeds."""
+    """A quantity over folds: ``per_fold`` maps a fold to its mean over ``seeds``."""
 
     per_fold: dict
+    seeds: tuple = ()
 
     @cached_property
     def mean(self):
@@ -200,7 +223,8 @@ def over_folds(values):
     common = set.intersection(*seeds.values()) if seeds else set()
     if not common:
         return None
-    return Estimate({fold: float(np.mean([values[fold, seed] for seed in sorted(common)])) for fold in sorted(seeds)})
+    common = tuple(sorted(common))
+    return Estimate({fold: float(np.mean([values[fold, seed] for seed in common])) for fold in sorted(seeds)}, common)
 
 
 def difference(one, other):
@@ -251,5 +275,5 @@ def epochs_done(run):
     try:
         with open(run.path / HISTORY, encoding="utf-8") as file:
             return max(sum(1 for _ in file) - 2, 0)
-    except OSError:
+    except (OSError, ValueError):
         return 0

@@ -5,6 +5,7 @@ import io
 import json
 import textwrap
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from utils.results import Estimate
 
@@ -21,6 +22,15 @@ class Change(Estimate):
 
 class PairedDifference(Estimate):
     """An Estimate of a difference that is shown with its confidence interval."""
+
+
+class Signed(float):
+    """A number whose sign is shown."""
+
+
+def shown_as(kind, estimate):
+    """An Estimate as Change or PairedDifference; None stays None."""
+    return estimate and kind(estimate.per_fold, estimate.seeds)
 
 
 @dataclass(frozen=True)
@@ -54,24 +64,49 @@ class Table:
         """Is any of its cells more than a dash?"""
         return any(cell is not None for row in self.rows.values() for cell in row.values())
 
-    def fold_counts(self):
-        """The different numbers of folds that its cells are over."""
-        return {len(cell.per_fold) for row in self.rows.values() for cell in row.values() if isinstance(cell, Estimate)}
+    @cached_property
+    def _estimates(self):
+        return [cell for row in self.rows.values() for cell in row.values() if isinstance(cell, Estimate)]
+
+    @cached_property
+    def _fold_counts(self):
+        return {len(estimate.per_fold) for estimate in self._estimates}
+
+    @cached_property
+    def _seeds(self):
+        return sorted({seed for estimate in self._estimates for seed in estimate.seeds})
 
     def cells(self):
         """The table as lists of texts, its heading first."""
-        with_folds = len(self.fold_counts()) > 1
         lines = [[self.corner, *self.columns]]
         for name, row in self.rows.items():
-            lines.append([name, *(cell_text(cell, self.digits, with_folds) for cell in row.values())])
+            lines.append([name, *(self._text(cell) for cell in row.values())])
         return lines
 
+    def _text(self, cell):
+        text = cell_text(cell, self.digits)
+        if isinstance(cell, Estimate):
+            if cell.seeds and len(cell.seeds) < len(self._seeds):
+                text += " *"
+            if len(self._fold_counts) > 1:
+                text += f" ({len(cell.per_fold)})"
+        return text
+
     def captions(self):
-        """The notes, and the number of folds where it is the same for all cells."""
-        counts = self.fold_counts()
-        if len(counts) != 1:
+        """Over which folds and seeds its numbers are, and the notes."""
+        if not self._estimates:
             return self.notes
-        return (*self.notes, "One fold." if counts == {1} else f"{counts.pop()} folds.")
+        several = self._fold_counts != {1}
+        spread = "± standard deviation"
+        if any(isinstance(estimate, PairedDifference) for estimate in self._estimates):
+            spread = "[95 % confidence interval by Student's t]"
+        folds = f"{min(self._fold_counts)} folds" if len(self._fold_counts) == 1 else "folds (how many)"
+        what = f"Mean {spread} over {folds}" if several else "One fold"
+        if len(self._seeds) > 1:
+            what += f" of the means over seeds {', '.join(map(str, self._seeds))}"
+            if any(estimate.seeds and len(estimate.seeds) < len(self._seeds) for estimate in self._estimates):
+                what += "; * where only some of these seeds are on every fold"
+        return (f"{what}.", *self.notes)
 
     def records(self):
         """One dictionary a cell, numbers as numbers."""
@@ -81,14 +116,15 @@ class Table:
                 if isinstance(cell, Estimate):
                     low, high = cell.interval or (None, None)
                     record |= {"value": cell.mean, "std": cell.std, "folds": len(cell.per_fold)}
-                    record |= {"ci95_low": low, "ci95_high": high, "per_fold": cell.per_fold}
+                    record |= {"ci95_low": low, "ci95_high": high, "seeds": " ".join(map(str, cell.seeds))}
+                    record["per_fold"] = cell.per_fold
                 else:
                     record["value"] = cell
                 yield record
 
 
-def cell_text(cell, digits, with_folds):
-    """A cell as people read it; ``with_folds`` adds the number of folds in brackets."""
+def cell_text(cell, digits):
+    """A cell as people read it."""
     if cell is None:
         return MISSING
     if isinstance(cell, bool):
@@ -96,7 +132,7 @@ def cell_text(cell, digits, with_folds):
     if isinstance(cell, int):
         return f"{cell:,}"
     if isinstance(cell, float):
-        return f"{cell:.{digits}f}"
+        return f"{cell:+.{digits}f}" if isinstance(cell, Signed) else f"{cell:.{digits}f}"
     if not isinstance(cell, Estimate):
         return cell
     sign = "+" if isinstance(cell, Change | PairedDifference) else ""
@@ -106,7 +142,7 @@ def cell_text(cell, digits, with_folds):
             text += " [{:+.{digits}f}, {:+.{digits}f}]".format(*cell.interval, digits=digits)
     elif cell.std is not None:
         text += f" ± {cell.std:.{digits}f}"
-    return f"{text} ({len(cell.per_fold)})" if with_folds else text
+    return text
 
 
 @dataclass(frozen=True)
@@ -194,8 +230,9 @@ class Report:
 
 def _unsaid(table, said):
     """The table's captions without those that stand under a table before it."""
-    new = [caption for caption in table.captions() if caption not in said]
-    said.update(table.notes)
+    first, *notes = table.captions() or ("",)
+    new = [caption for caption in (first, *notes) if caption and (caption == first or caption not in said)]
+    said.update(notes)
     return new
 
 

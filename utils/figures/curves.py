@@ -3,8 +3,7 @@
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from utils.errors import UserError
-from utils.figures.style import BLUE, COLUMN, GREY, SMALL, VERMILION, CannotDraw, subplots
+from utils.figures.style import BLUE, COLUMN, GREY, SMALL, VERMILION, CannotDraw, legend_below, over, subplots
 from utils.files import HISTORY
 from utils.measures import ORDERS
 from utils.results import ADAPTERS, METRIC_TITLES
@@ -41,7 +40,7 @@ def draw_curves(runs, method):
             panel.axvline(border, color=GREY, linestyle="--", linewidth=0.8, zorder=0)
             panel.set_ylim(0, 1 if quantity != "loss" else None)
         column[0].set_title(f"{first}, then {second}", fontsize=SMALL)
-        column[-1].set_xlabel("epoch")
+        column[-1].set_xlabel("epoch", labelpad=2)
         drawn = drawn or len(later) > 0
     if not drawn:
         raise CannotDraw(f"no run of {method}")
@@ -50,7 +49,7 @@ def draw_curves(runs, method):
     handles = [Line2D([], [], color=colour, label=f"{name} task") for colour, name in zip(COLOURS, ("first", "second"))]
     handles.append(Line2D([], [], color=GREY, linestyle=":", label="in training"))
     handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.8, label="second task starts"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    legend_below(figure, handles, 2, f"mean and standard deviation over {over([r for r in runs if r.method == method])}")
     return figure
 
 
@@ -58,7 +57,7 @@ def histories(runs, method, task):
     """history.csv of all runs of a method and task in one table, with columns ``fold`` and ``seed``; empty if there are none.
 
     Raises:
-        UserError: if one cannot be read.
+        CannotDraw: if one cannot be read.
     """
     tables = []
     for run in runs:
@@ -67,7 +66,7 @@ def histories(runs, method, task):
                 table = pd.read_csv(run.path / HISTORY)
                 table["epoch"]
             except (OSError, ValueError, KeyError) as error:
-                raise UserError(f"{run.path / HISTORY} cannot be read ({error}); run it again with --overwrite") from None
+                raise CannotDraw(f"{run.path / HISTORY} cannot be read ({error})") from None
             tables.append(table.assign(fold=run.key[0], seed=run.key[1]))
     return pd.concat(tables) if tables else pd.DataFrame()
 

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
 from utils.figures.style import (
     BLUE,
@@ -17,15 +18,22 @@ from utils.figures.style import (
     VERMILION,
     CannotDraw,
     label,
+    legend_below,
+    over,
     subplots,
 )
 from utils.kemdy import EMOTIONS
 from utils.measures import LEARNERS, ORDERS, lambda_curve, result_matrix
-from utils.results import CONTINUAL, METRIC_TITLES, majority, over_folds, table_scores, trained_task
+from utils.results import CONTINUAL, METRIC_TITLES, is_lambda_run, majority, over_folds, table_scores, trained_task
 
 # Macro beside weighted F1: on a corpus of mostly one emotion only the former tells models apart.
 SHOWN = ("f1_weighted", "f1_macro")
 BEFORE, AFTER = BLUE, VERMILION
+
+
+def of_settings(runs):
+    """The runs of the settings, without those of a grid of λ."""
+    return [run for run in runs if not is_lambda_run(run)]
 
 
 def draw_forgetting(runs):
@@ -48,7 +56,7 @@ def draw_forgetting(runs):
     lines = {"task_a": (GREEN, "--"), "finetune, after": (VERMILION, "--"), "commonest label": (GREY, ":")}
     handles = [Patch(color=BEFORE, label="before the second"), Patch(color=AFTER, label="after it")]
     handles += [Line2D([], [], color=colour, linestyle=style, label=name) for name, (colour, style) in lines.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.0, handlelength=1.6)
+    legend_below(figure, handles, 3, f"mean and standard deviation over {over(of_settings(runs))}")
     return figure
 
 
@@ -62,7 +70,11 @@ def _forgetting_panel(panel, runs, first, second, metric):
             panel.barh(
                 position + offset, estimate.mean, 0.38, color=colour, xerr=estimate.std, error_kw={"lw": 0.8, "capsize": 1.5}
             )
-            panel.text(0.02, position + offset, f"{estimate.mean:.2f}", va="center", color="white", fontsize=SMALL)
+            # In the bar where it has room, else behind its error bar.
+            inside = estimate.mean > 0.3
+            place = 0.02 if inside else estimate.mean + (estimate.std or 0) + 0.03
+            colour = "white" if inside else "black"
+            panel.text(place, position + offset, f"{estimate.mean:.2f}", va="center", color=colour, fontsize=SMALL)
     lines = (
         (over_folds(table_scores(runs, "task_a", first, metric)), GREEN, "--"),
         (over_folds(table_scores(runs, "finetune", first, metric)), VERMILION, "--"),
@@ -100,9 +112,7 @@ def draw_confusion(runs, settings, task):
         panel.set_yticks(range(len(EMOTIONS)), EMOTIONS)
         panel.tick_params(length=0)
         panel.spines[:].set_visible(False)
-        folds, seeds = ({run.key[part] for run in of} for part in (0, 1))
-        over = f"{len(folds)} folds" + (f", {len(seeds)} seeds" if len(seeds) > 1 else "")
-        panel.set_title(f"{setting}\ntested on {task} ({over})")
+        panel.set_title(f"{setting}\ntested on {task} ({over(of)})")
         panel.set_xlabel("answered")
     panels[0].set_ylabel("annotated")
     return figure
@@ -125,11 +135,12 @@ def draw_emotions(runs):
             for (emotion, score), height in zip(ends.items(), spread(list(ends.values()), 0.062)):
                 panel.text(1.07, height, f"{emotion} {score:.2f}", color=EMOTION_COLOURS[emotion], va="center", fontsize=SMALL)
             drawn = drawn or bool(ends)
-        row[0].set_ylabel(f"F1 on {first} before and after {second}")
+        row[0].set_ylabel(f"F1 on {first}\nbefore and after {second}")
     if not drawn:
         raise CannotDraw("no run of finetune, ewc or adapter")
     for panel, method in zip(panels[0], methods):
         panel.set_title(label(method))
+    figure.supxlabel(f"means over {over(of_settings(runs))}; their standard deviations stand in the tables", fontsize=SMALL)
     panels[0, 0].set_xlim(-0.12, 2.0)
     panels[0, 0].set_ylim(0, 1)
     panels[0, 0].set_xticks((0, 1), ("before", "after"))
@@ -154,6 +165,31 @@ def spread(values, gap):
     return result
 
 
+def _label_points(panel, values, x, y):
+    """Write each λ beside its point, the values of points that nearly coincide together, by turns above and below."""
+    scale = max(np.ptp(x), 1e-9), max(np.ptp(y), 1e-9)
+    groups = []
+    for value, *point in zip(values, x, y):
+        name = short_number(value)
+        if groups and np.hypot(*((np.array(point) - groups[-1][1]) / scale)) < 0.12:
+            groups[-1][0].append(name)
+        else:
+            groups.append(([name], np.array(point)))
+    for number, (names, point) in enumerate(groups):
+        panel.annotate(
+            ", ".join(names), point, (4, -10 if number % 2 else 4), textcoords="offset points", fontsize=SMALL, zorder=4,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )  # fmt: skip
+
+
+def short_number(value):
+    """1e6 as 1M, 10000.0 as 10k, 0.5 as 0.5."""
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{name}"
+    return f"{value:g}"
+
+
 def draw_lambda(runs):
     """Old task against new task along ewc's λ, both orders, with finetune and adapter as points on the same folds."""
     figure, panels = subplots(len(SHOWN), len(ORDERS), COLUMN, 3.9)
@@ -161,22 +197,26 @@ def draw_lambda(runs):
     for row, metric in zip(panels, SHOWN):
         for panel, (first, second) in zip(row, ORDERS):
             curve, others = lambda_curve(runs, first, second, metric)
+            if not curve:
+                continue
             old, new = ([pair[index].mean for pair in curve.values()] for index in (0, 1))
-            panel.plot(old, new, "o-", color=ORANGE, markersize=3)
-            for value, point in zip(curve, zip(old, new)):
-                panel.annotate(f"{value:g}", point, (3, 3), textcoords="offset points", fontsize=SMALL)
+            spread = [[pair[index].std or 0 for pair in curve.values()] for index in (0, 1)]
+            panel.errorbar(
+                old, new, spread[1], spread[0], fmt="o-", color=ORANGE, markersize=3, elinewidth=0.5, ecolor="#E8C98A", zorder=1
+            )
+            panel.margins(0.2)
+            _label_points(panel, list(curve), old, new)
             for method, pair in others.items():
                 marker = {"finetune": "s", "adapter": "D"}[method]
-                panel.plot(pair[0].mean, pair[1].mean, marker, color=SETTING_COLOURS[method], markersize=4.5)
-            panel.margins(0.2)
+                panel.plot(pair[0].mean, pair[1].mean, marker, color=SETTING_COLOURS[method], markersize=4.5, zorder=3)
             panel.set_xlabel(f"{first} (old)", labelpad=2)
             panel.set_ylabel(f"{second} (new)", labelpad=2)
             panel.set_title(METRIC_TITLES[metric])
-            drawn = drawn or bool(curve)
+            drawn = True
     if not drawn:
         raise CannotDraw("no run of run-ewc-lambda.sh")
     handles = [Line2D([], [], color=ORANGE, marker="o", markersize=3, label="EWC along λ")]
     for method, marker in (("finetune", "s"), ("adapter", "D")):
         handles.append(Line2D([], [], color=SETTING_COLOURS[method], marker=marker, markersize=4.5, ls="", label=method))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    legend_below(figure, handles, 3, f"mean and standard deviation over {over([run for run in runs if is_lambda_run(run)])}")
     return figure

@@ -99,6 +99,21 @@ def mark_synthetic(figure):
     figure.suptitle("SYNTHETIC corpora and encoders: a demonstration, not a result", color="#B00000", fontsize=SMALL)
 
 
+def legend_below(figure, handles, columns, text):
+    """A legend below the panels, headed by what the marks are and over what."""
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.0, handlelength=1.6,
+        title=text, title_fontsize=SMALL,
+    )  # fmt: skip
+
+
+def over(runs):
+    """Over what figures average, such as "2 folds, 3 seeds in each"."""
+    folds, seeds = (len({run.key[part] for run in runs}) for part in (0, 1))
+    text = f"{folds} folds" if folds > 1 else "one fold"
+    return f"{text}, {seeds} seeds in each" if seeds > 1 else text
+
+
 def save(figure, folder, name):
     """Write ``folder/name.png`` and ``.pdf``, the same bytes for the same figure.
 
