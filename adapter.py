@@ -1,10 +1,13 @@
 """Train one corpus's adapters over frozen encoders (settings adapter and adapter_wo_pretraining)."""
 
+from pathlib import Path
+
 from models import AdapterFusionClassifier
 from models.encoders import ENCODER_SEED
 from utils.arguments import count, parse_training_args, positive_int, training_parser
 from utils.errors import one_line_errors
 from utils.runs import Run
+from utils.speech_cache import use_cached_features
 from utils.training import test_and_finish, train
 
 METHODS = ("adapter", "adapter_wo_pretraining")
@@ -17,6 +20,14 @@ def main():
     adapters.add_argument("--without_pretraining", action="store_true", help="freeze encoders with random weights instead")
     adapters.add_argument("--adapter_size", type=positive_int, default=64, help="width of the bottlenecks in BERT")
     adapters.add_argument("--encoder_seed", type=count, default=ENCODER_SEED, help="seed of the random encoders")
+    cache = parser.add_argument_group("features of the frozen speech encoder")
+    cache.add_argument(
+        "--no_speech_cache", action="store_true", help="run the speech encoder in every step instead of keeping what it makes"
+    )
+    cache.add_argument("--speech_cache", type=Path, help="folder to keep it in (default: speech_features under --output_root)")
+    cache.add_argument(
+        "--speech_cache_precision", choices=("float16", "float32"), default="float16", help="precision in which it is kept"
+    )
     args = parse_training_args(parser)
     method = METHODS[args.without_pretraining]
     args.exp_name = vars(args).get("exp_name", method)
@@ -33,6 +44,8 @@ def main():
         without_pretraining=args.without_pretraining,
         encoder_seed=args.encoder_seed,
     )
+    if not args.no_speech_cache:
+        use_cached_features(run, model.speech_encoder, tasks)
     run.start(model, tasks)
     best_epoch = train(run, model, tasks)
     test_and_finish(run, model, tasks, best_epoch)

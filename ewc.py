@@ -44,6 +44,7 @@ def fisher_information(run, model, dataset, batch_size):
         for name, gradient in zip(parameters, gradients):
             if gradient is not None:
                 fisher[name].addcmul_(gradient, gradient, value=len(labels) / len(dataset))
+        del gradients, gradient  # as large as the model: not beside those of the next batch
     if accelerator.num_processes > 1:
         fisher = {name: accelerator.reduce(values) for name, values in fisher.items()}
     return fisher
@@ -77,8 +78,8 @@ class ElasticPenalty:
             if parameter.grad is None:
                 continue  # the loss does not reach it, so it does not move, and the optimizer leaves it alone as in finetune
             distance = parameter - anchor
-            gradient = fisher * distance * self.ewc_lambda
-            penalty += torch.sum(gradient * distance) / 2
+            gradient = (fisher * distance).mul_(self.ewc_lambda)
+            penalty += torch.dot(gradient.flatten(), distance.flatten()) / 2
             parameter.grad += gradient
         return penalty
 

@@ -139,12 +139,25 @@ class AdapterFusionClassifier(nn.Module):
         return self
 
     def forward(self, speech_inputs, text_inputs):
-        """Classify a batch. Inputs and logits (batch, num_labels) are those of FusionClassifier."""
+        """Classify a batch.
+
+        Args:
+            speech_inputs: as FusionClassifier takes them; or ``features`` (batch, frames, hidden), what the frozen speech
+                encoder makes of the utterances, and their ``attention_mask`` (batch, frames).
+            text_inputs: as FusionClassifier takes them.
+
+        Returns:
+            logits (batch, num_labels).
+        """
         text = self.text_encoder(input_ids=text_inputs["input_ids"], attention_mask=text_inputs["attention_mask"])
-        with torch.no_grad():
-            frames, frame_mask = speech_features(
-                self.speech_encoder, speech_inputs["input_values"], speech_inputs["attention_mask"]
-            )
+        if "features" in speech_inputs:
+            frames = speech_inputs["features"].to(self.speech_projector.weight.dtype)
+            frame_mask = speech_inputs["attention_mask"].bool()
+        else:
+            with torch.no_grad():
+                frames, frame_mask = speech_features(
+                    self.speech_encoder, speech_inputs["input_values"], speech_inputs["attention_mask"]
+                )
         frames, frame_mask = self.speech_adapter(frames, frame_mask)
         speech = masked_mean(self.speech_projector(frames), frame_mask)
         return self.classifier(self.dropout(torch.cat([text.pooler_output, speech], dim=-1)))

@@ -133,6 +133,29 @@ def test_frozen_encoders_stay_in_evaluation_mode():
     assert not any(module.training for part in (model.text_encoder, model.speech_encoder) for module in part.modules())
 
 
+def test_nothing_below_the_first_adapter_is_back_propagated():
+    model = AdapterFusionClassifier(small_text_encoder(), small_speech_encoder()).train()
+    reached = {}
+    first = model.text_encoder.encoder.layer[0]
+    watched = {
+        "embeddings": model.text_encoder.embeddings,
+        "attention": first.attention.self,
+        "dense": first.attention.output.dense,
+        "adapter": first.attention.output.dropout.adapter,
+    }
+    for name, module in watched.items():
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: reached.update(
+                {name: (output[0] if isinstance(output, tuple) else output).requires_grad}
+            )
+        )
+    speech = {"input_values": torch.randn(2, 4000), "attention_mask": torch.ones(2, 4000, dtype=torch.long)}
+    text = {"input_ids": torch.tensor([[2, 7, 3], [2, 8, 3]]), "attention_mask": torch.ones(2, 3, dtype=torch.long)}
+    model(speech, text).sum().backward()
+    assert reached == {"embeddings": False, "attention": False, "dense": False, "adapter": True}
+    assert all(parameter.grad is None for parameter in model.speech_encoder.parameters())
+
+
 def test_zeroed_adapters_leave_the_text_encoder_as_it_was():
     plain = small_text_encoder().eval()
     model = AdapterFusionClassifier(small_text_encoder(), small_speech_encoder()).eval()

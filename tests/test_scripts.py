@@ -195,7 +195,7 @@ def test_two_processes(outputs, data_root, encoders, tmp_path):
     assert done.stdout.count("epoch  1/2") == 1
 
 
-def test_two_and_three_processes_train_as_one_does(data_root, encoders, tmp_path):
+def test_processes_and_micro_batches_train_as_one_whole_batch_does(data_root, encoders, tmp_path):
     # To rounding, once nothing is dropped or masked at random. 14 utterances in batches of 6: the last has 2 for 3 processes.
     still = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     small_text_encoder(**still).save_pretrained(tmp_path / "text")
@@ -213,16 +213,17 @@ def test_two_and_three_processes_train_as_one_does(data_root, encoders, tmp_path
     )
     arguments = ["--task", "KEMDy19", *flags(data_root, tmp_path, tmp_path)]
     results = []
-    for processes in (1, 2, 3):
+    for processes, micro in ((1, None), (2, None), (3, None), (1, 4), (2, 2)):
         launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-        batch = ("--batch_size", "6", "--exp_name", f"of_{processes}")
+        batch = ("--batch_size", "6", "--exp_name", f"of_{processes}_{micro}")
+        batch += ("--micro_batch_size", str(micro)) if micro else ()
         done = shell(*launch, str(script), *arguments, *batch)
         assert done.returncode == 0, done.stderr
-        path = folder(tmp_path, f"of_{processes}", "KEMDy19")
+        path = folder(tmp_path, f"of_{processes}_{micro}", "KEMDy19")
         history, predictions = pd.read_csv(path / "history.csv"), pd.read_csv(path / "predictions.csv")
         losses = history["train_loss"][1:], history["KEMDy19_valid_loss"]
         results.append(np.concatenate([*losses, *predictions.filter(like="p_").T.values]))
-    assert np.allclose(results[0], results[1], atol=1e-4) and np.allclose(results[0], results[2], atol=1e-4)
+    assert all(np.allclose(results[0], result, atol=1e-4) for result in results[1:])
 
 
 def test_the_gradient_is_that_of_the_mean_over_the_global_batch(call, monkeypatch, tmp_path):

@@ -16,13 +16,34 @@ from utils.batches import BalancedBatchSampler, UtteranceDataset, ordered_loader
 from utils.kemdy import EMOTIONS, read_corpus
 from utils.metrics import majority_scores  # pytest would take it for a test
 from utils.metrics import test_scores as scores_of
-from utils.training import evaluate, to_device
+from utils.training import evaluate, micro_batches, to_device
 
 
 @pytest.fixture(scope="module")
 def dataset(data_root, encoders):
     utterances = read_corpus(data_root / "KEMDy19", progress=False).utterances.head(23)
     return UtteranceDataset(utterances, load_tokenizer(str(encoders / "text")), 16, 0.5)
+
+
+def test_micro_batches_are_the_batch_without_the_others_padding(dataset):
+    batch = dataset.collate([dataset[index] for index in range(7)])
+    parts = micro_batches(batch, 3)
+    assert [len(part["labels"]) for part in parts] == [3, 3, 1] and micro_batches(batch, None) == [batch]
+    for start, part in zip((0, 3, 6), parts):
+        alone = dataset.collate([dataset[index] for index in range(start, min(start + 3, 7))])
+        for name in ("speech_inputs", "text_inputs"):
+            assert part[name].keys() == alone[name].keys()
+            assert all(torch.equal(part[name][key], alone[name][key]) for key in alone[name])
+        assert torch.equal(part["labels"], alone["labels"]) and torch.equal(part["indices"], alone["indices"])
+
+
+def test_batches_by_length_hold_every_utterance_once(dataset):
+    loaders = [ordered_loader(dataset, 4, 0, index, 2, by_length=True) for index in (0, 1)]
+    lengths = dataset.utterances["duration"].to_numpy()
+    batches = [batch["indices"].numpy() for loader in loaders for batch in loader]
+    assert sorted(np.concatenate(batches)) == list(range(len(dataset)))
+    first = next(iter(loaders[0]))["indices"].numpy()
+    assert lengths[first].min() >= np.sort(lengths)[::-1][3]
 
 
 @pytest.fixture()
@@ -146,6 +167,7 @@ class UtteranceDatasetPart(UtteranceDataset):
         self.__dict__.update(dataset.__dict__)
         self.labels, self.wav_paths = dataset.labels[indices], [dataset.wav_paths[index] for index in indices]
         self.input_ids = [dataset.input_ids[index] for index in indices]
+        self.utterances = dataset.utterances.iloc[indices]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])

@@ -94,7 +94,15 @@ def training_parser(description, exp_name, tasks=CORPORA):
         help="processes that read wavs; 0 reads in the main one",
     )
     machine.add_argument(
-        "--mixed_precision", choices=("no", "bf16"), default="no", help="bf16 computes in bfloat16 where that is safe"
+        "--mixed_precision",
+        choices=("auto", "no", "bf16"),
+        default="auto",
+        help="bf16 computes in bfloat16 where that is safe; auto does so on GPUs that have it",
+    )
+    machine.add_argument(
+        "--micro_batch_size",
+        type=positive_int,
+        help="utterances that each process computes at once: less memory, the same step of --batch_size (default: all)",
     )
     return parser
 

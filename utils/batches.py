@@ -29,6 +29,7 @@ class UtteranceDataset(Dataset):
         self.utterances = utterances
         self.labels = np.array([EMOTIONS.index(emotion) for emotion in utterances["emotion"]], dtype=np.int64)
         self.wav_paths = utterances["wav_path"].tolist()
+        self.features = None
         self.max_seq_len = max_seq_len
         self.pad_token_id = tokenizer.pad_token_id
         self.input_ids = tokenizer(utterances["text"].tolist(), truncation=True, max_length=max_text_len)["input_ids"]
@@ -41,22 +42,33 @@ class UtteranceDataset(Dataset):
         whole.labels = np.concatenate([dataset.labels for dataset in datasets])
         whole.wav_paths = [path for dataset in datasets for path in dataset.wav_paths]
         whole.input_ids = [ids for dataset in datasets for ids in dataset.input_ids]
+        if whole.features is not None:
+            whole.features = [features for dataset in datasets for features in dataset.features]
         return whole
 
     def __len__(self):
         return len(self.labels)
 
+    def use_features(self, features):
+        """Give out what a frozen speech encoder made of the utterances (a SpeechFeatures) in the place of their sound."""
+        segment_ids = self.utterances["segment_id"].tolist()
+        self.features = [(features, segment_id) for segment_id in segment_ids]
+
     def __getitem__(self, index):
-        waveform = torch.from_numpy(read_waveform(self.wav_paths[index], self.max_seq_len))
-        return index, waveform, torch.tensor(self.input_ids[index]), int(self.labels[index])
+        if self.features is None:
+            speech = torch.from_numpy(read_waveform(self.wav_paths[index], self.max_seq_len))
+        else:
+            features, segment_id = self.features[index]
+            speech = features[segment_id]
+        return index, speech, torch.tensor(self.input_ids[index]), int(self.labels[index])
 
     def collate(self, items):
         """Items → a batch: ``indices`` and ``labels`` (batch,), and the two inputs that both classifiers take."""
-        indices, waveforms, input_ids, labels = zip(*items)
+        indices, speech, input_ids, labels = zip(*items)
         return {
             "indices": torch.tensor(indices),
             "labels": torch.tensor(labels),
-            "speech_inputs": _padded(waveforms, 0.0, "input_values"),
+            "speech_inputs": _padded(speech, 0.0, "input_values" if self.features is None else "features"),
             "text_inputs": _padded(input_ids, self.pad_token_id, "input_ids"),
         }
 
@@ -118,18 +130,26 @@ def training_loader(dataset, sampler, num_workers):
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         generator=torch.Generator(),
+        pin_memory=torch.cuda.is_available(),
     )
 
 
-def ordered_loader(dataset, batch_size, num_workers, process_index=0, num_processes=1):
-    """One process's batches of a split, in table order; all processes' together are the split, each utterance once."""
-    batches = [range(start, min(start + batch_size, len(dataset))) for start in range(0, len(dataset), batch_size)]
+def ordered_loader(dataset, batch_size, num_workers, process_index=0, num_processes=1, by_length=False):
+    """One process's batches of a split, in table order; all processes' together are the split, each utterance once.
+
+    ``by_length`` takes utterances of like length together, the longest first, so that little is padded.
+    """
+    order = np.arange(len(dataset))
+    if by_length:
+        order = np.argsort(-dataset.utterances["duration"].to_numpy(), kind="stable")
+    batches = [order[start : start + batch_size].tolist() for start in range(0, len(dataset), batch_size)]
     return DataLoader(
         dataset,
         batch_sampler=batches[process_index::num_processes],
         collate_fn=dataset.collate,
         num_workers=num_workers,
         generator=torch.Generator(),
+        pin_memory=torch.cuda.is_available(),
     )
 
 

@@ -25,7 +25,8 @@ LAMBDA_PREFIX = "ewc-lambda"
 # Arguments in which runs that are averaged may differ: which of the grid they are, where they lie, how they were computed.
 MAY_DIFFER = (
     *("task", "num_fold", "seed", "exp_name", "checkpoint", "init_name"),
-    *("data_root", "output_root", "text_model", "speech_model", "cpu", "num_workers", "overwrite"),
+    *("data_root", "output_root", "text_model", "speech_model", "cpu", "num_workers", "overwrite", "micro_batch_size"),
+    *("no_speech_cache", "speech_cache", "speech_cache_precision"),
 )
 # What config.json must hold, and of which type.
 NEEDED = {"method": str, "task": str, "fold": int, "seed": int, "synthetic": bool} | {

@@ -56,7 +56,10 @@ PACKAGES = (
 # More of the text than this unknown means that a vocabulary is not used as it was made, not that words are rare.
 MANY_UNKNOWN = 0.2
 # Flags that say where and how fast a run is made, not what comes out of it.
-WITHOUT_EFFECT = ("output_root", "cpu", "num_workers", "overwrite")
+WITHOUT_EFFECT = (
+    *("output_root", "cpu", "num_workers", "overwrite", "micro_batch_size"),
+    *("no_speech_cache", "speech_cache", "speech_cache_precision"),
+)
 
 
 class Run:
@@ -76,11 +79,14 @@ class Run:
         self.path = run_folder(args.output_root, args.exp_name, args.num_fold, args.task)
         self.history = []
         without_gpu = not args.cpu and not torch.cuda.is_available()
-        self.accelerator = Accelerator(
-            # A fallback must be said to Accelerator, or each of several processes takes itself for the first.
-            cpu=args.cpu or without_gpu,
-            mixed_precision=args.mixed_precision,
-        )
+        on_cpu = args.cpu or without_gpu
+        self.precision = args.mixed_precision
+        if self.precision == "auto":
+            self.precision = "no" if on_cpu or not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
+        # A fallback must be said to Accelerator, or each of several processes takes itself for the first.
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=self.precision)
+        if not on_cpu:
+            torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
         processes = self.accelerator.num_processes
         if args.batch_size % processes:
             below = args.batch_size // processes * processes
@@ -113,7 +119,9 @@ class Run:
         if self.args.overwrite or not (finished or (self.path / BEST_MODEL).exists()):
             return False
         config = read_json(self.path / CONFIG)
-        differing = differing_arguments(config.get("arguments", {}), self._arguments(), WITHOUT_EFFECT)
+        # Whoever leaves the precision to the device takes a run as it was made elsewhere.
+        overlooked = (*WITHOUT_EFFECT, *(["mixed_precision"] if self.args.mixed_precision == "auto" else []))
+        differing = differing_arguments(config.get("arguments", {}), self._arguments(), overlooked)
         way_out = "name another --exp_name, or --overwrite"
         if differing:
             changes = ", ".join(f"--{name} {then} then, {now} now" for name, then, now in differing)
@@ -217,7 +225,7 @@ class Run:
         parameters = config["parameters"]
         self.say(
             f"{self.method} on {self.args.task} → {self.path} ({parameters['trained']:,} of {parameters['total']:,} parameters "
-            f"trained, {self.accelerator.device}, {self.args.mixed_precision.replace('no', 'full')} precision)"
+            f"trained, {self.accelerator.device}, {self.precision.replace('no', 'float32')})"
         )
 
     def _check_tokens(self, config, tasks):
@@ -261,7 +269,8 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def _arguments(self):
-        return {name: str(value) if isinstance(value, Path) else value for name, value in vars(self.args).items()}
+        arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self.args).items()}
+        return arguments | {"mixed_precision": self.precision}
 
 
 def run_folder(output_root, exp_name, fold, task):

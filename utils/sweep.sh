@@ -2,13 +2,14 @@
 set -euo pipefail
 CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.."
 source utils/environment.sh
-if ! find_python; then
+if ! find_python && [ -z "${DRY_RUN:-}" ]; then
   echo "error: no Python here has what requirements.txt asks for: 'pip install -r requirements.txt' in your environment, or" \
     "'bash run-tests.sh', which makes one in .venv" >&2
   exit 1
 fi
 
 # sweep SCRIPT EXP_NAME FLAGS...  Stops at the first run that fails, and says which. Finished runs are skipped.
+# DRY_RUN=1 prints the commands, one a line, in a form that a shell takes.
 sweep() {
   local script=$1 exp_name=${EXP_NAME:-$2} seed fold task run
   shift 2
@@ -18,6 +19,12 @@ sweep() {
         # The default seed has the plain name; others lie beside it.
         run=("$script" --task "$task" --num_fold "$fold" --seed "$seed" --exp_name "$exp_name$([ "$seed" = 12 ] || echo "-seed$seed")"
           ${TEXT_MODEL:+--text_model "$TEXT_MODEL"} ${SPEECH_MODEL:+--speech_model "$SPEECH_MODEL"} "$@")
+        if [ -n "${DRY_RUN:-}" ]; then
+          printf '%s' "${LAUNCH-$(printf '%q' "${PYTHON:-python}")}"
+          printf ' %q' "${run[@]}"
+          echo
+          continue
+        fi
         # LAUNCH is several words, such as "accelerate launch --num_processes 4"; PYTHON may hold a space.
         ${LAUNCH-"$PYTHON"} "${run[@]}" || {
           echo "error: stopped at the run that failed: ${LAUNCH-python} ${run[*]}" >&2

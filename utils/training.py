@@ -1,6 +1,7 @@
 """The one training loop and the one evaluation loop of all five settings."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,12 +42,29 @@ class Evaluation:
 def to_device(batch, device):
     """The inputs and labels of a batch on a device: (speech_inputs, text_inputs, labels)."""
     speech, text = (
-        {name: values.to(device) for name, values in batch[part].items()} for part in ("speech_inputs", "text_inputs")
+        {name: values.to(device, non_blocking=True) for name, values in batch[part].items()}
+        for part in ("speech_inputs", "text_inputs")
     )
-    return speech, text, batch["labels"].to(device)
+    return speech, text, batch["labels"].to(device, non_blocking=True)
 
 
-@torch.no_grad()
+def micro_batches(batch, size):
+    """Divide a batch into ones of at most ``size`` utterances, None for the whole, without padding that all their own share."""
+    count = len(batch["labels"])
+    if size is None or count <= size:
+        return [batch]
+    parts = []
+    for start in range(0, count, size):
+        part = {name: values[start : start + size] for name, values in batch.items() if torch.is_tensor(values)}
+        for name in ("speech_inputs", "text_inputs"):
+            inputs = {key: values[start : start + size] for key, values in batch[name].items()}
+            longest = int(inputs["attention_mask"].sum(1).max())
+            part[name] = {key: values[:, :longest] for key, values in inputs.items()}
+        parts.append(part)
+    return parts
+
+
+@torch.inference_mode()
 def evaluate(run, model, dataset, description):
     """Run a model over a split, divided among the processes; every process gets the whole Evaluation.
 
@@ -58,7 +76,7 @@ def evaluate(run, model, dataset, description):
     """
     accelerator = run.accelerator
     loader = ordered_loader(
-        dataset, run.args.batch_size, run.args.num_workers, accelerator.process_index, accelerator.num_processes
+        dataset, run.args.batch_size, run.args.num_workers, accelerator.process_index, accelerator.num_processes, by_length=True
     )
     model.eval()
     scored = []
@@ -73,6 +91,72 @@ def evaluate(run, model, dataset, description):
     logits = logits[np.argsort(indices)]
     loss = cross_entropy(torch.from_numpy(logits), torch.from_numpy(dataset.labels)).item()
     return Evaluation(logits, dataset.labels, loss)
+
+
+@dataclass
+class Training:
+    """What every epoch needs: the model as the processes share it, its optimizer, and the batches."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    sampler: BalancedBatchSampler
+    loader: torch.utils.data.DataLoader
+
+    @classmethod
+    def of(cls, run, model, dataset):
+        """Train ``model`` on ``dataset`` with the run's batch size, rate and seed."""
+        args, accelerator = run.args, run.accelerator
+        sampler = BalancedBatchSampler(
+            dataset.labels, args.batch_size, args.seed, accelerator.process_index, accelerator.num_processes
+        )
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=args.lr, fused=accelerator.device.type == "cuda")
+        return cls(*accelerator.prepare(model, optimizer), sampler, training_loader(dataset, sampler, args.num_workers))
+
+
+def train_epoch(run, training, epoch, penalty=None):
+    """Train for one epoch.
+
+    Args:
+        run: the Run.
+        training: a Training.
+        epoch: its number, of which the order of the utterances and all that is random in it follow.
+        penalty: as for ``train``.
+
+    Returns:
+        ``train_loss``, the mean cross-entropy of the utterances, and with a penalty its mean over the steps as ``penalty``.
+    """
+    accelerator, model, sampler = run.accelerator, training.model, training.sampler
+    # Every epoch has a random state of its own, which neither an evaluation nor a Fisher estimate before it moves.
+    set_seed(derived_seed(run.args.seed, epoch, accelerator.process_index))
+    sampler.epoch = epoch
+    model.train()
+    # Summed on the device: asking for a number in every step would make the processor wait for the device.
+    loss_sum = torch.zeros((), device=accelerator.device)
+    penalty_sum = torch.zeros((), device=accelerator.device)
+    for step, batch in enumerate(progress_bar(run, training.loader, f"epoch {epoch}")):
+        global_size = sampler.global_size(step)
+        training.optimizer.zero_grad()
+        parts = micro_batches(batch, run.args.micro_batch_size)
+        for part in parts:
+            # Gradients of the parts add up; processes exchange them once, with the last.
+            with nullcontext() if part is parts[-1] else accelerator.no_sync(model):
+                speech_inputs, text_inputs, labels = to_device(part, accelerator.device)
+                with accelerator.autocast():
+                    logits = model(speech_inputs, text_inputs)
+                    loss = cross_entropy(logits.float(), labels, reduction="sum")
+                if accelerator.process_index >= global_size:
+                    loss = loss * 0.0  # a small last batch had no utterance for this process
+                loss_sum += loss.detach()
+                # They are averaged over processes, so the mean over the global batch needs their number back.
+                accelerator.backward(loss * (accelerator.num_processes / global_size))
+        if penalty is not None:
+            penalty_sum += penalty.add_gradient()
+        training.optimizer.step()
+    means = {"train_loss": accelerator.reduce(loss_sum).item() / len(sampler.weights)}
+    if penalty is not None:
+        means["penalty"] = penalty_sum.item() / len(sampler)
+    return means
 
 
 def train(run, model, tasks, penalty=None):
@@ -95,15 +179,10 @@ def train(run, model, tasks, penalty=None):
     Raises:
         UserError: if the loss is not finite.
     """
-    args, accelerator = run.args, run.accelerator
+    args = run.args
     trained = tasks.values() if args.task == JOINT else [tasks[args.task]]
     dataset = UtteranceDataset.pooled([task.splits["train"] for task in trained])
-    sampler = BalancedBatchSampler(
-        dataset.labels, args.batch_size, args.seed, accelerator.process_index, accelerator.num_processes
-    )
-    loader = training_loader(dataset, sampler, args.num_workers)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=args.lr)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    training = Training.of(run, model, dataset)
 
     best_epoch, best_score = 0, -1.0
     unset = {"train_loss": None} | ({} if penalty is None else {"penalty": None})
@@ -111,31 +190,7 @@ def train(run, model, tasks, penalty=None):
     epochs = progress_bar(run, range(1, args.num_epochs + 1), "epochs", leave=True)
     for epoch in epochs:
         started = time.perf_counter()
-        # Every epoch has a random state of its own, which neither an evaluation nor a Fisher estimate before it moves.
-        set_seed(derived_seed(args.seed, epoch, accelerator.process_index))
-        sampler.epoch = epoch
-        wrapped.train()
-        loss_sum = torch.zeros((), device=accelerator.device)
-        penalty_sum = torch.zeros((), device=accelerator.device)
-        for step, batch in enumerate(progress_bar(run, loader, f"epoch {epoch}")):
-            speech_inputs, text_inputs, labels = to_device(batch, accelerator.device)
-            with accelerator.autocast():
-                logits = wrapped(speech_inputs, text_inputs)
-                loss = cross_entropy(logits.float(), labels, reduction="sum")
-            global_size = sampler.global_size(step)
-            if accelerator.process_index >= global_size:
-                loss = loss * 0.0  # a small last batch had no utterance for this process
-            loss_sum += loss.detach()
-            optimizer.zero_grad()
-            # Gradients are averaged over processes, so the mean over the global batch needs their number back.
-            accelerator.backward(loss * (accelerator.num_processes / global_size))
-            if penalty is not None:
-                penalty_sum += penalty.add_gradient()
-            optimizer.step()
-
-        row = {"epoch": epoch, "train_loss": accelerator.reduce(loss_sum).item() / len(dataset)}
-        if penalty is not None:
-            row["penalty"] = penalty_sum.item() / len(loader)
+        row = {"epoch": epoch, **train_epoch(run, training, epoch, penalty)}
         if not all(np.isfinite(value) for value in row.values()):
             raise UserError(
                 f"epoch {epoch}: the training loss is not finite ({row}); try a lower --lr. "

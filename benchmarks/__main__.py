@@ -1,0 +1,166 @@
+"""Measure this code against a plain implementation of the published procedure, side by side: ``python -m benchmarks``.
+
+Each measurement runs in a process of its own, plain and ours by turns, on the same synthetic data; the table gives medians and
+their ratio. Encoders have full size and random weights; ``--small`` is a quick look whose ratios mean little.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.material import corpus_paths, make_corpus
+from utils.errors import UserError, one_line_errors
+from utils.files import write_json
+
+# What is measured, in the table's order: (measurement, precision of ours, what the row says).
+ROWS = (
+    ("start_up", "no", "start-up to the first step, second run on a corpus"),
+    ("fusion", "no", "training step of the fusion model, float32"),
+    ("fusion", "bf16", "the same, ours in bf16"),
+    ("ewc", "no", "training step of ewc"),
+    ("adapter", "no", "training step of an adapter, features there"),
+    ("validation", "no", "validation"),
+    ("fisher", "no", "Fisher information"),
+    ("written", "no", "bytes that an adapter run leaves"),
+)
+PER_STEP = ("fusion", "ewc", "adapter", "validation", "fisher")
+WORKERS = (0, 1, 2, 4)
+EPOCHS, FOLDS, TRAINED_SHARE = 40, 5, 0.6
+# Dense bf16 operations a second, as the maker states them.
+PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+
+
+def measure(what, side, folder, precision, args, num_workers=0):
+    """One measurement in a process of its own: ``{"value", "peak_bytes", "text"}``, the last what it printed before."""
+    command = [sys.executable, "-m", "benchmarks.measure", what, side, str(folder), "--precision", precision]
+    command += ["--num_workers", str(num_workers)]
+    command += ["--steps", str(args.steps), "--batch_size", str(args.batch_size), *(["--small"] if args.small else [])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(
+            f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1] if done.stderr else done.returncode}"
+        )
+    *text, numbers = done.stdout.splitlines()
+    return json.loads(numbers) | {"text": "\n".join(text)}
+
+
+def machine():
+    """What the numbers depend on, in a line."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{processor}, {torch.get_num_threads()} threads, {gpu}, torch {torch.__version__}"
+
+
+def take(rows, args):
+    """All measurements, plain and ours by turns: ``{(what, precision, side): [measurement, …]}``."""
+    sizes = {"KEMDy19": 400, "KEMDy20": 500} if args.small else {"KEMDy19": 9627, "KEMDy20": 12828}
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        for name, path in corpus_paths(folder).items():
+            make_corpus(path, name, sizes[name])
+        turns = [(row[:2], side) for row in rows for _ in range(args.repeats) for side in ("plain", "ours")]
+        for (what, precision), side in tqdm(turns, desc="measurements", disable=None):
+            of = results.setdefault((what, precision, side), [])
+            if side == "plain" and precision != "no" and (what, "no", side) in results:
+                results[what, precision, side] = results[what, "no", side]  # the published procedure knows float32 only
+            elif not (what == "written" and of):  # which is the same each time
+                of.append(measure(what, side, folder, precision, args))
+        for what in args.only or ("flops", "features", "loading"):
+            if what in ("flops", "features"):
+                results[what, "no", "ours"] = [measure(what, "ours", folder, "no", args) for _ in range(args.repeats)]
+            elif what == "loading":
+                results["loading"] = {n: measure(what, "ours", folder, "no", args, n) for n in WORKERS}
+        if args.profile:
+            results["profile"] = measure("profile", "ours", folder, "bf16", args)["text"]
+    return results
+
+
+def median(measurements, key="value"):
+    return statistics.median(one[key] for one in measurements)
+
+
+def report(rows, results, args):
+    """The table and the sentences below it, as lines, and all numbers as a dictionary."""
+    lines = [
+        f"{machine()}; batches of {args.batch_size}, {'small' if args.small else 'full-size'} encoders",
+        "",
+        "| | published procedure | ours | ratio | peak memory, published | ours |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    numbers = {"machine": machine(), "arguments": {name: str(value) for name, value in vars(args).items()}}
+    for what, precision, title in rows:
+        sides = [results[what, precision, side] for side in ("plain", "ours")]
+        plain, ours = (median(of) / (args.steps if what in PER_STEP else 1) for of in sides)
+        memory = [median(of, "peak_bytes") for of in sides]
+        numbers[f"{what} {precision}"] = {"published": plain, "ours": ours, "ratio": plain / ours, "peak_bytes": memory}
+        unit = (lambda value: f"{value / 1e6:,.0f} MB") if what == "written" else (lambda value: f"{value:.3g} s")
+        gigabytes = [f"{of / 1e9:.1f} GB" if what != "written" else "" for of in memory]
+        lines.append(f"| {title} | {unit(plain)} | {unit(ours)} | {plain / ours:.2g} | {gigabytes[0]} | {gigabytes[1]} |")
+    lines.append("")
+    if "ewc no" in numbers and "fusion no" in numbers:
+        numbers["ewc over finetune"] = numbers["ewc no"]["ours"] / numbers["fusion no"]["ours"]
+        lines.append(f"A step of ewc takes {numbers['ewc over finetune']:.3f} of one of finetune.")
+    if ("flops", "no", "ours") in results and "fusion bf16" in numbers:
+        lines.append(_rate(numbers["fusion bf16"], median(results["flops", "no", "ours"]), args.batch_size))
+    if ("features", "no", "ours") in results and "adapter no" in numbers:
+        made = median(results["features", "no", "ours"]) / args.steps / args.batch_size
+        step = numbers["adapter no"]["ours"] / args.batch_size
+        share = made / (EPOCHS * FOLDS * TRAINED_SHARE * step)
+        whole = numbers["adapter no"]["published"] / args.batch_size / (step * (1 + share))
+        numbers["features"] = {"seconds_per_utterance": made, "share_of_training": share, "ratio_with_features": whole}
+        lines.append(
+            f"Features take {made:.2g} s an utterance, once: {share:.1%} of what {EPOCHS} epochs of {FOLDS} folds then take; "
+            f"over all of these, making them included, an adapter's training is {whole:.3g} times as fast."
+        )
+    if "loading" in results:
+        numbers["loading"] = {n: {k: one[k] for k in ("value", "worker_bytes")} for n, one in results["loading"].items()}
+        times = ", ".join(f"{n}: {1000 * one['value']:.2g} ms" for n, one in results["loading"].items())
+        worker = max(one["worker_bytes"] for one in results["loading"].values())
+        lines.append(f"Reading a batch of wavs, by worker processes: {times}; a worker holds {worker / 1e6:.0f} MB at most.")
+    return [*lines, results.get("profile", "")], numbers
+
+
+def _rate(numbers, flops, batch_size):
+    """Utterances and operations a second of fusion training in bf16, and their share of the card's peak."""
+    seconds = numbers["ours"]
+    numbers |= {"utterances_per_second": batch_size / seconds, "flops_per_second": flops / seconds}
+    peak = next((rate for name, rate in PEAK_BF16.items() if name in machine()), None)
+    share = f", {flops / seconds / peak:.0%} of the peak of the GPU" if peak else ""
+    return f"Fusion training in bf16: {batch_size / seconds:.3g} utterances/s, {flops / seconds / 1e12:.3g} TFLOP/s{share}."
+
+
+@one_line_errors
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="small encoders and corpora")
+    parser.add_argument("--steps", type=int, default=3, help="steps of each measurement, after one to warm up")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each side, by turns")
+    parser.add_argument("--batch_size", type=int, default=8, help="utterances a step")
+    names = list(dict.fromkeys([*(what for what, *_ in ROWS), "flops", "features", "loading"]))
+    parser.add_argument("--only", nargs="+", choices=names, help="some of the measurements")
+    parser.add_argument("--profile", action="store_true", help="also show where the time of fusion training in bf16 goes")
+    parser.add_argument("--output", type=Path, help="also write the numbers as JSON")
+    args = parser.parse_args()
+
+    rows = [row for row in ROWS if not args.only or row[0] in args.only]
+    lines, numbers = report(rows, take(rows, args), args)
+    print("\n".join(lines).rstrip())
+    if args.output:
+        write_json(args.output, numbers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""One measurement in a process of its own: ``python -m benchmarks.measure WHAT SIDE FOLDER`` prints seconds and memory as JSON.
+
+SIDE is ``plain``, the published procedure, or ``ours``; what is measured of both is the same work on the same data.
+"""
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as torch_profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import published
+from benchmarks.material import NumberTokenizer, corpus_paths, encoders
+from ewc import ElasticPenalty, fisher_information
+from models import AdapterFusionClassifier, FusionClassifier
+from utils.arguments import training_parser
+from utils.batches import BalancedBatchSampler, Task, UtteranceDataset, training_loader
+from utils.folds import SPLITS, session_folds, split_utterances
+from utils.kemdy import find_corpus, read_corpus
+from utils.runs import Run
+from utils.speech_cache import corpus_features
+from utils.training import Training, evaluate, train_epoch
+
+TASK = "KEMDy20"
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load(folder):
+    """The task, with the datasets of this project."""
+    corpus = read_corpus(find_corpus(folder, TASK), progress=False)
+    fold = session_folds(corpus.sessions)[0]
+    tables = split_utterances(corpus.utterances, fold)
+    splits = {split: UtteranceDataset(tables[split], NumberTokenizer(), 256, 5) for split in SPLITS}
+    return Task(TASK, corpus, fold, splits)
+
+
+def make_run(args):
+    """A Run on the CPU, or on a GPU where there is one, that writes nothing."""
+    flags = ["--task", TASK, "--batch_size", str(args.batch_size), "--num_workers", "0", "--output_root", str(args.folder)]
+    flags += ["--mixed_precision", args.precision]
+    return Run(training_parser("", "benchmark").parse_args(flags), "task_a", quiet=True)
+
+
+def shortened(dataset, count):
+    """The first ``count`` utterances of a dataset, again and again if it is smaller."""
+    part = UtteranceDataset.pooled([dataset] * -(-count // len(dataset)))
+    part.utterances = part.utterances.iloc[:count]
+    for name in ("labels", "wav_paths", "input_ids"):
+        setattr(part, name, getattr(part, name)[:count])
+    if part.features is not None:
+        part.features = part.features[:count]
+    return part
+
+
+def plain_batches(task, split, size, count):
+    """``count`` batches of a split as the published loader makes them; decoding is part of what is measured."""
+    dataset = published.PublishedDataset(task.splits[split].utterances, NumberTokenizer())
+    for number in range(count):
+        items = [dataset[index % len(dataset)] for index in range(number * size, (number + 1) * size)]
+        speech_inputs, text_inputs, labels = dataset.collate(items)
+        inputs = ({name: values.to(DEVICE) for name, values in part.items()} for part in (speech_inputs, text_inputs))
+        yield *inputs, labels.to(DEVICE)
+
+
+def timed(work, warm_up=None):
+    """Seconds that ``work`` takes, until the device is done with it."""
+    if warm_up is not None:
+        warm_up()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def start_up(args):
+    roots = list(corpus_paths(args.folder).values())
+    if args.side == "plain":
+        return timed(lambda: published.start_up(roots, NumberTokenizer(), range(3, 11)))
+
+    def ours():
+        task = load(args.folder)
+        BalancedBatchSampler(task.splits["train"].labels, args.batch_size, 12)
+
+    read_corpus(corpus_paths(args.folder)[TASK], progress=False)  # the index of an earlier run
+    return timed(ours)
+
+
+def fusion(args, penalty=False):
+    task = load(args.folder)
+    text, speech = encoders(args.small, "eager" if args.side == "plain" else "sdpa")
+    if args.side == "plain":
+        model = published.PublishedFusion(text, speech).train().to(DEVICE)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+        terms = {name: (torch.rand_like(p), p.detach().clone()) for name, p in model.named_parameters()} if penalty else None
+        batches = iter(plain_batches(task, "train", args.batch_size, args.steps + 1))
+        step = lambda: published.training_step(model, optimizer, next(batches), (5000.0, terms) if penalty else None)  # noqa: E731
+        return timed(lambda: [step() for _ in range(args.steps)], step)
+    return _our_epoch(args, FusionClassifier(text, speech), task, penalty)
+
+
+def _our_epoch(args, model, task, penalty=False):
+    run = make_run(args)
+    model.to(run.accelerator.device)
+    dataset = task.splits["train"]
+    elastic = ElasticPenalty(model, {n: torch.rand_like(p) for n, p in model.named_parameters()}, 5000.0) if penalty else None
+    first, epoch = (Training.of(run, model, shortened(dataset, args.batch_size * steps)) for steps in (1, args.steps))
+    epoch.model, epoch.optimizer = first.model, first.optimizer
+    return timed(lambda: train_epoch(run, epoch, 2, elastic), lambda: train_epoch(run, first, 1, elastic))
+
+
+def adapter(args):
+    task = load(args.folder)
+    text, speech = encoders(args.small, "eager" if args.side == "plain" else "sdpa")
+    if args.side == "plain":
+        model = published.PublishedAdapter(text, speech).train().to(DEVICE)
+        optimizer = torch.optim.AdamW(model.owned, lr=1e-5)
+        batches = iter(plain_batches(task, "train", args.batch_size, args.steps + 1))
+        step = lambda: published.training_step(model, optimizer, next(batches))  # noqa: E731
+        return timed(lambda: [step() for _ in range(args.steps)], step)
+    model = AdapterFusionClassifier(text, speech)
+    _use_features(args, task, model)
+    return _our_epoch(args, model, task)
+
+
+def _use_features(args, task, model):
+    """Features of as many utterances as are trained on; the time that they take is measured as ``features``."""
+    cache = args.folder / "speech_features"
+    used = max(args.batch_size * args.steps, args.batch_size)
+    task.corpus.utterances = task.splits["train"].utterances.head(min(used, len(task.splits["train"])))
+    features = corpus_features(task.corpus, model.speech_encoder, 5, "float16", cache, DEVICE, lambda line: None)
+    task.splits["train"] = shortened(task.splits["train"], len(task.corpus.utterances))
+    task.splits["train"].use_features(features)
+
+
+def features(args):
+    """Seconds to compute the features of one batch's worth of utterances a step: of neighbours in length, as in a corpus."""
+    task = load(args.folder)
+    model = AdapterFusionClassifier(*encoders(args.small))
+    by_length = task.corpus.utterances.sort_values("duration")
+    middle = (len(by_length) - args.batch_size * args.steps) // 2
+    task.corpus.utterances = by_length.iloc[middle : middle + args.batch_size * args.steps]
+    with tempfile.TemporaryDirectory(dir=args.folder) as cache:
+        return timed(lambda: corpus_features(task.corpus, model.speech_encoder, 5, "float16", cache, DEVICE, lambda line: None))
+
+
+def validation(args):
+    task = load(args.folder)
+    text, speech = encoders(args.small, "eager" if args.side == "plain" else "sdpa")
+    count = args.batch_size * args.steps
+    if args.side == "plain":
+        model = published.PublishedFusion(text, speech).eval().to(DEVICE)
+
+        def work():
+            with torch.no_grad():
+                for speech_inputs, text_inputs, _ in plain_batches(task, "valid", args.batch_size, args.steps):
+                    model(speech_inputs, text_inputs)
+
+        return timed(work)
+    run = make_run(args)
+    model = FusionClassifier(text, speech).to(run.accelerator.device)
+    return timed(lambda: evaluate(run, model, shortened(task.splits["valid"], count), "valid"))
+
+
+def fisher(args):
+    task = load(args.folder)
+    text, speech = encoders(args.small, "eager" if args.side == "plain" else "sdpa")
+    if args.side == "plain":
+        model = published.PublishedFusion(text, speech).to(DEVICE)
+        return timed(lambda: published.fisher_information(model, list(plain_batches(task, "train", 10, args.steps))))
+    run = make_run(args)
+    model = FusionClassifier(text, speech).to(run.accelerator.device)
+    return timed(lambda: fisher_information(run, model, shortened(task.splits["train"], 10 * args.steps), 10))
+
+
+def written(args):
+    """Bytes, not seconds, that an adapter run leaves: the whole model three times, or what the task owns."""
+    text, speech = encoders(args.small)
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        path = Path(folder) / "model.pt"
+        model = AdapterFusionClassifier(text, speech)
+        torch.save(model.state_dict() if args.side == "plain" else model.checkpoint_state(), path)
+        return os.path.getsize(path) * (3 if args.side == "plain" else 1)
+
+
+def loading(args):
+    """Seconds to read, cut, normalise and pad one batch of wavs with ``--num_workers``, over many batches."""
+    task, batches = load(args.folder), 100
+    dataset = shortened(task.splits["train"], args.batch_size * batches)
+    sampler = BalancedBatchSampler(dataset.labels, args.batch_size, 12)
+    loader = training_loader(dataset, sampler, args.num_workers)
+    next(iter(loader))  # the worker processes start once for all epochs
+    return timed(lambda: [None for _ in loader]) / batches
+
+
+def flops(args):
+    """Floating-point operations, not seconds, of one training step of our fusion model: forward and backward."""
+    task = load(args.folder)
+    run = make_run(args)
+    model = FusionClassifier(*encoders(args.small)).to(run.accelerator.device)
+    training = Training.of(run, model, shortened(task.splits["train"], args.batch_size))
+    with FlopCounterMode(display=False) as counter:
+        train_epoch(run, training, 1)
+    return counter.get_total_flops()
+
+
+def profile(args):
+    """Print where the time of our fusion model's training goes."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    with torch_profile(activities=activities) as result:
+        seconds = fusion(args)
+    by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    print(result.key_averages().table(sort_by=by, row_limit=15))
+    return seconds
+
+
+MEASUREMENTS = {
+    "start_up": start_up,
+    "fusion": fusion,
+    "ewc": lambda args: fusion(args, penalty=True),
+    "adapter": adapter,
+    "features": features,
+    "validation": validation,
+    "fisher": fisher,
+    "written": written,
+    "loading": loading,
+    "flops": flops,
+    "profile": profile,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=MEASUREMENTS)
+    parser.add_argument("side", choices=("plain", "ours"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--precision", default="no", choices=("no", "bf16"))
+    parser.add_argument("--num_workers", type=int, default=0)
+    parser.add_argument("--small", action="store_true")
+    args = parser.parse_args()
+    torch.manual_seed(12)
+    value = MEASUREMENTS[args.what](args)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    print(json.dumps({"value": value, "peak_bytes": peak, "worker_bytes": worker}))
+
+
+if __name__ == "__main__":
+    main()

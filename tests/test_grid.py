@@ -1,0 +1,86 @@
+"""The grid of runs as commands, on one machine's devices, and as Slurm arrays."""
+
+import os
+import shlex
+
+from conftest import RUN_SCRIPTS, shell
+
+from utils.arguments import training_parser
+from utils.kemdy import CORPORA
+
+
+def test_dry_run_prints_the_commands_of_every_run_script():
+    for script in RUN_SCRIPTS:
+        done = shell("bash", script, "--data_root", "a folder", DRY_RUN="1", FOLDS="0 3", SEEDS="12 13", LAMBDAS="10")
+        assert done.returncode == 0, done.stderr
+        commands = [shlex.split(line) for line in done.stdout.splitlines()]
+        tasks = 1 if script == "run-joint.sh" else 2
+        assert len(commands) == len({tuple(command) for command in commands}) == 2 * 2 * tasks
+        for command in commands:
+            parser = training_parser("", "any", tasks=(*CORPORA, "joint"))
+            args = parser.parse_known_args(command[2:])[0]
+            assert os.path.exists(command[1]) and str(args.data_root) == "a folder" and args.num_fold in (0, 3)
+            assert args.exp_name.endswith("-seed13") == (args.seed == 13)
+
+
+def test_the_grid_gives_every_run_a_device():
+    # LAUNCH stands in for Python: each run prints the device that it was given.
+    done = shell("bash", "run-grid.sh", "--lr", "1e-4", GPUS="3", LAUNCH="printenv CUDA_VISIBLE_DEVICES ; echo", FOLDS="0 1")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    runs = [line for line in lines if line.startswith(("continual", "finetune", "ewc", "adapter"))]
+    assert len(runs) == len(set(runs)) == 2 * 2 * 5 + 2 and all("--lr 1e-4" in run for run in runs)
+    assert {line for line in lines if line.isdigit()} == {"0", "1", "2"}
+    # What starts from task_a comes after it.
+    first = [index for index, run in enumerate(runs) if run.startswith(("finetune", "ewc"))][0]
+    assert sum("--exp_name task_a" in run for run in runs[:first]) == 4
+    assert shell("bash", "run-grid.sh", GPUS="0").returncode == 1
+
+
+def test_the_grid_says_that_a_run_failed():
+    done = shell("bash", "run-grid.sh", GPUS="2", LAUNCH="false", FOLDS="0")
+    assert done.returncode == 1 and "a run failed" in done.stderr
+
+
+def slurm(tmp_path, *arguments, **environment):
+    """Submit with an sbatch that writes down how it is called."""
+    fake = tmp_path / "bin" / "sbatch"
+    fake.parent.mkdir(exist_ok=True)
+    fake.write_text(f'#!/bin/sh\necho "$TASKS|$FOLDS|$SEEDS|$*" >> {tmp_path}/called\nwc -l < {tmp_path}/called\n')
+    fake.chmod(0o755)
+    path = f"{fake.parent}:{os.environ['PATH']}"
+    return shell("bash", "slurm/submit.sh", *arguments, PATH=path, **environment)
+
+
+def test_slurm_arrays_wait_for_what_they_start_from(tmp_path):
+    done = slurm(tmp_path, "--partition", "gpu", "--", "--lr", "1e-4", FOLDS="0 2")
+    assert done.returncode == 0, done.stderr
+    calls = [line.split("|") for line in (tmp_path / "called").read_text().splitlines()]
+    of_script = {call[3].split("slurm/run.sbatch ")[1].split()[0]: call for call in calls}
+    assert set(of_script) == set(RUN_SCRIPTS) - {"run-ewc-lambda.sh"}
+    assert "--dependency" not in of_script["run-init.sh"][3] and "--array=0-3" in of_script["run-init.sh"][3]
+    for script in ("run-finetune.sh", "run-ewc.sh"):
+        assert "--dependency=aftercorr:1 " in of_script[script][3]
+        # Index by index the other corpus: aftercorr waits for the run that each starts from.
+        assert of_script[script][0].split() == of_script["run-init.sh"][0].split()[::-1]
+    assert "--array=0-1" in of_script["run-joint.sh"][3] and of_script["run-joint.sh"][0] == "joint"
+    assert all("--partition gpu" in call[3] and call[3].endswith("--lr 1e-4") for call in calls)
+
+
+def test_an_array_index_is_one_run(tmp_path):
+    seen = set()
+    for index in range(4):
+        done = shell(
+            "bash", "slurm/run.sbatch", "run-finetune.sh", "--lr", "1e-4", SLURM_ARRAY_TASK_ID=str(index), DRY_RUN="1",
+            FOLDS="0 2", TASKS="KEMDy20 KEMDy19", SLURM_SUBMIT_DIR=".",
+        )  # fmt: skip
+        (line,) = done.stdout.splitlines()
+        seen.add((line.split("--task ")[1].split()[0], line.split("--num_fold ")[1].split()[0]))
+    assert seen == {(task, fold) for task in CORPORA for fold in "02"}
+    beyond = shell("bash", "slurm/run.sbatch", "run-init.sh", SLURM_ARRAY_TASK_ID="10", DRY_RUN="1")
+    assert beyond.returncode == 2 and "beyond 5 folds of 2 tasks" in beyond.stderr
+
+
+def test_without_slurm_it_says_so_and_dry_run_shows_the_commands():
+    done = shell("bash", "slurm/submit.sh", DRY_RUN="1", SEEDS="12 13")
+    assert done.returncode == 0 and done.stderr.count("sbatch --parsable") == 12

@@ -1,0 +1,237 @@
+"""What a frozen speech encoder makes of a corpus: computed once, kept on disk, shared by folds, seeds, epochs and processes.
+
+``<cache root>/<corpus>-<key>/`` holds ``features.bin``, the frames of all utterances one after another, and ``index.json``,
+which says whose they are. The key is a digest of everything that the features depend on, so that a changed encoder, wav,
+cut length or precision finds no cache rather than a wrong one. A folder of that name is whole: it is renamed to it when its
+last byte is on disk. An interrupted computation goes on where it was.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from models.encoders import speech_features
+from utils.errors import UserError
+from utils.files import read_json, write_json
+from utils.wavs import SAMPLE_RATE, read_waveform
+
+FEATURES, INDEX, PROGRESS = "features.bin", "index.json", "progress.csv"
+# Goes into the key: raise it when the same wavs would give other features.
+VERSION = 1
+# Utterances a batch; a batch ends in the file before the next is begun.
+BATCH_SIZE = 16
+SPARE_BYTES = 100e6
+
+
+class SpeechFeatures:
+    """The features of one corpus, read from a memory-mapped file.
+
+    Args:
+        folder: a whole cache folder.
+    """
+
+    def __init__(self, folder):
+        index = read_json(folder / INDEX)
+        self.width, self.dtype = index["width"], np.dtype(index["dtype"])
+        self.path = folder / FEATURES
+        self.spans, start = {}, 0
+        for segment_id, frames in index["frames"].items():
+            self.spans[segment_id] = (start, start + frames)
+            start += frames
+        self.shape = (start, self.width)
+        self._mapped = None
+
+    def is_whole(self):
+        """Has the file the size that its index says?"""
+        return self.path.stat().st_size == self.shape[0] * self.width * self.dtype.itemsize
+
+    def __getitem__(self, segment_id):
+        """The frames of an utterance, (frames, width), in the precision that they are kept in."""
+        if self._mapped is None:  # by each worker process for itself
+            self._mapped = np.memmap(self.path, self.dtype, "r", shape=self.shape)
+        start, stop = self.spans[segment_id]
+        return torch.from_numpy(np.array(self._mapped[start:stop]))
+
+    def __getstate__(self):
+        return {**self.__dict__, "_mapped": None}
+
+
+def corpus_features(corpus, encoder, max_seq_len, precision, cache_root, device, say):
+    """The features of every usable utterance of a corpus, from the cache, or computed and kept.
+
+    Several runs may want the same at once: one computes, under a lock that ends with its process, the others wait.
+
+    Args:
+        corpus: a Corpus.
+        encoder: a frozen speech encoder as ``models.load_encoder`` gives it, made padding invariant.
+        max_seq_len: seconds of a recording that are heard.
+        precision: "float16" or "float32", in which features are kept.
+        cache_root: folder of all caches.
+        device: to compute on.
+        say: prints a line.
+
+    Returns:
+        SpeechFeatures.
+
+    Raises:
+        UserError: if the disk is too small or cannot be written, or a feature is too large for the precision.
+    """
+    folder = Path(cache_root) / f"{corpus.name}-{cache_key(corpus, encoder, max_seq_len, precision)}"
+    try:
+        found = _find(folder)
+        if found is None:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(folder, say):
+                found = _find(folder)  # another run may have made it meanwhile
+                if found is None:
+                    _compute(folder, corpus, encoder, max_seq_len, precision, device, say)
+                    found = _find(folder)
+    except OSError as error:
+        raise UserError(
+            f"the speech features in {folder} cannot be kept ({error.strerror or error}): make room, name another "
+            "--speech_cache, or --no_speech_cache computes them in every step"
+        ) from None
+    return found
+
+
+def use_cached_features(run, encoder, tasks):
+    """Let the tasks' datasets give out cached features in the place of sound.
+
+    Args:
+        run: the Run; its flags say where and in which precision.
+        encoder: the frozen speech encoder.
+        tasks: ``{name: Task}``.
+
+    Raises:
+        UserError: as ``corpus_features``.
+    """
+    args = run.args
+    root = args.speech_cache or Path(args.output_root) / "speech_features"
+    for task in tasks.values():
+        features = corpus_features(
+            task.corpus, encoder, args.max_seq_len, args.speech_cache_precision, root, run.accelerator.device, run.say
+        )
+        for dataset in task.splits.values():
+            dataset.use_features(features)
+
+
+def cache_key(corpus, encoder, max_seq_len, precision):
+    """Digest of all that the features depend on: weights, wavs (path, size and time of change), cut length, precision."""
+    digest = hashlib.sha256()
+    facts = [VERSION, encoder.provenance["fingerprint"], type(encoder).__name__, float(max_seq_len), precision, SAMPLE_RATE]
+    # What the weights do not tell of the encoder: activations, norms, strides.
+    settings = {name: value for name, value in sorted(encoder.config.to_dict().items()) if not name.startswith("_")}
+    for name in ("transformers_version", "torch_dtype", "dtype", "architectures"):
+        settings.pop(name, None)
+    digest.update(json.dumps([facts, settings], sort_keys=True, default=str).encode())
+    for segment_id, path in zip(corpus.utterances["segment_id"], corpus.utterances["wav_path"]):
+        stat = os.stat(path)
+        digest.update(f"{segment_id} {os.path.relpath(path, corpus.root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _find(folder):
+    if not (folder / INDEX).exists():
+        return None
+    try:
+        found = SpeechFeatures(folder)
+        return found if found.is_whole() else None
+    except (UserError, KeyError, TypeError, AttributeError, OSError):
+        return None
+
+
+def _locked(folder, say):
+    # The system releases the lock of a dead process; on NFS it is a lock of the server's, which all machines see.
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        return lock.acquire(timeout=0.1)
+    except Timeout:
+        say(f"another run computes {folder}: waiting for it")
+        return lock.acquire()
+
+
+def _compute(folder, corpus, encoder, max_seq_len, precision, device, say):
+    shutil.rmtree(folder, ignore_errors=True)  # a copy that was cut off or damaged
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(exist_ok=True)
+    width, dtype = encoder.config.hidden_size, np.dtype(precision)
+    # By length, so that little is padded; the same order each time, so that a computation that was cut off goes on.
+    utterances = corpus.utterances.sort_values(["duration", "segment_id"])
+    seconds = utterances["duration"].clip(upper=max_seq_len).sum()
+    stride = int(np.prod(encoder.config.conv_stride))
+    needed = seconds * SAMPLE_RATE / stride * width * dtype.itemsize
+    done = _resume(partial, width * dtype.itemsize)
+    free = shutil.disk_usage(partial).free + (partial / FEATURES).stat().st_size
+    say(
+        f"{corpus.name}: computing the speech features once for all runs, {len(utterances):,} utterances, "
+        f"{needed / 1e6:,.0f} MB in {folder}" + (f"; {len(done):,} are there from before" if done else "")
+    )
+    if needed + SPARE_BYTES > free:
+        raise UserError(
+            f"the speech features of {corpus.name} take {needed / 1e6:,.0f} MB, and {partial.parent} has {free / 1e6:,.0f} MB "
+            "left: name another --speech_cache, or --no_speech_cache computes them in every step"
+        )
+    missing = utterances[~utterances["segment_id"].isin(done)]
+    encoder = encoder.to(device).eval()
+    with (
+        open(partial / FEATURES, "ab") as features,
+        open(partial / PROGRESS, "a", encoding="utf-8") as progress,
+        tqdm(total=len(utterances), initial=len(done), desc=f"speech features {corpus.name}", disable=None) as bar,
+    ):
+        for start in range(0, len(missing), BATCH_SIZE):
+            batch = missing[start : start + BATCH_SIZE]
+            for segment_id, frames in zip(batch["segment_id"], _features_of(batch, encoder, max_seq_len, device)):
+                with np.errstate(over="ignore"):  # answered below, by name
+                    kept = frames.astype(dtype)
+                if not np.isfinite(kept).all():
+                    raise UserError(
+                        f"{corpus.name}, {segment_id}: a speech feature is not a number that {precision} can hold; "
+                        "take --speech_cache_precision float32 or --no_speech_cache"
+                    )
+                features.write(kept.tobytes())
+                done[segment_id] = len(kept)
+                progress.write(f"{segment_id},{len(kept)}\n")
+            # The frames are on disk before it is said that they are.
+            for file in (features, progress):
+                file.flush()
+                os.fsync(file.fileno())
+            bar.update(len(batch))
+    write_json(partial / INDEX, {"width": width, "dtype": dtype.name, "frames": done})
+    (partial / PROGRESS).unlink()
+    os.replace(partial, folder)
+
+
+def _resume(partial, bytes_per_frame):
+    """Utterances whose frames are on disk, ``{segment id: frames}``; what was written after them is cut off."""
+    done = {}
+    try:
+        lines = (partial / PROGRESS).read_text(encoding="utf-8").split("\n")[:-1]  # the last one is not whole
+        done = {name: int(frames) for name, frames in (line.rsplit(",", 1) for line in lines)}
+    except (OSError, ValueError):
+        pass
+    size = sum(done.values()) * bytes_per_frame
+    path = partial / FEATURES
+    path.touch()
+    if path.stat().st_size < size:
+        done, size = {}, 0
+    os.truncate(path, size)
+    (partial / PROGRESS).write_text("".join(f"{name},{frames}\n" for name, frames in done.items()), encoding="utf-8")
+    return done
+
+
+@torch.inference_mode()
+def _features_of(batch, encoder, max_seq_len, device):
+    waveforms = [torch.from_numpy(read_waveform(path, max_seq_len)) for path in batch["wav_path"]]
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    values = pad_sequence(waveforms, batch_first=True)
+    mask = (torch.arange(values.shape[1]) < lengths[:, None]).long()
+    hidden_states, frame_mask = speech_features(encoder, values.to(device), mask.to(device))
+    return [states[valid].float().cpu().numpy() for states, valid in zip(hidden_states, frame_mask)]
