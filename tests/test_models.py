@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, Wav2Ve
 
 from models import AdapterFusionClassifier, FusionClassifier, is_task_parameter, load_tokenizer
 from models.adapter import Bottleneck
-from models.encoders import count_parameters, load_encoder, split_revision
+from models.encoders import PaddingInvariantGroupNorm, count_parameters, load_encoder, split_revision
 from utils.errors import UserError
 
 SAMPLES = (700, 16_000, 9_333, 250, 5_000)  # 250 is less than the encoders' receptive field
@@ -131,6 +131,29 @@ def test_frozen_encoders_stay_in_evaluation_mode():
     model = build(AdapterFusionClassifier).train()
     assert model.dropout.training
     assert not any(module.training for part in (model.text_encoder, model.speech_encoder) for module in part.modules())
+
+
+def test_the_norm_of_valid_frames_and_its_gradient_are_those_of_the_plain_norm():
+    torch.manual_seed(3)
+    norm = PaddingInvariantGroupNorm(5, 5)
+    nn.init.normal_(norm.weight)
+    frames, valid = torch.randn(4, 5, 30, requires_grad=True), [30, 21, 7, 2]
+    norm.valid_frames = torch.tensor(valid)
+    plain = torch.cat(
+        [
+            nn.functional.pad(nn.functional.group_norm(own[..., :n], 5, norm.weight, norm.bias, norm.eps), (0, 30 - n))
+            for own, n in zip(frames.split(1), valid)
+        ]
+    )
+    ours, weights = norm(frames), torch.randn(4, 5, 30)
+    assert torch.equal(ours, plain)
+    inputs = (frames, norm.weight, norm.bias)
+    gradients = [torch.autograd.grad((result * weights).sum(), inputs) for result in (ours, plain)]
+    assert all(torch.equal(one, other) for one, other in zip(*gradients))
+    # In bfloat16, as autocast hands it over on a CPU, and where nothing below is trained.
+    assert torch.allclose(norm(frames.detach().bfloat16()).float(), plain, atol=0.05)
+    frozen = torch.autograd.grad((norm(frames.detach()) * weights).sum(), inputs[1:])
+    assert all(torch.equal(one, other) for one, other in zip(frozen, gradients[1][1:]))
 
 
 def test_nothing_below_the_first_adapter_is_back_propagated():

@@ -307,6 +307,19 @@ def test_finished_runs_are_skipped_and_others_not_overwritten(outputs, call):
     assert best.stat().st_mtime_ns == before
 
 
+def test_a_precision_that_is_left_to_the_device_makes_no_other_run(outputs, call, tmp_path):
+    shutil.copytree(outputs / "task_a", tmp_path / "task_a")
+    path = folder(tmp_path, "task_a", "KEMDy19") / "config.json"
+    config = read(path)
+    assert config["arguments"]["mixed_precision"] == "no"  # auto, on a CPU
+    config["arguments"]["mixed_precision"] = "bf16"  # as on a GPU
+    path.write_text(json.dumps(config))
+    code, stdout, _ = call(continual_learning_init, "--task", "KEMDy19", output_root=tmp_path)
+    assert code == 0 and "skipped" in stdout
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--mixed_precision", "no", output_root=tmp_path)
+    assert code == 1 and "--mixed_precision bf16 then, no now" in stderr
+
+
 def test_run_scripts_repeat_over_seeds_beside_the_first(outputs, data_root, encoders, tmp_path):
     small = flags(data_root, encoders, tmp_path)
     for script, task in (("run-init.sh", "KEMDy19"), ("run-finetune.sh", "KEMDy20")):
