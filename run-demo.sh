@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole experiment on synthetic corpora with two small encoders, in about ten minutes on two cores, and its table.
+# The whole experiment on synthetic corpora with two small encoders, in less than ten minutes on two cores, and its tables.
 # What is finished is skipped, so the same command goes on where it was stopped.
 # --full: what the README's tables come from: three seeds, a grid of λ, and task_a by voice alone and by words alone.
 set -euo pipefail
