@@ -201,7 +201,19 @@ def test_with_features_no_wav_is_opened(call, outputs, monkeypatch):
 
 def test_the_benchmark_gives_ratios():
     done = shell(
-        sys.executable, "-m", "benchmarks", "--small", "--steps", "1", "--repeats", "1", "--only", "adapter", "features"
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "--small",
+        "--steps",
+        "1",
+        "--repeats",
+        "1",
+        "--batch_size",
+        "2",
+        "--only",
+        "adapter",
+        "features",
     )
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("| training step of an adapter"))
