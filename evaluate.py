@@ -24,7 +24,7 @@ from utils.report import (
     run_table,
     score_table,
 )
-from utils.results import METHODS, METRIC_TITLES, comparable_runs, find_runs
+from utils.results import METHODS, METRIC_TITLES, are_synthetic, comparable_runs, find_runs
 from utils.tables import FORMATS, Report, Table
 
 METRICS = {name.removeprefix("f1_"): name for name in METRIC_TITLES}
@@ -95,7 +95,6 @@ def main():
         sys.exit(not all(row["same"] for row in table.rows.values()))
 
     runs = comparable_runs(found)
-    synthetic = any(run.config["synthetic"] for run in runs)
     metrics = [METRICS[args.metric]] if args.metric else list(METRIC_TITLES)
     if args.published:
         give(Report(published_tables(runs, metrics), notes(runs)), args)
@@ -110,7 +109,7 @@ def main():
         "Missing runs, by the commands that make them": missing_commands(runs, args.output_root, args.folds),
         "Experiments under other names, not in the tables": other_names(found),
     }
-    give(Report(tables, notes(runs), {heading: lines for heading, lines in lists.items() if lines}, synthetic), args)
+    give(Report(tables, notes(runs), {heading: lines for heading, lines in lists.items() if lines}, are_synthetic(runs)), args)
     if args.figures:
         draw(runs, args)
 
@@ -155,7 +154,7 @@ def draw(runs, args):
     from utils.figures import draw_all
 
     folder = args.figures
-    if folder == Path("figures") and any(run.config["synthetic"] for run in runs):
+    if folder == Path("figures") and are_synthetic(runs):
         folder /= "demo"
     for line in draw_all(runs, folder, args.confusion, args.confusion_task):
         # Not among tables that a program reads.

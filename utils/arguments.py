@@ -9,6 +9,11 @@ from utils.kemdy import CORPORA
 
 # Both corpora at once: what continual_learning_init.py can train beside one of them.
 JOINT = "joint"
+# Flags that say where and how fast a run is made, not what comes out of it (but for rounding).
+WITHOUT_EFFECT = (
+    *("output_root", "cpu", "num_workers", "overwrite", "micro_batch_size"),
+    *("no_speech_cache", "speech_cache", "speech_cache_precision"),
+)
 TEXT_MODEL = "skt/kobert-base-v1"
 SPEECH_MODEL = "facebook/wav2vec2-base-960h"
 

@@ -68,12 +68,13 @@ class UtteranceDataset(Dataset):
         return {
             "indices": torch.tensor(indices),
             "labels": torch.tensor(labels),
-            "speech_inputs": _padded(speech, 0.0, "input_values" if self.features is None else "features"),
-            "text_inputs": _padded(input_ids, self.pad_token_id, "input_ids"),
+            "speech_inputs": padded(speech, 0.0, "input_values" if self.features is None else "features"),
+            "text_inputs": padded(input_ids, self.pad_token_id, "input_ids"),
         }
 
 
-def _padded(sequences, padding_value, name):
+def padded(sequences, padding_value, name):
+    """Tensors of different lengths as one batch: ``{name: values, "attention_mask": 1 where they are not padding}``."""
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     values = pad_sequence(sequences, batch_first=True, padding_value=padding_value)
     return {name: values, "attention_mask": (torch.arange(values.shape[1]) < lengths[:, None]).long()}

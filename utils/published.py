@@ -6,7 +6,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.files import read_json
 from utils.kemdy import CORPORA
-from utils.results import METRIC_TITLES, SETTINGS, Estimate, over_folds, table_scores
+from utils.results import METRIC_TITLES, SETTINGS, Estimate, are_synthetic, over_folds, table_scores
 from utils.tables import Signed, Table
 
 FILE = Path(__file__).with_suffix(".json")
@@ -62,7 +62,7 @@ def published_tables(runs, metrics):
 
 
 def _beside(runs, metric, task):
-    rows, whose = {}, "ours, synthetic" if any(run.config["synthetic"] for run in runs) else "ours"
+    rows, whose = {}, "ours, synthetic" if are_synthetic(runs) else "ours"
     for setting in SETTINGS:
         theirs = published_estimate(setting, task, metric)
         ours = over_folds(table_scores(runs, setting, task, metric))

@@ -13,6 +13,7 @@ from utils.results import (
     CONTINUAL,
     METHODS,
     METRIC_TITLES,
+    are_synthetic,
     difference,
     epochs_done,
     folder_size,
@@ -153,7 +154,7 @@ def parameter_table(runs):
     for method in METHODS:
         counts = next((run.config.get("parameters", {}) for run in runs if run.method == method), {})
         rows[method] = {"of the model": counts.get("total"), "trained": counts.get("trained"), "stored": counts.get("stored")}
-        rows[method]["knows the corpus"] = method in ("task_a", *ADAPTERS)
+        rows[method]["knows the corpus"] = method not in (*CONTINUAL, JOINT)
     notes = (
         "stored is what best_model.pt holds: one file serves both corpora for finetune, ewc and joint, task_a needs one for "
         "each, and the adapters one for each beside the frozen encoders, once.",
@@ -163,7 +164,7 @@ def parameter_table(runs):
 
 def notes(runs):
     """What a reader must know of all tables: synthetic or not, and what was left out or differs between methods."""
-    lines = [SYNTHETIC] if any(run.config["synthetic"] for run in runs) else []
+    lines = [SYNTHETIC] if are_synthetic(runs) else []
     every_seed = {run.key[1] for run in runs if run.method in METHODS}
     for method, task in dict.fromkeys((run.method, run.task) for run in runs if run.method in METHODS):
         common = set.intersection(*seeds_by_fold(runs, method, task).values())

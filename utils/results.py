@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from utils.arguments import JOINT, differing_arguments, other_task, split_seed
+from utils.arguments import JOINT, WITHOUT_EFFECT, differing_arguments, other_task, split_seed
 from utils.errors import UserError
 from utils.files import CONFIG, HISTORY, METRICS, read_json
 from utils.metrics import majority_scores
@@ -22,11 +22,11 @@ ADAPTERS = ("adapter", "adapter_wo_pretraining")
 METRIC_TITLES = {"f1_weighted": "weighted F1", "f1_macro": "macro F1", "f1_micro": "micro F1"}
 # run-ewc-lambda.sh keeps its experiments under names that begin so.
 LAMBDA_PREFIX = "ewc-lambda"
-# Arguments in which runs that are averaged may differ: which of the grid they are, where they lie, how they were computed.
+# Arguments in which runs that are averaged may differ: which of the grid they are, and, since corpora and encoders are compared
+# themselves, where these lie.
 MAY_DIFFER = (
-    *("task", "num_fold", "seed", "exp_name", "checkpoint", "init_name"),
-    *("data_root", "output_root", "text_model", "speech_model", "cpu", "num_workers", "overwrite", "micro_batch_size"),
-    *("no_speech_cache", "speech_cache", "speech_cache_precision"),
+    *("task", "num_fold", "seed", "exp_name", "checkpoint", "init_name", "data_root", "text_model", "speech_model"),
+    *WITHOUT_EFFECT,
 )
 # What config.json must hold, and of which type.
 NEEDED = {"method": str, "task": str, "fold": int, "seed": int, "synthetic": bool} | {
@@ -162,6 +162,11 @@ def differences(one, other):
     return differing
 
 
+def are_synthetic(runs):
+    """Are the runs synthetic? ``comparable_runs`` lets them be so all or none."""
+    return any(run.config["synthetic"] for run in runs)
+
+
 def is_lambda_run(run):
     """Is the run a point of run-ewc-lambda.sh's grid?"""
     return run.method.startswith(LAMBDA_PREFIX)
@@ -180,7 +185,7 @@ def trained_task(method, tested_task):
     """The task on which the run was trained whose score stands in a row of the published table."""
     if method == JOINT:
         return JOINT
-    return tested_task if method in ("task_a", *ADAPTERS) else other_task(tested_task)
+    return other_task(tested_task) if method in CONTINUAL else tested_task
 
 
 @dataclass(frozen=True)

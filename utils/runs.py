@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from models import AdapterFusionClassifier, FusionClassifier, load_tokenizer
 from models.encoders import count_parameters
-from utils.arguments import differing_arguments
+from utils.arguments import WITHOUT_EFFECT, differing_arguments
 from utils.batches import load_task
 from utils.errors import UserError
 from utils.files import (
@@ -55,11 +55,6 @@ PACKAGES = (
 )
 # More of the text than this unknown means that a vocabulary is not used as it was made, not that words are rare.
 MANY_UNKNOWN = 0.2
-# Flags that say where and how fast a run is made, not what comes out of it.
-WITHOUT_EFFECT = (
-    *("output_root", "cpu", "num_workers", "overwrite", "micro_batch_size"),
-    *("no_speech_cache", "speech_cache", "speech_cache_precision"),
-)
 
 
 class Run:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from models.encoders import speech_features
+from utils.batches import padded
 from utils.errors import UserError
 from utils.files import read_json, write_json
 from utils.wavs import SAMPLE_RATE, read_waveform
@@ -230,8 +230,6 @@ def _resume(partial, bytes_per_frame):
 @torch.inference_mode()
 def _features_of(batch, encoder, max_seq_len, device):
     waveforms = [torch.from_numpy(read_waveform(path, max_seq_len)) for path in batch["wav_path"]]
-    lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    values = pad_sequence(waveforms, batch_first=True)
-    mask = (torch.arange(values.shape[1]) < lengths[:, None]).long()
-    hidden_states, frame_mask = speech_features(encoder, values.to(device), mask.to(device))
+    inputs = {name: values.to(device) for name, values in padded(waveforms, 0.0, "input_values").items()}
+    hidden_states, frame_mask = speech_features(encoder, **inputs)
     return [states[valid].float().cpu().numpy() for states, valid in zip(hidden_states, frame_mask)]

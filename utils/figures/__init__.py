@@ -7,6 +7,7 @@ from utils.figures import style
 from utils.figures.architecture import draw_architecture, draw_storage
 from utils.figures.curves import draw_curves
 from utils.figures.scores import draw_confusion, draw_emotions, draw_forgetting, draw_lambda
+from utils.results import are_synthetic
 
 
 def draw_all(runs, folder, confusion, confusion_task):
@@ -34,7 +35,7 @@ def draw_all(runs, folder, confusion, confusion_task):
     }
     for method in ("finetune", "ewc", "adapter"):
         of_scores[f"curves_{method}"] = lambda method=method: draw_curves(runs, method)
-    synthetic = any(run.config["synthetic"] for run in runs)
+    synthetic = are_synthetic(runs)
     style.prepare()
     for name, draw in (of_models | of_scores).items():
         try:

@@ -133,8 +133,7 @@ def draw_architecture(runs):
     for start, end in ((0.84, 1.02), (1.8, 1.96), (5.12, 5.28)):
         arrow((start, top + 0.25), (end, top + 0.25))
 
-    seconds = 5
-    box(0.06, low, 0.78, 0.5, f"speech\nfirst {seconds} s")
+    box(0.06, low, 0.78, 0.5, "speech\nfirst 5 s")
     axes.add_patch(
         FancyBboxPatch(
             (1.02, low - 0.14), 2.2, 1.0, boxstyle="round,pad=0,rounding_size=0.05", facecolor="none", edgecolor="#777777",

@@ -55,11 +55,8 @@ def label(setting):
 
 def hangul_font():
     """Name of an installed font with Hangul, or None."""
-    installed = {font.name: font.fname for font in font_manager.fontManager.ttflist}
-    for name in HANGUL_FONTS:
-        if name in installed:
-            return name
-    return None
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return next((name for name in HANGUL_FONTS if name in installed), None)
 
 
 def prepare():
