@@ -24,10 +24,10 @@ from models import FusionClassifier, is_task_parameter, load_tokenizer
 from utils import training
 from utils.arguments import parse_training_args
 from utils.batches import UtteranceDataset
+from utils.checkpoints import load_run
 from utils.errors import UserError
 from utils.folds import session_folds, split_utterances
 from utils.kemdy import CORPORA, EMOTIONS, read_corpus
-from utils.runs import load_run
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from models import FusionClassifier
 from utils.arguments import other_task
+from utils.checkpoints import read_state, require_same_encoders
 from utils.errors import UserError
-from utils.files import BEST_MODEL, CONFIG, METRICS, read_json, sha256
+from utils.files import BEST_MODEL, CONFIG, METRICS, read_json, run_folder, sha256
 from utils.kemdy import EMOTIONS
-from utils.runs import Run, read_state, require_same_encoders, run_folder
+from utils.runs import Run
 from utils.training import test
 
 

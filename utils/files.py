@@ -19,6 +19,11 @@ BEST_MODEL, CONFIG, HISTORY, METRICS, PREDICTIONS = (
 SYNTHETIC_MARKER = "SYNTHETIC"
 
 
+def run_folder(output_root, exp_name, fold, task):
+    """Where a run's files lie: output_root/exp_name/fold_<k>/<task>."""
+    return Path(output_root) / exp_name / f"fold_{fold}" / task
+
+
 def read_json(path):
     """Read a JSON object.
 

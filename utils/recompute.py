@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 from accelerate.state import AcceleratorState
 
+from utils.checkpoints import load_run
 from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG, METRICS, PREDICTIONS
 from utils.kemdy import EMOTIONS
 from utils.metrics import test_scores
 from utils.results import METRIC_TITLES
-from utils.runs import Run, load_run
+from utils.runs import Run
 from utils.training import prediction_table, test
 
 # Probabilities computed on another device or in other batches differ by less; bf16 has two to three digits.
