@@ -32,23 +32,23 @@ def main():
     method = METHODS[args.without_pretraining]
     args.exp_name = vars(args).get("exp_name", method)
 
-    run = Run(args, method)
-    if run.is_finished():
-        return
-    tasks = run.load_tasks([args.task])
-    run.seed()
-    model = AdapterFusionClassifier.from_pretrained(
-        args.text_model,
-        args.speech_model,
-        adapter_size=args.adapter_size,
-        without_pretraining=args.without_pretraining,
-        encoder_seed=args.encoder_seed,
-    )
-    if not args.no_speech_cache:
-        use_cached_features(run, model.speech_encoder, tasks)
-    run.start(model, tasks)
-    best_epoch = train(run, model, tasks)
-    test_and_finish(run, model, tasks, best_epoch)
+    with Run(args, method) as run:
+        if run.is_finished():
+            return
+        tasks = run.load_tasks([args.task])
+        run.seed()
+        model = AdapterFusionClassifier.from_pretrained(
+            args.text_model,
+            args.speech_model,
+            adapter_size=args.adapter_size,
+            without_pretraining=args.without_pretraining,
+            encoder_seed=args.encoder_seed,
+        )
+        if not args.no_speech_cache:
+            use_cached_features(run, model.speech_encoder, tasks)
+        run.start(model, tasks)
+        best_epoch = train(run, model, tasks)
+        test_and_finish(run, model, tasks, best_epoch)
 
 
 if __name__ == "__main__":

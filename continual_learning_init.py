@@ -20,15 +20,15 @@ def main():
     method = METHODS[args.task == JOINT]
     args.exp_name = vars(args).get("exp_name", method)
 
-    run = Run(args, method)
-    if run.is_finished():
-        return
-    tasks = run.load_tasks(CORPORA if args.task == JOINT else [args.task])
-    run.seed()
-    model = FusionClassifier.from_pretrained(args.text_model, args.speech_model)
-    run.start(model, tasks)
-    best_epoch = train(run, model, tasks)
-    test_and_finish(run, model, tasks, best_epoch)
+    with Run(args, method) as run:
+        if run.is_finished():
+            return
+        tasks = run.load_tasks(CORPORA if args.task == JOINT else [args.task])
+        run.seed()
+        model = FusionClassifier.from_pretrained(args.text_model, args.speech_model)
+        run.start(model, tasks)
+        best_epoch = train(run, model, tasks)
+        test_and_finish(run, model, tasks, best_epoch)
 
 
 if __name__ == "__main__":

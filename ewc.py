@@ -12,6 +12,8 @@ from utils.arguments import add_start_flags, non_negative_float, other_task, par
 from utils.batches import ordered_loader
 from utils.continual import continue_from_first_task
 from utils.errors import one_line_errors
+from utils.files import FISHER
+from utils.runs import Run
 from utils.training import progress_bar, test_and_finish, to_device, train
 
 
@@ -97,15 +99,15 @@ def main():
     )
     args = parse_training_args(parser)
 
-    started = continue_from_first_task(args, method="ewc")
-    if started is None:
-        return
-    run, tasks, model, before = started
-    # Always the first task's training set: it is what the penalty guards.
-    first_task = tasks[other_task(args.task)]
-    fisher = fisher_information(run, model, first_task.splits["train"], args.fisher_batch_size)
-    best_epoch = train(run, model, tasks, ElasticPenalty(model, fisher, args.ewc_lambda))
-    test_and_finish(run, model, tasks, best_epoch, before)
+    with Run(args, "ewc") as run:
+        if run.is_finished():
+            return
+        tasks, model, before = continue_from_first_task(run)
+        # Always the first task's training set: it is what the penalty guards.
+        first_task = tasks[other_task(args.task)]
+        fisher = run.once(FISHER, lambda: fisher_information(run, model, first_task.splits["train"], args.fisher_batch_size))
+        best_epoch = train(run, model, tasks, ElasticPenalty(model, fisher, args.ewc_lambda))
+        test_and_finish(run, model, tasks, best_epoch, before)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from utils.arguments import add_start_flags, parse_training_args, training_parser
 from utils.continual import continue_from_first_task
 from utils.errors import one_line_errors
+from utils.runs import Run
 from utils.training import test_and_finish, train
 
 
@@ -12,12 +13,12 @@ def main():
     add_start_flags(parser)
     args = parse_training_args(parser)
 
-    started = continue_from_first_task(args, method="finetune")
-    if started is None:
-        return
-    run, tasks, model, before = started
-    best_epoch = train(run, model, tasks)
-    test_and_finish(run, model, tasks, best_epoch, before)
+    with Run(args, "finetune") as run:
+        if run.is_finished():
+            return
+        tasks, model, before = continue_from_first_task(run)
+        best_epoch = train(run, model, tasks)
+        test_and_finish(run, model, tasks, best_epoch, before)
 
 
 if __name__ == "__main__":

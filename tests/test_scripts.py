@@ -518,15 +518,15 @@ def test_an_output_folder_that_cannot_be_written(call, tmp_path, place):
 
 
 def test_a_full_disk_is_one_line_and_leaves_what_was_written(call, monkeypatch, tmp_path):
-    write = Path.write_bytes
+    save = torch.save
 
-    def full(path, content):
-        if path.name == ".best_model.pt.partial":
-            write(path, content[:100])
+    def full(state, file):
+        if Path(file.name).name == ".best_model.pt.partial":
+            file.write(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(path, content)
+        save(state, file)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(torch, "save", full)
     code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", output_root=tmp_path)
     run_folder = folder(tmp_path, "task_a", "KEMDy19")
     assert code == 1 and stderr == (

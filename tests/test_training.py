@@ -55,7 +55,12 @@ def model():
 @pytest.fixture()
 def run():
     """As much of a Run as the loops need."""
-    return SimpleNamespace(accelerator=Accelerator(cpu=True), args=SimpleNamespace(num_workers=0, batch_size=8), quiet=False)
+    return SimpleNamespace(
+        accelerator=Accelerator(cpu=True),
+        args=SimpleNamespace(num_workers=0, batch_size=8),
+        quiet=False,
+        leave_if_asked=lambda together: None,
+    )
 
 
 def global_batches(labels, processes, batch_size=6, epoch=1, seed=12):

@@ -11,7 +11,7 @@ from utils.kemdy import CORPORA
 JOINT = "joint"
 # Flags that say where and how fast a run is made, not what comes out of it (but for rounding).
 WITHOUT_EFFECT = (
-    *("output_root", "cpu", "num_workers", "overwrite", "micro_batch_size"),
+    *("output_root", "cpu", "num_workers", "overwrite", "keep_last", "micro_batch_size"),
     *("no_speech_cache", "speech_cache", "speech_cache_precision"),
 )
 TEXT_MODEL = "skt/kobert-base-v1"
@@ -74,7 +74,8 @@ def training_parser(description, exp_name, tasks=CORPORA):
     run.add_argument("--seed", type=count, default=12, help="seed of initialisation and order; the folds never move")
     run.add_argument("--num_fold", type=count, default=0, help="which fold, from 0")
     run.add_argument("--k_fold", type=positive_int, default=5, help="number of session-wise folds")
-    run.add_argument("--overwrite", action="store_true", help="run again where a finished run lies")
+    run.add_argument("--overwrite", action="store_true", help="start anew where a run lies, finished or cut off")
+    run.add_argument("--keep_last", action="store_true", help="keep last_checkpoint.pt when the run is done")
 
     training = parser.add_argument_group("training")
     training.add_argument("--lr", type=positive_float, default=1e-5, help="learning rate of AdamW")

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.errors import UserError
 from utils.folds import SPLITS, session_folds, split_utterances
+from utils.interruption import leave_signals_to_the_main_process
 from utils.kemdy import EMOTIONS, Corpus, find_corpus, read_corpus
 from utils.wavs import read_waveform
 
@@ -85,7 +86,7 @@ class BalancedBatchSampler(Sampler):
 
     An epoch draws as many utterances as there are, utterance i with weight N / count(class of i); a class that is absent
     from the split has no utterance to weigh. The draw depends on seed and epoch alone, so that any number of processes
-    sees the same global batches in the same order.
+    sees the same global batches in the same order. Iterating gives the batches of ``epoch`` from ``first_step`` on.
 
     Args:
         labels: class indices (n,).
@@ -99,7 +100,7 @@ class BalancedBatchSampler(Sampler):
         self.weights = torch.from_numpy(len(labels) / counts[labels])
         self.batch_size, self.seed = batch_size, seed
         self.process_index, self.num_processes = process_index, num_processes
-        self.epoch = 0
+        self.epoch = self.first_step = 0
 
     def __len__(self):
         return -(-len(self.weights) // self.batch_size)
@@ -111,7 +112,7 @@ class BalancedBatchSampler(Sampler):
     def __iter__(self):
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
         drawn = torch.multinomial(self.weights, len(self.weights), replacement=True, generator=generator).tolist()
-        for step in range(len(self)):
+        for step in range(self.first_step, len(self)):
             batch = drawn[step * self.batch_size : (step + 1) * self.batch_size]
             # A process that has no share in a small last batch gets one utterance, which training weighs with zero.
             yield batch[self.process_index :: self.num_processes] or batch[:1]
@@ -130,6 +131,7 @@ def training_loader(dataset, sampler, num_workers):
         collate_fn=dataset.collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        worker_init_fn=leave_signals_to_the_main_process,
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )
@@ -149,6 +151,7 @@ def ordered_loader(dataset, batch_size, num_workers, process_index=0, num_proces
         batch_sampler=batches[process_index::num_processes],
         collate_fn=dataset.collate,
         num_workers=num_workers,
+        worker_init_fn=leave_signals_to_the_main_process,
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )

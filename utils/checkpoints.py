@@ -54,20 +54,29 @@ def require_same_encoders(model, config, path):
             )
 
 
-def read_state(path):
-    """Read a plain state dict of tensors on the CPU; nothing in the file can run.
+def read_file(path):
+    """Read what torch.save wrote, tensors and plain numbers, on the CPU; nothing in the file can run.
 
     Raises:
-        UserError: if the file is corrupt, or holds anything but tensors.
+        UserError: if the file is corrupt, or holds anything else.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # one line is enough for a file that is refused anyway
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path} is refused: not a plain state dict of tensors, and more than tensors could run code") from None
     except Exception as error:  # torch.load raises nearly anything on a damaged file, OSError and AttributeError included
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as a checkpoint ({reason}): copy it again") from None
+
+
+def read_state(path):
+    """Read a plain state dict of tensors, as ``read_file``.
+
+    Raises:
+        UserError: if the file is corrupt, or holds anything but tensors.
+    """
+    state = read_file(path)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} is refused: not a plain state dict of tensors")
     return state

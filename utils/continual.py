@@ -9,31 +9,27 @@ from utils.checkpoints import read_state, require_same_encoders
 from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG, METRICS, read_json, run_folder, sha256
 from utils.kemdy import EMOTIONS
-from utils.runs import Run
 from utils.training import test
 
 
-def continue_from_first_task(args, method):
-    """Start a run on ``args.task`` from the best model of the other corpus, and test that model on both.
+def continue_from_first_task(run):
+    """Start a run on ``--task`` from the best model of the other corpus, and test that model on both.
 
     Args:
-        args: parsed flags, those of ``utils.arguments.add_start_flags`` among them.
-        method: finetune or ewc.
+        run: a Run that is not finished; its flags are those of ``utils.arguments.add_start_flags`` too.
 
     Returns:
-        (run, tasks, model, before): a started Run, ``{name: Task}`` with the first task first, the FusionClassifier, and
-        its Evaluation on each test split before the first epoch. None if this very run is finished.
+        (tasks, model, before): ``{name: Task}`` with the first task first, the FusionClassifier, and its Evaluation on each
+        test split before the first epoch.
     """
-    run = Run(args, method)
-    if run.is_finished():
-        return None
+    args = run.args
     first_task = other_task(args.task)
     starting_point = StartingPoint.find(run, first_task)
     tasks = run.load_tasks([first_task, args.task])
     run.seed()
     model = FusionClassifier.from_pretrained(args.text_model, args.speech_model)
     run.start(model, tasks, started_from=starting_point.load_into(model))
-    return run, tasks, model, test(run, model, tasks)
+    return tasks, model, test(run, model, tasks)
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,23 @@ import functools
 import os
 import sys
 
+# EX_TEMPFAIL of sysexits.h: try again later.
+GO_ON_LATER = 75
+
 
 class UserError(Exception):
     """Something the user can mend; its message is the one line that is shown."""
 
 
+class GoOnLater(KeyboardInterrupt):
+    """A signal asked the run to leave; what it has is kept, and the same command goes on from there."""
+
+
 def one_line_errors(main):
     """Let a script's ``main`` end with one line on stderr and exit code 1 instead of a traceback.
 
-    Only what the user can mend is shortened: :class:`UserError`, a full disk, a missing permission, Ctrl-C (code 130).
-    A bug keeps its traceback.
+    Only what the user can mend is shortened: :class:`UserError`, a full disk, a missing permission, Ctrl-C (code 130, or
+    GO_ON_LATER from a run). A bug keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -31,6 +38,9 @@ def one_line_errors(main):
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             message = f"{error.filename or 'writing a file'}: {error.strerror}"
+        except GoOnLater:
+            print("interrupted: the same command goes on from here", file=sys.stderr)
+            sys.exit(GO_ON_LATER)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)

@@ -15,6 +15,8 @@ BEST_MODEL, CONFIG, HISTORY, METRICS, PREDICTIONS = (
     "metrics.json",
     "predictions.csv",
 )
+# Lie there while the run is under way.
+LAST_CHECKPOINT, FISHER = "last_checkpoint.pt", "fisher.pt"
 # Lies at the top of a corpus or an encoder that a program made.
 SYNTHETIC_MARKER = "SYNTHETIC"
 
@@ -45,27 +47,42 @@ def sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_bytes(path, content):
-    """Write a file whole or not at all: a reader sees the old one or the new one.
+@contextlib.contextmanager
+def whole_file(path):
+    """A file, open for bytes, that takes the place of ``path`` when the block ends.
+
+    It is written whole or not at all: whatever kills the process, or stops the machine, a reader sees the old file or the new.
 
     Raises:
         UserError: if it cannot be written; what was written before stands.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(content)
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise UserError(f"{path} cannot be written ({error.strerror}); what was written before stands") from None
+    with contextlib.suppress(OSError):  # not every file system can write a folder out by itself
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_text(path, content):
-    """``write_bytes`` for text, in UTF-8."""
-    write_bytes(path, content.encode())
+    """Write text in UTF-8, as ``whole_file``."""
+    with whole_file(path) as file:
+        file.write(content.encode())
 
 
 def write_json(path, content):
-    """``write_bytes`` for JSON."""
+    """Write JSON, as ``whole_file``."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -5,11 +5,17 @@ config.json        what is needed to rebuild the rest, or to refuse a wrong base
 history.csv        one row an epoch
 metrics.json       test scores of each task that the model knows; written last, so it marks a finished run
 predictions.csv    the test splits, utterance by utterance
+
+While it is under way there are also last_checkpoint.pt, from which it goes on when it was cut off, and, with ewc, fisher.pt.
+A lock beside the folder keeps a second process out.
 """
 
-import io
+import os
 import platform
+import shutil
+import socket
 import subprocess
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,28 +24,32 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from models import load_tokenizer
 from models.encoders import count_parameters
 from utils.arguments import WITHOUT_EFFECT, differing_arguments
 from utils.batches import load_task
-from utils.checkpoints import read_state
-from utils.errors import UserError
+from utils.checkpoints import read_file, read_state
+from utils.errors import GoOnLater, UserError
 from utils.files import (
     BEST_MODEL,
     CONFIG,
+    FISHER,
     HISTORY,
+    LAST_CHECKPOINT,
     METRICS,
     PREDICTIONS,
     read_json,
     run_folder,
     sha256,
-    write_bytes,
+    whole_file,
     write_json,
     write_text,
 )
 from utils.folds import SPLITS
+from utils.interruption import Interruption
 from utils.kemdy import EMOTIONS
 
 PACKAGES = (
@@ -55,10 +65,13 @@ PACKAGES = (
 )
 # More of the text than this unknown means that a vocabulary is not used as it was made, not that words are rare.
 MANY_UNKNOWN = 0.2
+WAY_OUT = "name another --exp_name, or --overwrite"
 
 
 class Run:
     """One run: its device and processes, its seeds, and its folder, which only the main process writes.
+
+    Used as ``with Run(...) as run``: within it the folder is this run's own, and SIGTERM and Ctrl-C lose nothing.
 
     Args:
         args: parsed flags (see utils/arguments.py).
@@ -71,8 +84,10 @@ class Run:
 
     def __init__(self, args, method, quiet=False):
         self.args, self.method, self.quiet = args, method, quiet
+        self.interruption, self._held = Interruption(), ExitStack()
         self.path = run_folder(args.output_root, args.exp_name, args.num_fold, args.task)
         self.history = []
+        self._resumes = False
         without_gpu = not args.cpu and not torch.cuda.is_available()
         on_cpu = args.cpu or without_gpu
         self.precision = args.mixed_precision
@@ -90,44 +105,105 @@ class Run:
         if without_gpu:
             self.say("no GPU found: running on the CPU (--cpu asks for it)")
 
+    def __enter__(self):
+        self._held.enter_context(self.interruption)
+        return self
+
+    def __exit__(self, *exception):
+        self._held.close()
+
+    def leave_if_asked(self, together=True):
+        """Raise GoOnLater if a signal that was held back asks to leave.
+
+        Args:
+            together: all processes call it, and one that was asked takes the others along; otherwise only a run of a single
+                process leaves.
+        """
+        asked = self.interruption.requested
+        if self.accelerator.num_processes > 1:
+            if not together:
+                return
+            if asked:
+                self.accelerator.set_trigger()
+            asked = self.accelerator.check_trigger()
+        if asked:
+            raise GoOnLater
+
     def say(self, line):
         """Print a line once, whatever the number of processes; unlike ``print`` it leaves progress bars whole."""
         if self.accelerator.is_main_process and not self.quiet:
             tqdm.write(line)
 
     def is_finished(self):
-        """Is this very run done already? It is then skipped, and said so; otherwise its folder is ready.
+        """Is this very run done already? It is then skipped, and said so; otherwise its folder is this process's own.
 
         Raises:
             UserError: if a run with other arguments lies in the folder, finished or not, if the model that a finished one
-                started from is another now, or if the folder of a run that is to be made cannot be written.
+                started from is another now, or if the folder of a run that is to be made cannot be written, or another
+                process is writing it.
         """
-        if self._lies_finished():
+        finished = self._lies_finished()
+        if not finished:
+            self._main_process_first(self._claim, lambda: None)
+            finished = self._lies_finished()  # another process may have finished it meanwhile
+        if finished:
             self.say(f"{self.path} is finished: skipped (--overwrite runs it again)")
-            return True
-        if self.accelerator.is_main_process:
-            _require_writable(self.path)
-        return False
+            self._remove_progress()
+        return finished
 
     def _lies_finished(self):
-        finished = (self.path / METRICS).exists()
-        if self.args.overwrite or not (finished or (self.path / BEST_MODEL).exists()):
+        kept = [name for name in (METRICS, LAST_CHECKPOINT, FISHER, BEST_MODEL) if (self.path / name).exists()]
+        self._resumes, finished = False, METRICS in kept
+        if self.args.overwrite or not kept:
             return False
         config = read_json(self.path / CONFIG)
-        # Whoever leaves the precision to the device takes a run as it was made elsewhere.
-        overlooked = (*WITHOUT_EFFECT, *(["mixed_precision"] if self.args.mixed_precision == "auto" else []))
+        # Whoever leaves the precision to the device takes a finished run as it was made elsewhere.
+        overlooked = (*WITHOUT_EFFECT, *(["mixed_precision"] if finished and self.args.mixed_precision == "auto" else []))
         differing = differing_arguments(config.get("arguments", {}), self._arguments(), overlooked)
-        way_out = "name another --exp_name, or --overwrite"
         if differing:
             changes = ", ".join(f"--{name} {then} then, {now} now" for name, then, now in differing)
-            raise UserError(f"{self.path} holds a run with other arguments ({changes}): {way_out}")
+            raise UserError(f"{self.path} holds a run with other arguments ({changes}): {WAY_OUT}")
         if not finished:
-            self.say(f"{self.path} holds a run that was cut off: it starts again from its first epoch")
+            self._resumes = kept != [BEST_MODEL]
+            if not self._resumes:
+                self.say(f"{self.path} holds a run that was cut off in its first epoch: it starts again")
             return False
         start = config.get("started_from") or {}
         if start and Path(start["checkpoint"]).is_file() and sha256(start["checkpoint"]) != start["sha256"]:
-            raise UserError(f"{self.path} started from {start['checkpoint']}, which is another model now: {way_out}")
+            raise UserError(f"{self.path} started from {start['checkpoint']}, which is another model now: {WAY_OUT}")
         return True
+
+    def _claim(self):
+        """Keep every other process out of the folder until this run ends.
+
+        The lock is the system's (flock), which ends with its process, however that ends. On NFS (Linux, version 3 with lockd
+        or 4) the server holds it, so that other machines see it, and takes it from one that is gone after its lease.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+            # Beside the folder, since it cannot be removed safely.
+            lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+            try:
+                self._held.enter_context(lock.acquire(timeout=0))
+            except Timeout:
+                owner = Path(lock.lock_file).read_text(encoding="utf-8").strip() or "another process"
+                raise UserError(f"{self.path} is being written by {owner}: wait for it, or name another --exp_name") from None
+            since = datetime.now().astimezone().isoformat(timespec="seconds")
+            Path(lock.lock_file).write_text(
+                f"process {os.getpid()} on {socket.gethostname()} since {since}\n", encoding="utf-8"
+            )
+        except OSError as error:
+            raise UserError(f"--output_root: {self.path} cannot be written ({error.strerror}); name another folder") from None
+
+    def _remove_progress(self):
+        """What only a run under way needs."""
+        if self.accelerator.is_main_process:
+            for name in (LAST_CHECKPOINT, FISHER) if not self.args.keep_last else (FISHER,):
+                with suppress(OSError):
+                    (self.path / name).unlink()
 
     def load_tasks(self, names):
         """Read corpora → ``{name: Task}``, tokenised for this run's text encoder."""
@@ -148,8 +224,8 @@ class Run:
                 self.say(f"{name}: {warning}")
         return tasks
 
-    def _main_process_first(self, load):
-        """``load()`` in the main process, then in the others; a UserError of the first is raised in all of them."""
+    def _main_process_first(self, load, load_after=None):
+        """``load()`` in the main process, then (or ``load_after``) in the others; a UserError of the first is raised in all."""
         result, problem = None, [None]
         if self.accelerator.is_main_process:
             try:
@@ -160,7 +236,7 @@ class Run:
             broadcast_object_list(problem)
         if problem[0]:
             raise UserError(problem[0])
-        return result if self.accelerator.is_main_process else load()
+        return result if self.accelerator.is_main_process else (load_after or load)()
 
     def seed(self):
         """Seed Python, numpy and torch, so that every process draws the same new layers."""
@@ -169,13 +245,16 @@ class Run:
     def start(self, model, tasks, started_from=None):
         """Move the model to the device and write config.json, in the place of whatever lay in the folder before.
 
+        A run that goes on keeps what is there.
+
         Args:
             model: as it will be trained.
             tasks: ``{name: Task}``.
             started_from: facts of a StartingPoint, where there is one.
 
         Raises:
-            UserError: if a transcript has more tokens, or other ones, than the text encoder knows.
+            UserError: if a transcript has more tokens, or other ones, than the text encoder knows, if a run that would go on
+                was begun with other corpora, encoders or another starting model, or if the disk is too small.
         """
         self._check_tokens(model.text_encoder.config, tasks)
         model.to(self.accelerator.device)
@@ -213,11 +292,17 @@ class Run:
             "commit": _commit(),
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        if self.accelerator.is_main_process:
-            for name in (METRICS, PREDICTIONS, HISTORY, BEST_MODEL):
+        if self._resumes:
+            self._require_same_beginning(config)
+        parameters = config["parameters"]
+        # AdamW keeps two numbers for each that is trained; the new checkpoint is whole before the old one goes.
+        best, optimizer = (4 * parameters[kind] for kind in ("stored", "trained"))
+        self._require_room(best + 2 * (best + 2 * optimizer), (BEST_MODEL, LAST_CHECKPOINT))
+        if self.accelerator.is_main_process and not self._resumes:
+            for name in (METRICS, PREDICTIONS, HISTORY, LAST_CHECKPOINT, FISHER, BEST_MODEL):
                 (self.path / name).unlink(missing_ok=True)
             write_json(self.path / CONFIG, config)
-        parameters = config["parameters"]
+        self.accelerator.wait_for_everyone()
         self.say(
             f"{self.method} on {self.args.task} → {self.path} ({parameters['trained']:,} of {parameters['total']:,} parameters "
             f"trained, {self.accelerator.device}, {self.precision.replace('no', 'float32')})"
@@ -237,6 +322,69 @@ class Run:
                 f"{config.vocab_size}; they are not of one model"
             )
 
+    def _require_same_beginning(self, config):
+        """Raise UserError unless config.json tells of a run on the same data, encoders and starting model."""
+        then = read_json(self.path / CONFIG)
+
+        def told(config):
+            start = config.get("started_from") or {}
+            return {
+                "label order": config.get("labels"),
+                "encoders": {kind: of["fingerprint"] for kind, of in config["encoders"].items()},
+                "starting model": start.get("sha256"),
+                "corpora": {name: {**facts, "root": None} for name, facts in config["corpora"].items()},
+            }
+
+        try:
+            differing = [name for name, value in told(then).items() if value != told(config)[name]]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{self.path / CONFIG} is not whole ({error}): {WAY_OUT}") from None
+        if differing:
+            raise UserError(f"{self.path} was begun with other {' and '.join(differing)} than now: {WAY_OUT}")
+
+    def _require_room(self, needed, names):
+        """Raise UserError unless the disk has ``needed`` bytes, what lies in the folder under ``names`` counted in."""
+        there = sum((self.path / name).stat().st_size for name in names if (self.path / name).exists())
+        free = shutil.disk_usage(self.path.parent).free
+        if self.accelerator.is_main_process and needed - there > free:
+            raise UserError(
+                f"--output_root: {self.path} needs {(needed - there) / 1e9:.2f} GB while the run is under way, and "
+                f"{free / 1e9:.2f} GB are free: make room, or name another folder"
+            )
+
+    def once(self, name, compute):
+        """``compute()``, a dictionary of tensors, or what an earlier start of this run has kept of it in the file ``name``."""
+        if (self.path / name).exists():
+            self.say(f"{self.path / name}: taken from before")
+            return {key: tensor.to(self.accelerator.device) for key, tensor in read_state(self.path / name).items()}
+        result = compute()
+        if self.accelerator.is_main_process:
+            self._require_room(sum(tensor.nbytes for tensor in result.values()), (name,))
+            with whole_file(self.path / name) as file:
+                torch.save(result, file)
+        return result
+
+    def save_last(self, state):
+        """Write last_checkpoint.pt: ``state`` (tensors and plain numbers), the history and the arguments."""
+        if self.accelerator.is_main_process:
+            with whole_file(self.path / LAST_CHECKPOINT) as file:
+                torch.save({**state, "history": self.history, "arguments": self._arguments()}, file)
+
+    def read_last(self):
+        """What ``save_last`` wrote before this run was cut off, and None where there is nothing to go on from."""
+        path = self.path / LAST_CHECKPOINT
+        if not (self._resumes and path.exists()):
+            return None
+        last = read_file(path)
+        try:
+            self.history = list(last["history"])
+            best_is_kept = not last["best_epoch"] or (self.path / BEST_MODEL).exists()
+        except (KeyError, TypeError):
+            raise UserError(f"{path} is not the last checkpoint of a run: --overwrite starts anew") from None
+        if not best_is_kept:
+            raise UserError(f"{self.path / BEST_MODEL} is gone, and {path.name} goes on beside it: --overwrite starts anew")
+        return last
+
     def log_epoch(self, row):
         """Add an epoch's row (a dictionary) to history.csv."""
         self.history.append(row)
@@ -246,10 +394,9 @@ class Run:
     def save_best(self, model):
         """Write what the model's method trained as best_model.pt."""
         if self.accelerator.is_main_process:
-            # Through a buffer: the bytes that torch.save writes otherwise depend on the file's name.
-            buffer = io.BytesIO()
-            torch.save({name: tensor.detach().cpu().clone() for name, tensor in model.checkpoint_state().items()}, buffer)
-            write_bytes(self.path / BEST_MODEL, buffer.getvalue())
+            # To an open file: the bytes that torch.save writes otherwise depend on the file's name.
+            with whole_file(self.path / BEST_MODEL) as file:
+                torch.save({name: tensor.detach().cpu().clone() for name, tensor in model.checkpoint_state().items()}, file)
 
     def load_best(self, model):
         """Give the model the parameters of its best epoch, in every process."""
@@ -261,21 +408,12 @@ class Run:
         if self.accelerator.is_main_process:
             write_text(self.path / PREDICTIONS, predictions.to_csv(index=False, float_format="%.6g"))
             write_json(self.path / METRICS, metrics)
+        self._remove_progress()
         self.accelerator.wait_for_everyone()
 
     def _arguments(self):
         arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self.args).items()}
         return arguments | {"mixed_precision": self.precision}
-
-
-def _require_writable(path):
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--output_root: {path} cannot be written ({error.strerror}); name another folder") from None
 
 
 def _corpus_facts(task):

@@ -1,5 +1,10 @@
-"""The one training loop and the one evaluation loop of all five settings."""
+"""The one training loop and the one evaluation loop of all five settings.
 
+A training that is cut off, at whatever moment, and started again makes the same numbers, bit for bit on the same processor:
+every epoch has a random state and an order of its own, and last_checkpoint.pt holds what goes from one into the next.
+"""
+
+import random
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,9 +18,13 @@ from tqdm import tqdm
 
 from utils.arguments import JOINT
 from utils.batches import BalancedBatchSampler, UtteranceDataset, derived_seed, ordered_loader, training_loader
-from utils.errors import UserError
+from utils.errors import GoOnLater, UserError
+from utils.files import BEST_MODEL, LAST_CHECKPOINT
 from utils.kemdy import EMOTIONS
 from utils.metrics import AVERAGES, f1_scores, softmax, test_scores
+
+# Steps after which a GPU is asked whether all losses were finite; a processor is asked after each.
+STEPS_BETWEEN_CHECKS = 50
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,7 @@ def evaluate(run, model, dataset, description):
         speech_inputs, text_inputs, _ = to_device(batch, accelerator.device)
         with accelerator.autocast():
             logits = model(speech_inputs, text_inputs)
+        run.leave_if_asked(together=False)
         scored.append((batch["indices"].numpy(), logits.float().cpu().numpy()))
     if accelerator.num_processes > 1:
         scored = gather_object(scored)
@@ -95,12 +105,31 @@ def evaluate(run, model, dataset, description):
 
 @dataclass
 class Training:
-    """What every epoch needs: the model as the processes share it, its optimizer, and the batches."""
+    """What every epoch needs, and how far the training is.
+
+    Attributes:
+        model: as the processes share it.
+        optimizer, sampler, loader: its own.
+        epoch: the one that is under way, or that is done.
+        step: steps of it that are done.
+        losses: summed cross-entropy of this process's share of each of its batches (steps,); as a sum on the device, because
+            asking for a number in every step would make the processor wait for the device.
+        penalties: the penalty in each step (steps,).
+        seconds: that the epoch took before it was cut off.
+        best_epoch, best_score: of the epochs that are done.
+    """
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     sampler: BalancedBatchSampler
     loader: torch.utils.data.DataLoader
+    epoch: int = 0
+    step: int = 0
+    losses: torch.Tensor | None = None
+    penalties: torch.Tensor | None = None
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best_score: float = -1.0
 
     @classmethod
     def of(cls, run, model, dataset):
@@ -113,9 +142,79 @@ class Training:
         optimizer = torch.optim.AdamW(trained, lr=args.lr, fused=accelerator.device.type == "cuda")
         return cls(*accelerator.prepare(model, optimizer), sampler, training_loader(dataset, sampler, args.num_workers))
 
+    def begin(self, run, epoch):
+        """Begin an epoch, unless it is the one under way."""
+        if epoch != self.epoch:
+            self.epoch, self.step, self.seconds = epoch, 0, 0.0
+            self.losses, self.penalties = torch.zeros(2, len(self.sampler), device=run.accelerator.device)
+            # Every epoch has a random state of its own, which neither an evaluation nor a Fisher estimate before it moves.
+            set_seed(derived_seed(run.args.seed, epoch, run.accelerator.process_index))
+        self.sampler.epoch, self.sampler.first_step = epoch, self.step
+
+    def save(self, run, model):
+        """Write last_checkpoint.pt; all processes call it together."""
+        run.save_last(
+            {
+                "epoch": self.epoch,
+                "step": self.step,
+                "losses": run.accelerator.reduce(self.losses),
+                "penalties": self.penalties,
+                "seconds": self.seconds,
+                "best_epoch": self.best_epoch,
+                "best_score": self.best_score,
+                "model": model.checkpoint_state(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": gather_object([random_state()]),
+            }
+        )
+
+    def restore(self, run, model, last):
+        """Take over what ``save`` wrote.
+
+        Raises:
+            UserError: if it is not of this training.
+        """
+        accelerator = run.accelerator
+        try:
+            model.load_checkpoint_state(last["model"])
+            self.optimizer.load_state_dict(last["optimizer"])
+            for name in ("epoch", "step", "seconds", "best_epoch", "best_score"):
+                setattr(self, name, last[name])
+            self.losses, self.penalties = (last[name].to(accelerator.device) for name in ("losses", "penalties"))
+            if len(self.losses) != len(self.sampler):
+                raise ValueError(f"{len(self.losses)} steps an epoch")
+            if len(last["random"]) == accelerator.num_processes:
+                restore_random_state(last["random"][accelerator.process_index])
+            else:
+                set_seed(derived_seed(run.args.seed, self.epoch, accelerator.process_index, self.step))
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{run.path / LAST_CHECKPOINT} is not of this run ({reason}): --overwrite starts anew") from None
+        if not accelerator.is_main_process:
+            self.losses.zero_()  # they are summed over processes already
+
+
+def random_state():
+    """The state of every generator that training draws on, as tensors and plain numbers, which can be read safely."""
+    name, keys, *rest = np.random.get_state()
+    state = {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest], "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(state):
+    """Take over what ``random_state`` gave."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
 
 def train_epoch(run, training, epoch, penalty=None):
-    """Train for one epoch.
+    """Train for one epoch, or for what is left of it.
 
     Args:
         run: the Run.
@@ -125,16 +224,16 @@ def train_epoch(run, training, epoch, penalty=None):
 
     Returns:
         ``train_loss``, the mean cross-entropy of the utterances, and with a penalty its mean over the steps as ``penalty``.
+
+    Raises:
+        UserError: if a loss is not finite; the line names its batch.
+        GoOnLater: after a step, if a signal has asked the run to leave.
     """
     accelerator, model, sampler = run.accelerator, training.model, training.sampler
-    # Every epoch has a random state of its own, which neither an evaluation nor a Fisher estimate before it moves.
-    set_seed(derived_seed(run.args.seed, epoch, accelerator.process_index))
-    sampler.epoch = epoch
+    training.begin(run, epoch)
     model.train()
-    # Summed on the device: asking for a number in every step would make the processor wait for the device.
-    loss_sum = torch.zeros((), device=accelerator.device)
-    penalty_sum = torch.zeros((), device=accelerator.device)
-    for step, batch in enumerate(progress_bar(run, training.loader, f"epoch {epoch}")):
+    bar = progress_bar(run, training.loader, f"epoch {epoch}", total=len(sampler), initial=training.step)
+    for step, batch in enumerate(bar, start=training.step):
         global_size = sampler.global_size(step)
         training.optimizer.zero_grad()
         parts = micro_batches(batch, run.args.micro_batch_size)
@@ -147,16 +246,35 @@ def train_epoch(run, training, epoch, penalty=None):
                     loss = cross_entropy(logits.float(), labels, reduction="sum")
                 if accelerator.process_index >= global_size:
                     loss = loss * 0.0  # a small last batch had no utterance for this process
-                loss_sum += loss.detach()
+                training.losses[step] += loss.detach()
                 # They are averaged over processes, so the mean over the global batch needs their number back.
                 accelerator.backward(loss * (accelerator.num_processes / global_size))
         if penalty is not None:
-            penalty_sum += penalty.add_gradient()
+            training.penalties[step] = penalty.add_gradient()
         training.optimizer.step()
-    means = {"train_loss": accelerator.reduce(loss_sum).item() / len(sampler.weights)}
+        training.step = step + 1
+        if accelerator.device.type == "cpu" or training.step % STEPS_BETWEEN_CHECKS == 0 or training.step == len(sampler):
+            require_finite_losses(training)
+        run.leave_if_asked()
+    means = {"train_loss": accelerator.reduce(training.losses.sum()).item() / len(sampler.weights)}
     if penalty is not None:
-        means["penalty"] = penalty_sum.item() / len(sampler)
+        means["penalty"] = training.penalties.mean().item()
     return means
+
+
+def require_finite_losses(training):
+    """Raise UserError that names the first batch of the epoch whose loss, or whose penalty, is not finite."""
+    for name, values in (("loss", training.losses), ("penalty", training.penalties)):
+        wrong = (~torch.isfinite(values[: training.step])).nonzero()
+        if len(wrong):
+            step, sampler = int(wrong[0]), training.sampler
+            sampler.first_step = step
+            names = training.loader.dataset.utterances["segment_id"].iloc[next(iter(sampler))]
+            raise UserError(
+                f"epoch {training.epoch}, batch {step + 1} of {len(sampler)}: the {name} is {values[step].item()} with "
+                f"{', '.join(names)}; take a lower --lr under another --exp_name (or --overwrite), or see whether these are "
+                f"sound. {BEST_MODEL} and {LAST_CHECKPOINT} stay as the epoch before left them"
+            )
 
 
 def train(run, model, tasks, penalty=None):
@@ -177,35 +295,55 @@ def train(run, model, tasks, penalty=None):
         The best epoch.
 
     Raises:
-        UserError: if the loss is not finite.
+        UserError: if a loss is not finite.
+        GoOnLater: once what is done is in last_checkpoint.pt, if a signal has asked the run to leave.
     """
     args = run.args
     trained = tasks.values() if args.task == JOINT else [tasks[args.task]]
     dataset = UtteranceDataset.pooled([task.splits["train"] for task in trained])
     training = Training.of(run, model, dataset)
-
-    best_epoch, best_score = 0, -1.0
-    unset = {"train_loss": None} | ({} if penalty is None else {"penalty": None})
-    run.log_epoch({"epoch": 0, **unset, **_validation_scores(run, model, tasks)})
-    epochs = progress_bar(run, range(1, args.num_epochs + 1), "epochs", leave=True)
-    for epoch in epochs:
-        started = time.perf_counter()
-        row = {"epoch": epoch, **train_epoch(run, training, epoch, penalty)}
-        if not all(np.isfinite(value) for value in row.values()):
-            raise UserError(
-                f"epoch {epoch}: the training loss is not finite ({row}); try a lower --lr. "
-                f"{run.path} keeps the best epoch so far"
-            )
-        row |= _validation_scores(run, model, tasks)
-        row["seconds"] = round(time.perf_counter() - started, 2)
-        score = row[f"{args.task}_valid_f1_micro"]
-        if score > best_score:
-            best_epoch, best_score = epoch, score
-            run.save_best(model)
-        run.log_epoch(row)
-        run.say(_epoch_line(row, args.num_epochs, _validated(run, tasks), best_epoch))
+    last = run.read_last()
+    if last is not None:
+        training.restore(run, model, last)
+    else:
+        unset = {"train_loss": None} | ({} if penalty is None else {"penalty": None})
+        run.log_epoch({"epoch": 0, **unset, **_validation_scores(run, model, tasks)})
+    done = run.history[-1]["epoch"]
+    if last is not None:
+        inside = f", {training.step} of {len(training.sampler)} steps into the next" if training.epoch > done else ""
+        run.say(f"{run.path / LAST_CHECKPOINT}: going on after epoch {done} of {args.num_epochs}{inside}")
+    epochs = progress_bar(run, range(done + 1, args.num_epochs + 1), "epochs", leave=True, total=args.num_epochs, initial=done)
+    with run.interruption.held_back():
+        for epoch in epochs:
+            _whole_epoch(run, model, tasks, training, epoch, penalty)
     run.load_best(model)
-    return best_epoch
+    return training.best_epoch
+
+
+def _whole_epoch(run, model, tasks, training, epoch, penalty):
+    """Train for an epoch, validate, and keep what came of it: the best model, the history, the state to go on from."""
+    args, started = run.args, time.perf_counter()
+    try:
+        row = {"epoch": epoch, **train_epoch(run, training, epoch, penalty), **_validation_scores(run, model, tasks)}
+    except GoOnLater:
+        require_finite_losses(training)
+        training.seconds += time.perf_counter() - started
+        training.save(run, model)
+        raise
+    if not all(np.isfinite(value) for value in row.values()):
+        raise UserError(
+            f"epoch {epoch}: the validation loss is not finite ({row}); take a lower --lr under another --exp_name (or "
+            f"--overwrite). {BEST_MODEL} and {LAST_CHECKPOINT} stay as the epoch before left them"
+        )
+    row["seconds"] = round(training.seconds + time.perf_counter() - started, 2)
+    score = row[f"{args.task}_valid_f1_micro"]
+    if score > training.best_score:
+        training.best_epoch, training.best_score = epoch, score
+        run.save_best(model)
+    run.log_epoch(row)
+    training.save(run, model)
+    run.say(_epoch_line(row, args.num_epochs, _validated(run, tasks), training.best_epoch))
+    run.leave_if_asked()
 
 
 def test(run, model, tasks):
@@ -244,11 +382,10 @@ def test_and_finish(run, model, tasks, best_epoch, before=None):
         run.say(f"test {name}, best epoch {best_epoch}: F1 ({'/'.join(AVERAGES)}) {_f1_text(metrics['test'][name])}")
 
 
-def progress_bar(run, iterable, description, leave=False):
+def progress_bar(run, iterable, description, leave=False, **settings):
     """A bar on a terminal, in the main process; elsewhere the lines that are printed tell the progress."""
-    return tqdm(
-        iterable, desc=description, leave=leave, disable=None if run.accelerator.is_main_process and not run.quiet else True
-    )
+    disable = None if run.accelerator.is_main_process and not run.quiet else True
+    return tqdm(iterable, desc=description, leave=leave, disable=disable, **settings)
 
 
 def _validation_scores(run, model, tasks):
