@@ -12,6 +12,7 @@ case "${1:-}" in
   *) echo "usage: bash run-demo.sh [--full]" >&2; exit 2 ;;
 esac
 source utils/environment.sh
+source utils/interruptible.sh
 make_python
 
 export SEEDS="${SEEDS:-12${full:+ 13 14}}"
@@ -35,7 +36,9 @@ train() {
 # The five settings and the upper bound on one fold. Lines of the two folds mix, so each says which it is of.
 one_fold() {
   export FOLDS=$1
+  trap : INT TERM  # the runs hear of it
   {
+    trap : INT TERM
     train run-init.sh "" $whole
     train run-finetune.sh "" $whole
     train run-ewc.sh "" $whole --ewc_lambda 1000
@@ -47,7 +50,10 @@ one_fold() {
       train run-init.sh /voice-only $whole
       train run-init.sh /words-only $whole
     fi
-  } 2>&1 | while IFS= read -r line; do printf 'fold %s | %s\n' "$FOLDS" "$line"; done
+  } 2>&1 | (
+    trap '' INT TERM
+    while IFS= read -r line; do printf 'fold %s | %s\n' "$FOLDS" "$line"; done
+  )
 }
 
 "$PYTHON" -m utils.demo "$data" $size
@@ -55,7 +61,7 @@ if [ -n "$full" ]; then
   "$PYTHON" -m utils.demo "$data" $size --only voice
   "$PYTHON" -m utils.demo "$data" $size --only words
 fi
-trap 'kill 0' INT TERM
+interruptible_together
 one_fold 0 & first=$!
 one_fold 1 & second=$!
 failed=

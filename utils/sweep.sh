@@ -2,16 +2,18 @@
 set -euo pipefail
 CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.."
 source utils/environment.sh
+source utils/interruptible.sh
 if ! find_python && [ -z "${DRY_RUN:-}" ]; then
   echo "error: no Python here has what requirements.txt asks for: 'pip install -r requirements.txt' in your environment, or" \
     "'bash run-tests.sh', which makes one in .venv" >&2
   exit 1
 fi
 
-# sweep SCRIPT EXP_NAME FLAGS...  Stops at the first run that fails, and says which. Finished runs are skipped.
+# sweep SCRIPT EXP_NAME FLAGS...  Stops at the first run that fails, and says which. Finished runs are skipped, and one that a
+# signal cut off ends the sweep with GO_ON_LATER.
 # DRY_RUN=1 prints the commands, one a line, in a form that a shell takes.
 sweep() {
-  local script=$1 exp_name=${EXP_NAME:-$2} seed fold task run
+  local script=$1 exp_name=${EXP_NAME:-$2} seed fold task run code
   shift 2
   for seed in ${SEEDS:-12}; do
     for fold in ${FOLDS:-0 1 2 3 4}; do
@@ -26,10 +28,15 @@ sweep() {
           continue
         fi
         # LAUNCH is several words, such as "accelerate launch --num_processes 4"; PYTHON may hold a space.
-        ${LAUNCH-"$PYTHON"} "${run[@]}" || {
+        code=0
+        interruptible ${LAUNCH-"$PYTHON"} "${run[@]}" || code=$?
+        if [ "$code" = "$GO_ON_LATER" ]; then
+          echo "stopped by a signal; the same command goes on from here" >&2
+          exit "$GO_ON_LATER"
+        elif [ "$code" != 0 ]; then
           echo "error: stopped at the run that failed: ${LAUNCH-python} ${run[*]}" >&2
           exit 1
-        }
+        fi
       done
     done
   done
