@@ -20,9 +20,8 @@ stage() {
     DRY_RUN=1 bash "$script" "${flags[@]}"
   done | (
     trap '' INT TERM
-    export GO_ON_LATER
-    xargs -r -d '\n' -P "$gpus" --process-slot-var=CUDA_VISIBLE_DEVICES -I{} \
-      bash -c '{} || { code=$?; [ "$code" = "$GO_ON_LATER" ] && exit 255; exit "$code"; }'
+    xargs -r -d '\n' -P "$gpus" --process-slot-var=CUDA_VISIBLE_DEVICES -I{} env --default-signal=INT,TERM \
+      bash -c "trap : INT TERM; {} || { code=\$?; case \$code in $GO_ON_LATER | 130 | 143) exit 255 ;; *) exit \$code ;; esac; }"
   )
 }
 
