@@ -9,6 +9,10 @@ import sys
 class UserError(Exception):
     """Something the user can mend; its message is the one line that is shown."""
 
+    def __init__(self, message):
+        # A DataLoader raises a worker's error again with the worker's traceback for its message; that line is its last.
+        super().__init__(str(message).rpartition(f"\n{__name__}.UserError: ")[2].rstrip("\n"))
+
 
 def one_line_errors(main):
     """Let a script's ``main`` end with one line on stderr and exit code 1 instead of a traceback.
