@@ -366,7 +366,7 @@ def _read_annotation(path):
                 raise csv.Error("a quoted cell has a line end in it")
             rows.append(row)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again, or mend its permissions") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again, or make it readable") from None
     except UnicodeDecodeError as error:
         number = len(error.object[: error.start + 1].splitlines())
         raise UserError(f"{path}: row {number} is not in UTF-8 ({error.reason}); copy the file again") from None
@@ -416,6 +416,8 @@ def _read_transcripts(paths):
     """(first line, encoding) of each; (None, (drop reason, what is wrong)) where there is none."""
     # Threads wait for network storage together; a hundred files each time, or handing them out takes longer than reading.
     chunks = [paths[start : start + 100] for start in range(0, len(paths), 100)]
+    if len(chunks) < 2:
+        return list(map(_read_transcript, paths))
     with ThreadPoolExecutor(8) as pool:
         return [text for chunk in pool.map(lambda chunk: list(map(_read_transcript, chunk)), chunks) for text in chunk]
 
@@ -502,7 +504,7 @@ def _fault_lines(corpus):
     for kind, faults in by_kind.items():
         lines.append(f"  {kind}")
         for _, file, row, segment_id, what in faults[:SHOWN]:
-            place = file + (f", row {row}" if row else "") + (f", {segment_id}" if segment_id else "")
+            place = file + (f", row {row}" if row else "") + (f", {segment_id}" if segment_id not in file else "")
             lines.append(f"    {place}: {what}")
         if len(faults) > SHOWN:
             lines.append(f"    … and {len(faults) - SHOWN:,} more (--faults FILE.csv writes all)")

@@ -91,6 +91,8 @@ def read_header(path):
         return error.strerror or str(error)
     except soundfile.LibsndfileError as error:
         return _reason(error)
+    except UnicodeEncodeError:
+        return "its path is not in UTF-8"
     streamed = int(announced >= STREAMED_BYTES)
     return WavHeader(found.st_size, found.st_mtime_ns, info.frames, info.samplerate, info.channels, streamed)
 
@@ -171,7 +173,7 @@ def _unchanged(path, header):
 
 def _read_index(index_path):
     try:
-        with open(index_path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with open(index_path, encoding="utf-8", newline="") as file:
             columns, *entries = csv.reader(file)
         return {path: WavHeader(*map(int, fields)) for path, *fields in entries} if columns == INDEX_COLUMNS else {}
     except (OSError, ValueError, TypeError, csv.Error):
@@ -181,8 +183,7 @@ def _read_index(index_path):
 def _write_index(index_path, root, headers):
     partial = index_path.with_name(f"{INDEX_NAME}.{os.getpid()}")
     try:
-        # Names of folders need not be UTF-8.
-        with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with open(partial, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(INDEX_COLUMNS)
             for path, header in sorted(headers.items()):
@@ -224,6 +225,9 @@ def read_waveform(path, max_seconds, seconds=0.0):
 
 
 def _gone_bad(path, reason):
+    """What to raise of a wav that went bad: what another look at it says, or else the reason given."""
+    found = read_header(path)
+    reason = found if isinstance(found, str) else reason
     return UserError(
         f"{path} went bad since it was looked at: {reason}; copy it again, or start again with --skip_bad_files to leave it out"
     )
