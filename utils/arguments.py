@@ -86,6 +86,12 @@ def training_parser(description, exp_name, tasks=CORPORA):
 
     places = parser.add_argument_group("corpora, encoders, outputs")
     places.add_argument("--data_root", type=Path, default="data", help="folder that holds KEMDy19 and KEMDy20")
+    places.add_argument(
+        "--skip_bad_files",
+        action="store_true",
+        default=argparse.SUPPRESS,  # a run without it is one from before there was the flag
+        help="train without the wavs that cannot be used, which otherwise end the run before it starts",
+    )
     places.add_argument("--output_root", type=Path, default="outputs", help="folder that all experiments are written to")
     encoder_help = "hub name (NAME@REVISION if wanted) or folder of the %s encoder"
     places.add_argument("--text_model", default=TEXT_MODEL, help=encoder_help % "text")

@@ -57,7 +57,8 @@ class UtteranceDataset(Dataset):
 
     def __getitem__(self, index):
         if self.features is None:
-            speech = torch.from_numpy(read_waveform(self.wav_paths[index], self.max_seq_len))
+            seconds = self.utterances["duration"].iat[index]
+            speech = torch.from_numpy(read_waveform(self.wav_paths[index], self.max_seq_len, seconds))
         else:
             features, segment_id = self.features[index]
             speech = features[segment_id]
@@ -171,13 +172,14 @@ def load_task(args, name, tokenizer):
     """Read the corpus ``name`` and divide it by the run's fold.
 
     Raises:
-        UserError: if the corpus is missing or not in KEMDy's form, holds wavs that cannot be used (all are listed), or
-            has too few sessions or an empty split.
+        UserError: if the corpus is missing or not in KEMDy's form, holds wavs that cannot be used (without
+            ``--skip_bad_files``), or has too few sessions or an empty split.
     """
     corpus = read_corpus(find_corpus(args.data_root, name))
     if corpus.name != name:
         raise UserError(f"{corpus.root} holds the annotations of {corpus.name}, not of {name}")
-    corpus.require_readable_wavs()
+    if not getattr(args, "skip_bad_files", False):
+        corpus.require_readable_wavs()
     fold = session_folds(corpus.sessions, args.k_fold)[args.num_fold]
     tables = split_utterances(corpus.utterances, fold)
     for split in SPLITS:

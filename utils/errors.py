@@ -12,6 +12,10 @@ GO_ON_LATER = 75
 class UserError(Exception):
     """Something the user can mend; its message is the one line that is shown."""
 
+    def __init__(self, message):
+        # A DataLoader raises a worker's error again with the worker's traceback for its message; that line is its last.
+        super().__init__(str(message).rpartition(f"\n{__name__}.UserError: ")[2].rstrip("\n"))
+
 
 class GoOnLater(KeyboardInterrupt):
     """A signal asked the run to leave; what it has is kept, and the same command goes on from there."""

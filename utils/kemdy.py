@@ -2,25 +2,29 @@
 
 Both corpora are laid out as ``annotation/*.csv`` and ``wav/**/<segment id>.wav`` with a ``.txt`` transcript beside each
 wav. What differs stands in FORMATS; everything else is read by the same code. Nothing is dropped silently: every
-annotation row is either in the table or counted under the reason that kept it out.
+annotation row is either in the table or counted under the reason that kept it out, and every fault is listed.
 """
 
 import argparse
 import csv
+import errno
+import io
 import json
 import os
 import re
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from utils.errors import UserError, one_line_errors
 from utils.files import SYNTHETIC_MARKER
 from utils.folds import SPLITS, session_folds, split_utterances
-from utils.wavs import SAMPLE_RATE, WavHeader, index_wavs
+from utils.wavs import SAMPLE_RATE, WavHeader, index_wavs, stat_file
 
 # The order of the published class indices.
 EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
@@ -40,8 +44,17 @@ DROP_REASONS = (
     "no wav",
     "no transcript",
     "transcript in neither encoding",
+    "transcript is not text",
     "unreadable wav",
 )
+# Not faults: every copy has such rows.
+BY_DESIGN = ("other speaker's file", "several labels")
+# Bytes. What is larger is another file; the real ones stay below 1 kB and 1 MB.
+LARGEST_TRANSCRIPT, LARGEST_ANNOTATION = 100_000, 100_000_000
+# What no text has: NUL and the other control characters, but for white space, line ends and the old end-of-file mark.
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x19\x1b-\x1f\x7f-\x84\x86-\x9f]")
+# How much of a list a screen gets.
+SHOWN = 10
 # Transcription marks: a letter and a slash (noise, breath, fillers), a cut or repeated word, an aside's brackets.
 TAGS_ONLY = re.compile(r"(?:[A-Za-z]/|[*+/().,?!\s])+")
 # UTF-8 first: CP949 accepts many UTF-8 texts and turns them into noise, the other way round it fails.
@@ -67,22 +80,35 @@ class CorpusFormat:
 
 FORMATS = {
     "KEMDy19": CorpusFormat(
-        re.compile(r"Session(?P<session>0[1-9]|1\d|20)_(?P<sex>[FM])_res\.csv"),
+        re.compile(r"Session(?P<session>0[1-9]|1\d|20)_(?P<sex>[FM])_res\.csv", re.ASCII),
         "Session01_F_res.csv",
-        re.compile(r"Sess(?P<session>\d\d)_(?:script0[1-6]|impro0[1-4])_(?P<sex>[FM])\d{3}"),
+        re.compile(r"Sess(?P<session>\d\d)_(?:script0[1-6]|impro0[1-4])_(?P<sex>[FM])\d{3}", re.ASCII),
         20,
         9_627,
         (1978, 1891, 1871, 1872, 2015),
     ),
     "KEMDy20": CorpusFormat(
-        re.compile(r"Sess(?P<session>0[1-9]|[1-3]\d|40)_eval\.csv"),
+        re.compile(r"Sess(?P<session>0[1-9]|[1-3]\d|40)_eval\.csv", re.ASCII),
         "Sess01_eval.csv",
-        re.compile(r"Sess(?P<session>\d\d)_script0[1-6]_(?P<user>User0[0-8]\d(?P<sex>[FM]))_\d{3}"),
+        re.compile(r"Sess(?P<session>\d\d)_script0[1-6]_(?P<user>User0[0-8]\d(?P<sex>[FM]))_\d{3}", re.ASCII),
         40,
         12_828,
         (2513, 2769, 2481, 2497, 2568),
     ),
 }
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with a copy: the file, its row (from 1) or "", the segment id or "", and what it is.
+
+    ``kind`` is one of DROP_REASONS where a row is lost, and else the note under which what was kept is counted.
+    """
+
+    kind: str
+    file: str
+    row: int | str
+    segment_id: str
+    what: str
 
 
 @dataclass
@@ -99,6 +125,7 @@ class Corpus:
         notes: what was kept, but is worth knowing, with counts.
         unreadable: (path, reason) of every wav that is needed and cannot be used.
         unreadable_transcripts: the same of transcripts; their rows are dropped, and training goes on without them.
+        faults: every Fault, those that cost a row among them; by-design drops are none.
         synthetic: True for a made corpus (one with a file SYNTHETIC at its top).
     """
 
@@ -111,23 +138,34 @@ class Corpus:
     notes: dict
     unreadable: list
     unreadable_transcripts: list
+    faults: list
     synthetic: bool
 
     def warnings(self):
         """What a user should hear before training on this copy, as lines."""
-        lines = [f"left out, transcript {path} {reason}" for path, reason in self.unreadable_transcripts]
+        lines = []
+        for kind, files in (("transcript", self.unreadable_transcripts), ("wav", self.unreadable)):
+            lines += [f"left out, {kind} {path} {reason}" for path, reason in files[:SHOWN]]
+            if len(files) > SHOWN:
+                lines.append(f"left out, {len(files) - SHOWN:,} more {kind}s (python -m utils.kemdy {self.root} lists all)")
+        return lines + self.missing_sessions()
+
+    def missing_sessions(self):
+        """A line, in a list, if a real corpus lacks sessions."""
         known = FORMATS[self.name].sessions
-        if not self.synthetic and len(self.sessions) != known:
-            lines.append(f"{len(self.sessions)} of {known} sessions are here: the folds are not the published ones")
-        return lines
+        if self.synthetic or len(self.sessions) == known:
+            return []
+        return [f"{len(self.sessions)} of {known} sessions are here: the folds are not the published ones"]
 
     def require_readable_wavs(self):
-        """Raise UserError that lists every wav which training would stumble over."""
+        """Raise UserError that lists the wavs which training would stumble over."""
         if self.unreadable:
-            listing = "; ".join(f"{path}: {reason}" for path, reason in self.unreadable)
+            listing = "; ".join(f"{path}: {reason}" for path, reason in self.unreadable[:SHOWN])
+            if len(self.unreadable) > SHOWN:
+                listing += f"; and {len(self.unreadable) - SHOWN:,} more"
             raise UserError(
-                f"{len(self.unreadable)} wav file(s) of {self.name} cannot be used (copy them again, or remove them to leave "
-                f"their utterances out): {listing}"
+                f"{len(self.unreadable)} wav file(s) of {self.name} cannot be used (copy them again, or train without them by "
+                f"--skip_bad_files; python -m utils.kemdy {self.root} lists all): {listing}"
             )
 
 
@@ -163,26 +201,40 @@ def read_corpus(root, progress=True):
         UserError: if the folder, its annotations or their columns are not those of the corpora; the line names the file.
     """
     root = Path(root)
-    name, annotations = _find_annotations(root)
+    name, annotations, others = _find_annotations(root)
     corpus_format = FORMATS[name]
+    sessions = sorted({int(match["session"]) for _, match in annotations})
     wavs, transcripts, shadowed = _find_recordings(root / "wav")
-    dropped, notes = Counter(), Counter({"shadowed files": shadowed} if shadowed else {})
+    dropped, notes, faults = Counter(), Counter(), []
+
+    def note(kind, path, segment_id, what):
+        notes[kind] += 1
+        faults.append(Fault(kind, str(path), "", segment_id, what))
+
+    for path in others:
+        note("files not read", path, "", f"is not named like {corpus_format.annotation_example}")
+    for path, taken in shadowed:
+        note("shadowed files", path, Path(path).stem, f"{taken} has the same name and is taken")
+    recorded = Counter(int(match["session"]) for stem in wavs if (match := corpus_format.segment_id.fullmatch(stem)))
+    for session in sorted(recorded.keys() - set(sessions)):
+        what = f"session {session} has {recorded[session]:,} wavs and no file here"
+        note("sessions without annotation", root / "annotation", "", what)
     rows, candidates, seen = 0, [], set()
     for path, file_match in annotations:
         session = int(file_match["session"])
-        for segment_id, label in _read_annotation(path):
+        for number, segment_id, label in _read_annotation(path):
             rows += 1
-            match = corpus_format.segment_id.fullmatch(segment_id)
-            mended = False
-            if match and int(match["session"]) != session:
+            annotated_id, match, mended = segment_id, corpus_format.segment_id.fullmatch(segment_id), False
+            elsewhere = match is not None and int(match["session"]) != session
+            if elsewhere:
                 # The first release of KEMDy20 numbers a whole session's ids wrongly; the files beside it are right.
                 segment_id = f"Sess{session:02d}_{segment_id.split('_', 1)[1]}"
                 match = corpus_format.segment_id.fullmatch(segment_id)
                 mended = segment_id in wavs
-                if not mended:
-                    dropped["id of another session"] += 1
-                    continue
-            reason, emotion = _examine_row(match, file_match, segment_id, label, seen)
+            if elsewhere and not mended:
+                reason, emotion = "id of another session", None
+            else:
+                reason, emotion = _examine_row(match, file_match, segment_id, label, seen)
             if reason is None and segment_id not in wavs:
                 reason = "no wav"
             if reason is None and segment_id not in transcripts:
@@ -192,6 +244,10 @@ def read_corpus(root, progress=True):
                 candidates.append((segment_id, session, corpus_format.speaker(match), emotion))
             else:
                 dropped[reason] += 1
+                if reason not in BY_DESIGN:
+                    shown = {"malformed id": annotated_id, "unknown label": label}.get(reason)
+                    what = reason if shown is None else f"{reason} {shown[:40]!r}"
+                    faults.append(Fault(reason, str(path), number, annotated_id if match else "", what))
 
     texts = _read_transcripts([transcripts[segment_id] for segment_id, *_ in candidates])
     readable, unreadable_transcripts = [], []
@@ -199,46 +255,55 @@ def read_corpus(root, progress=True):
         if encoding in ENCODINGS:
             readable.append((*candidate, text, encoding))
             continue
-        dropped["no transcript" if encoding else "transcript in neither encoding"] += 1
-        reason = f"cannot be read ({encoding})" if encoding else "is neither in UTF-8 nor in CP949"
-        unreadable_transcripts.append((transcripts[candidate[0]], reason))
+        path, (reason, what) = transcripts[candidate[0]], encoding
+        dropped[reason] += 1
+        unreadable_transcripts.append((path, what))
+        faults.append(Fault(reason, path, "", candidate[0], what))
 
     headers = index_wavs(root, [wavs[segment_id] for segment_id, *_ in readable], progress)
     utterances, unreadable = [], []
     for segment_id, session, speaker, emotion, text, encoding in readable:
-        header = headers[wavs[segment_id]]
+        path = wavs[segment_id]
+        header = headers[path]
         if not isinstance(header, WavHeader):
             dropped["unreadable wav"] += 1
-            unreadable.append((wavs[segment_id], header))
+            unreadable.append((path, header))
+            faults.append(Fault("unreadable wav", path, "", segment_id, header))
             continue
         notes["CP949 transcripts"] += encoding == "cp949"
-        notes["empty transcripts"] += text == ""
         notes["tags-only transcripts"] += bool(TAGS_ONLY.fullmatch(text))
-        notes["wavs with several channels"] += header.channels > 1
-        notes["wavs not at 16 kHz"] += header.samplerate != SAMPLE_RATE
-        utterances.append((segment_id, session, speaker, emotion, wavs[segment_id], text, header.duration))
+        if not text:
+            note("empty transcripts", transcripts[segment_id], segment_id, "has no text in its first line")
+        if header.channels > 1:
+            note("wavs with several channels", path, segment_id, f"has {header.channels} channels, which are averaged")
+        if header.samplerate != SAMPLE_RATE:
+            note("wavs not at 16 kHz", path, segment_id, f"is at {header.samplerate:,} Hz, and is resampled")
+        if header.streamed:
+            note("wavs of untold length", path, segment_id, "its header does not say how long it is; it is read to its end")
+        utterances.append((segment_id, session, speaker, emotion, path, text, header.duration))
     return Corpus(
         name=name,
         root=root,
         utterances=pd.DataFrame(utterances, columns=list(COLUMNS)),
-        sessions=sorted({int(match["session"]) for _, match in annotations}),
+        sessions=sessions,
         rows=rows,
         dropped={reason: dropped[reason] for reason in DROP_REASONS if dropped[reason]},
         notes={note: count for note, count in sorted(notes.items()) if count},
         unreadable=unreadable,
         unreadable_transcripts=unreadable_transcripts,
+        faults=faults,
         synthetic=(root / SYNTHETIC_MARKER).exists(),
     )
 
 
 def _find_annotations(root):
-    """Name of the corpus and its annotation files, as (path, match of the file name), in order of session and letter."""
+    """Name of the corpus, its annotation files as (path, match of the file name), by session and letter, and other tables."""
     if not root.is_dir():
         raise UserError(f"no corpus folder at {root}: see data/README.md for where to get the corpora")
     for part in ("annotation", "wav"):
         if not (root / part).is_dir():
             raise UserError(f"{root} has no folder {part}/: it should hold annotation/ and wav/ of KEMDy19 or KEMDy20")
-    files = sorted((root / "annotation").glob("*.csv"))
+    files = sorted(path for path in (root / "annotation").iterdir() if path.suffix.lower() == ".csv" and path.name[0] != ".")
     found = {
         name: [(path, match) for path in files if (match := corpus_format.annotation_name.fullmatch(path.name))]
         for name, corpus_format in FORMATS.items()
@@ -257,14 +322,18 @@ def _find_annotations(root):
             if partner not in present:
                 missing = root / "annotation" / f"Session{partner[0]}_{partner[1]}_res.csv"
                 raise UserError(f"{missing} is missing: copy it again (each speaker's labels stand in their own file)")
-    return names[0], annotations
+    return names[0], annotations, sorted(set(files) - {path for path, _ in annotations})
 
 
 def _find_recordings(wav_root):
-    """Paths by stem, of wavs and of transcripts, and how many deeper twins were passed over (as in ``converted/``)."""
-    found, shadowed = {".wav": {}, ".txt": {}}, 0
+    """Paths by stem, of wavs and of transcripts, and deeper twins (as in ``converted/``) as (path passed over, path taken)."""
+    found, shadowed = {".wav": {}, ".txt": {}}, []
     visited = set()
-    for folder, subfolders, files in os.walk(wav_root, followlinks=True):
+
+    def refuse(error):
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}), and what lies in it would be missed")
+
+    for folder, subfolders, files in os.walk(wav_root, onerror=refuse, followlinks=True):
         subfolders.sort()
         if (real := os.path.realpath(folder)) in visited:  # a link back up would be walked for ever
             subfolders.clear()
@@ -276,39 +345,53 @@ def _find_recordings(wav_root):
             by_stem = found.get(suffix.lower())
             if by_stem is None or file.startswith("."):
                 continue
-            shadowed += stem in by_stem
-            if stem not in by_stem or depth < by_stem[stem][0]:
-                by_stem[stem] = (depth, os.path.join(folder, file))
+            path = os.path.join(folder, file)
+            known_depth, known = by_stem.get(stem, (depth, path))
+            if depth < known_depth or known == path:
+                by_stem[stem] = (depth, path)
+            if known != path:
+                shadowed.append((path, known) if depth >= known_depth else (known, path))
     wavs, transcripts = ({stem: path for stem, (_, path) in found[suffix].items()} for suffix in (".wav", ".txt"))
     return wavs, transcripts, shadowed
 
 
 def _read_annotation(path):
-    """(segment id, majority label) of every row; columns are found by their names in the two header rows."""
+    """(row number, segment id, majority label) of every row; columns are found by their names in the two header rows."""
+    content, rows = b"", []
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a CSV file in UTF-8 ({error}); copy it again") from None
+        content = _read_bytes(path, LARGEST_ANNOTATION)
+        # Strict: a quote that is opened and never closed would swallow the rest of the file.
+        for row in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True):
+            if any("\n" in cell or "\r" in cell for cell in row):
+                raise csv.Error("a quoted cell has a line end in it")
+            rows.append(row)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again, or make it readable") from None
+    except UnicodeDecodeError as error:
+        number = len(error.object[: error.start + 1].splitlines())
+        raise UserError(f"{path}: row {number} is not in UTF-8 ({error.reason}); copy the file again") from None
+    except csv.Error as error:
+        raise UserError(f"{path}: row {len(rows) + 1} is not CSV ({error}); copy the file again") from None
     if len(rows) < 2:
         raise UserError(f"{path}: no header of two rows; copy it again")
     first, second = ([cell.strip() for cell in row] for row in rows[:2])
-    try:
-        id_column, label_column = first.index("Segment ID"), first.index("Total Evaluation")
-        if second[label_column] != "Emotion":
-            raise ValueError
-    except (ValueError, IndexError):
+    id_columns = [column for column, name in enumerate(first) if name == "Segment ID"]
+    names = list(zip(first, second))
+    label_columns = [column for column, name in enumerate(names) if name == ("Total Evaluation", "Emotion")]
+    if len(id_columns) != 1 or len(label_columns) != 1:
+        problem = "several" if id_columns and label_columns else "no"
         raise UserError(
-            f"{path}: the two header rows have no columns 'Segment ID' and 'Total Evaluation' / 'Emotion'; "
+            f"{path}: the two header rows have {problem} columns 'Segment ID' and 'Total Evaluation' / 'Emotion'; "
             "this is not an annotation file of KEMDy19 or KEMDy20"
-        ) from None
+        )
+    (id_column,), (label_column,) = id_columns, label_columns
     labels = []
     for number, row in enumerate(rows[2:], start=3):
         if not any(cell.strip() for cell in row):
             continue
         if len(row) < len(first) or any(cell.strip() for cell in row[len(first) :]):
             raise UserError(f"{path}: row {number} has {len(row)} cells where the header has {len(first)}; copy the file again")
-        labels.append((row[id_column].strip(), row[label_column]))
+        labels.append((number, row[id_column].strip(), row[label_column]))
     return labels
 
 
@@ -330,25 +413,40 @@ def _examine_row(match, file_match, segment_id, label, seen):
 
 
 def _read_transcripts(paths):
-    """(first line, encoding) of each; (None, None) where it is in neither encoding, (None, why) where it cannot be read."""
+    """(first line, encoding) of each; (None, (drop reason, what is wrong)) where there is none."""
     # Threads wait for network storage together; a hundred files each time, or handing them out takes longer than reading.
     chunks = [paths[start : start + 100] for start in range(0, len(paths), 100)]
+    if len(chunks) < 2:
+        return list(map(_read_transcript, paths))
     with ThreadPoolExecutor(8) as pool:
         return [text for chunk in pool.map(lambda chunk: list(map(_read_transcript, chunk)), chunks) for text in chunk]
 
 
 def _read_transcript(path):
     try:
-        with open(path, "rb") as file:
-            content = file.read()
+        content = _read_bytes(path, LARGEST_TRANSCRIPT)
     except OSError as error:
-        return None, error.strerror
+        reason = "transcript is not text" if error.errno == errno.EFBIG else "no transcript"
+        return None, (reason, f"cannot be read ({error.strerror})")
     for encoding in ENCODINGS:
         try:
-            return re.split("\r\n|\n|\r", content.decode(encoding))[0].strip(), encoding
+            text = content.decode(encoding)
         except UnicodeDecodeError:
             continue
-    return None, None
+        if found := CONTROL.search(text):
+            return None, ("transcript is not text", f"is not text (it holds the control character {ord(found[0]):#04x})")
+        return re.split("\r\n|\n|\r", text)[0].strip(), encoding
+    what = "is in UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "is neither in UTF-8 nor in CP949"
+    return None, ("transcript in neither encoding", what)
+
+
+def _read_bytes(path, most):
+    """Content of a file; OSError if it is no regular file or has more than ``most`` bytes."""
+    size = stat_file(path).st_size
+    if size > most:
+        raise OSError(errno.EFBIG, f"{size:,} bytes, where {most:,} would be many")
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def audit(corpus, folds):
@@ -383,8 +481,7 @@ def audit(corpus, folds):
             f"  shortest {seconds.min():.2f}, mean {seconds.mean():.2f}, {quantiles}, longest {seconds.max():.2f}, "
             f"{seconds.sum() / 3600:.2f} hours in all",
         ]
-    lines += [f"unreadable wav: {path}: {reason}" for path, reason in corpus.unreadable]
-    lines += corpus.warnings()
+    lines += [*_fault_lines(corpus), *corpus.missing_sessions()]
     if isinstance(folds, str):
         return "\n".join([*lines, f"folds: none, {folds}"])
     lines.append(f"{len(folds)} folds, session numbers (utterances)")
@@ -398,11 +495,28 @@ def audit(corpus, folds):
     return "\n".join(lines)
 
 
+def _fault_lines(corpus):
+    """The faults by kind, a few of each."""
+    lines = ["faults" if corpus.faults else "no faults"]
+    by_kind = {}
+    for fault in corpus.faults:
+        by_kind.setdefault(fault.kind, []).append(fault)
+    for kind, faults in by_kind.items():
+        lines.append(f"  {kind}")
+        for _, file, row, segment_id, what in faults[:SHOWN]:
+            place = file + (f", row {row}" if row else "") + (f", {segment_id}" if segment_id not in file else "")
+            lines.append(f"    {place}: {what}")
+        if len(faults) > SHOWN:
+            lines.append(f"    … and {len(faults) - SHOWN:,} more (--faults FILE.csv writes all)")
+    return lines
+
+
 @one_line_errors
 def main():
     parser = argparse.ArgumentParser(prog="python -m utils.kemdy", description="Audit a copy of KEMDy19 or KEMDy20.")
     parser.add_argument("root", help="the corpus folder, with annotation/ and wav/ in it")
     parser.add_argument("--csv", metavar="FILE", help=f"write the usable utterances as a table: {', '.join(COLUMNS)}")
+    parser.add_argument("--faults", metavar="FILE", help=f"write all faults as a table: {', '.join(Fault._fields)}")
     parser.add_argument("--folds-json", metavar="FILE", help="write the folds' session numbers as JSON")
     parser.add_argument("--k_fold", type=int, default=5, help="number of folds (default: %(default)s)")
     args = parser.parse_args()
@@ -414,15 +528,19 @@ def main():
         if args.folds_json:
             raise
         folds = str(error)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of folders need not be UTF-8
     print(audit(corpus, folds))
     try:
-        if args.csv:
-            corpus.utterances.to_csv(args.csv, index=False)
+        faults = pd.DataFrame(corpus.faults, columns=list(Fault._fields))
+        for path, table in ((args.csv, corpus.utterances), (args.faults, faults)):
+            if path:
+                with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                    table.to_csv(file, index=False)
         if args.folds_json:
             named = {str(index): fold for index, fold in enumerate(folds)}
             Path(args.folds_json).write_text(json.dumps(named, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{error.filename or args.csv}: {error.strerror or error}") from None
+        raise UserError(f"{error.filename or 'writing a file'}: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

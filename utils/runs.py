@@ -417,7 +417,7 @@ class Run:
 
 
 def _corpus_facts(task):
-    """What config.json says of a corpus: counts only, no id, no text."""
+    """What config.json says of a corpus: counts, no text, and no name of a file but of those that --skip_bad_files skips."""
     labels = {split: task.splits[split].utterances["emotion"].value_counts() for split in SPLITS}
     return {
         "root": str(task.corpus.root),
@@ -426,6 +426,7 @@ def _corpus_facts(task):
         "utterances": len(task.corpus.utterances),
         "dropped": task.corpus.dropped,
         "notes": task.corpus.notes,
+        "skipped_files": {os.path.relpath(path, task.corpus.root): reason for path, reason in task.corpus.unreadable},
         "splits": {
             split: {
                 "sessions": task.fold[split],

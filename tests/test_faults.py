@@ -1,0 +1,757 @@
+"""Corpora with faults: each is listed by the audit, and training answers it with one line."""
+
+import contextlib
+import csv
+import errno
+import io
+import os
+import re
+import shutil
+import struct
+import unicodedata
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import hypothesis
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from conftest import ROOT, flags
+from conftest import read as read_json
+from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
+from lookalike import make_kemdy19, make_kemdy20
+
+import adapter
+import continual_learning_init
+import ewc
+import finetune
+from utils import kemdy
+from utils.batches import UtteranceDataset, training_loader
+from utils.errors import UserError
+from utils.kemdy import read_corpus
+from utils.wavs import INDEX_NAME, read_waveform
+
+ID = "Sess01_script01_User001F_001"  # every fault is put into this segment's files or row
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    root = tmp_path_factory.mktemp("whole") / "KEMDy20"
+    make_kemdy20(root, sessions=5, utterances=3)
+    return root
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy to damage: its root, and the files of one segment."""
+    return copied(whole, tmp_path / "KEMDy20")
+
+
+def copied(whole, root):
+    shutil.copytree(whole, root)
+    folder = root / "wav" / "Session01"
+    return SimpleNamespace(
+        root=root,
+        wav=folder / f"{ID}.wav",
+        txt=folder / f"{ID}.txt",
+        csv=root / "annotation" / "Sess01_eval.csv",
+        folder=folder,
+    )
+
+
+def read(root):
+    corpus = read_corpus(root, progress=False)
+    assert corpus.rows == len(corpus.utterances) + sum(corpus.dropped.values())
+    by_kind = Counter(fault.kind for fault in corpus.faults)
+    for kind, count in (corpus.dropped | corpus.notes).items():
+        if kind not in (*kemdy.BY_DESIGN, "ids mended", "CP949 transcripts", "tags-only transcripts"):
+            assert by_kind[kind] == count
+    return corpus
+
+
+# Wavs
+
+
+def riff(samples=8_000, rate=16_000, channels=1, announced=None, riff_size=None, code=1):
+    """A wav of 16 bit whose header says what it is told to."""
+    sound = (9_000 * np.sin(np.arange(samples * channels) / 9)).astype("<i2").tobytes()
+    announced = len(sound) if announced is None else announced
+    header = struct.pack("<4sIHHIIHH", b"fmt ", 16, code, channels, rate, 2 * channels * rate % 2**32, 2 * channels, 16)
+    body = b"WAVE" + header + struct.pack("<4sI", b"data", announced) + sound
+    return struct.pack("<4sI", b"RIFF", len(body) if riff_size is None else riff_size) + body
+
+
+def encoded(subtype="PCM_16", bad=None, rate=16_000, channels=1, kind="WAV"):
+    """A file that libsndfile writes, with one sample ``bad``."""
+    samples = 0.3 * np.sin(np.arange(8_000 * channels) / 9).reshape(-1, channels)
+    if bad is not None:
+        samples[500] = bad
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
+def put(content):
+    return lambda path: path.write_bytes(content)
+
+
+def replaced(make):
+    """Put what ``make(path)`` makes in the place of a file."""
+
+    def change(path):
+        path.unlink()
+        make(path)
+
+    return change
+
+
+BAD_WAVS = {
+    "empty": (put(b""), "is empty (0 bytes)"),
+    "web page": (put(b"<html>404 Not Found</html>\n" * 9), "Format not recognised"),
+    "header cut": (put(riff()[:30]), "Error in WAV file. No 'data' chunk marker"),
+    "sound cut": (put(riff()[:10_000]), "is truncated: its header announces 16,000 bytes of sound, 9,956 are there"),
+    "last byte cut": (put(riff()[:-1]), "is truncated: its header announces 16,000 bytes of sound, 15,999 are there"),
+    "all sound cut": (put(riff()[:44]), "is truncated: its header announces 16,000 bytes of sound, 0 are there"),
+    "header lies": (put(riff(announced=64_000)), "is truncated: its header announces 64,000 bytes of sound, 16,000 are there"),
+    "no sound": (put(riff(samples=0)), "holds no sound"),
+    "stream with size 0": (put(riff(announced=0, riff_size=0)), "holds no sound, says its header (16,000 bytes follow)"),
+    "too short": (put(riff(samples=100)), "lasts 0.00625 s (usable: 0.025 to 120)"),
+    "over-long": (put(riff(samples=16_000 * 121)), "lasts 121 s (usable: 0.025 to 120)"),
+    "rate 0": (put(riff(rate=0)), "has an impossible sample rate"),
+    "rate 1": (put(riff(rate=1)), "has a sample rate of 1 Hz (usable: 4,000 to 192,000, multiples of 25)"),
+    "rate 44,101": (put(riff(rate=44_101)), "has a sample rate of 44,101 Hz (usable: 4,000 to 192,000, multiples of 25)"),
+    "rate 2^31 - 1": (put(riff(rate=2**31 - 1)), "has a sample rate of 2,147,483,647 Hz"),
+    "no channel": (put(riff(channels=0)), "Channel count is zero"),
+    "2,000 channels": (put(riff(samples=9, channels=2_000)), "Too many channels specified"),
+    "unknown codec": (put(riff(code=0x1234)), "Malformed 'fmt ' chunk"),
+    "NaN": (put(encoded("FLOAT", np.nan)), "holds samples that are not finite"),
+    "infinite": (put(encoded("DOUBLE", np.inf)), "holds samples that are not finite"),
+    "too large": (put(encoded("FLOAT", 3e38)), "holds samples that are not finite"),
+    "FLAC, cut": (put(encoded(kind="FLAC")[:2_000]), "Error : flac decoder lost sync"),
+    "ADPCM, cut": (put(encoded("IMA_ADPCM")[:2_000]), "is truncated"),
+    "broken link": (replaced(lambda path: path.symlink_to("nowhere.wav")), "is a broken link"),
+    "pipe": (replaced(os.mkfifo), "is not a regular file"),
+}
+KEPT_WAVS = {
+    "stereo": (riff(channels=2), "wavs with several channels", "has 2 channels, which are averaged"),
+    "8 kHz": (riff(rate=8_000), "wavs not at 16 kHz", "is at 8,000 Hz, and is resampled"),
+    "44.1 kHz": (riff(rate=44_100), "wavs not at 16 kHz", "is at 44,100 Hz, and is resampled"),
+    "stream": (riff(announced=2**32 - 1, riff_size=2**32 - 1), "wavs of untold length", "does not say how long it is"),
+    "stream, signed": (riff(announced=2**31 - 1), "wavs of untold length", "does not say how long it is"),
+    "RIFF size 0": (riff(riff_size=0), None, None),
+    "float": (encoded("FLOAT"), None, None),
+    "24 bit": (encoded("PCM_24"), None, None),
+    "FLAC": (encoded(kind="FLAC"), None, None),
+    "a chunk after the sound": (riff() + b"LIST\4\0\0\0INFO", None, None),
+}
+
+
+def cases(table):
+    return pytest.mark.parametrize("case", table.values(), ids=table)
+
+
+def listed(corpus, kind):
+    return [fault[1:] for fault in corpus.faults if fault.kind == kind]
+
+
+@cases(BAD_WAVS)
+def test_a_wav_that_cannot_be_used(copy, case):
+    damage, reason = case
+    damage(copy.wav)
+    corpus = read(copy.root)
+    assert corpus.dropped == {"unreadable wav": 1} and ID not in set(corpus.utterances["segment_id"])
+    [(file, row, segment_id, what)] = listed(corpus, "unreadable wav")
+    assert (file, row, segment_id) == (str(copy.wav), "", ID) and reason in what
+    with pytest.raises(UserError) as caught:
+        corpus.require_readable_wavs()
+    line = str(caught.value)
+    assert f"{copy.wav}: {what}" in line and "--skip_bad_files" in line and "\n" not in line
+
+
+@cases(KEPT_WAVS)
+def test_a_wav_of_another_form_is_kept(copy, case):
+    content, note, reason = case
+    copy.wav.write_bytes(content)
+    corpus = read(copy.root)
+    assert not corpus.dropped and {name for name in corpus.notes if "wav" in name} == ({note} if note else set())
+    if note:
+        [(file, _, segment_id, what)] = listed(corpus, note)
+        assert (file, segment_id) == (str(copy.wav), ID) and reason in what
+    seconds = corpus.utterances.set_index("segment_id")["duration"][ID]
+    assert np.isfinite(read_waveform(copy.wav, 5, seconds)).all()
+
+
+def test_files_that_may_not_be_read(copy, monkeypatch):
+    # The rights themselves do not keep an administrator out.
+    forbidden, opened = {str(copy.wav)}, open
+
+    def guarded(file, *arguments, **settings):
+        if str(file) in forbidden:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return opened(file, *arguments, **settings)
+
+    monkeypatch.setattr("builtins.open", guarded)
+    assert listed(read(copy.root), "unreadable wav") == [(str(copy.wav), "", ID, "Permission denied")]
+    forbidden.add(str(copy.txt))
+    assert listed(read(copy.root), "no transcript") == [(str(copy.txt), "", ID, "cannot be read (Permission denied)")]
+    forbidden.add(str(copy.csv))
+    assert refused(copy.root) == f"{copy.csv}: cannot be read (Permission denied); copy it again, or make it readable"
+
+
+def test_a_folder_that_may_not_be_read(copy, monkeypatch):
+    scan = os.scandir
+
+    def guarded(folder):
+        if str(folder) == str(copy.folder):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert refused(copy.root).startswith(f"{copy.folder}: cannot be read (Permission denied)")
+
+
+def test_an_index_of_an_older_look_is_made_again(copy):
+    assert not read(copy.root).dropped
+    copy.wav.write_bytes(riff()[:-1_000])
+    stat = copy.wav.stat()
+    name = os.path.relpath(copy.wav, copy.root)
+    # The look that wrote this one took what libsndfile makes of a truncated file for its length.
+    (copy.root / INDEX_NAME).write_text(
+        f"path,size,mtime_ns,frames,samplerate,channels\n{name},{stat.st_size},{stat.st_mtime_ns},7500,16000,1\n"
+    )
+    assert read(copy.root).dropped == {"unreadable wav": 1}
+    assert name not in (copy.root / INDEX_NAME).read_text()
+
+
+# Transcripts
+
+DAMAGED_TRANSCRIPTS = {
+    "UTF-16": (put("기뻐 정말\n".encode("utf-16")), "transcript in neither encoding", "is in UTF-16"),
+    "UTF-16 without its mark": (put("n/ l/\n".encode("utf-16-le")), "transcript is not text", "control character 0x00"),
+    "neither encoding": (put(b"\xff\xff\xff"), "transcript in neither encoding", "is neither in UTF-8 nor in CP949"),
+    "NUL": (put("기뻐\0\n".encode()), "transcript is not text", "control character 0x00"),
+    "binary": (put(b"\x7fELF\x01\x02 \x03"), "transcript is not text", "control character 0x7f"),
+    "NUL in CP949": (put("기뻐\0\n".encode("cp949")), "transcript is not text", "control character 0x00"),
+    "huge": (
+        lambda path: os.truncate(path, 3 * 2**30),  # a hole, which takes no room
+        "transcript is not text",
+        "cannot be read (3,221,225,472 bytes, where 100,000 would be many)",
+    ),
+    "broken link": (
+        replaced(lambda path: path.symlink_to("nowhere.txt")),
+        "no transcript",
+        "cannot be read (is a broken link)",
+    ),
+    "pipe": (replaced(os.mkfifo), "no transcript", "cannot be read (is not a regular file)"),
+}
+
+
+@cases(DAMAGED_TRANSCRIPTS)
+def test_a_transcript_that_cannot_be_used(copy, case):
+    damage, kind, reason = case
+    damage(copy.txt)
+    corpus = read(copy.root)
+    assert corpus.dropped == {kind: 1}
+    [(file, _, segment_id, what)] = listed(corpus, kind)
+    assert (file, segment_id) == (str(copy.txt), ID) and reason in what
+    assert corpus.warnings() == [f"left out, transcript {copy.txt} {what}"]
+
+
+def test_an_empty_transcript_is_kept_and_listed(copy):
+    copy.txt.write_bytes(b" \n")
+    assert listed(read(copy.root), "empty transcripts") == [(str(copy.txt), "", ID, "has no text in its first line")]
+
+
+# Annotations. Row 3 is that of the segment; columns 3 and 4 hold its id and its label.
+
+
+def rewritten(change, **settings):
+    """Change an annotation file's list of rows."""
+
+    def damage(copy):
+        with open(copy.csv, encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+        change(rows)
+        with open(copy.csv, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n", **settings).writerows(rows)
+
+    return damage
+
+
+def cell(column, content, row=2):
+    return rewritten(lambda rows: rows[row].__setitem__(column, content))
+
+
+def columns(order):
+    """Take the columns in another order; ``order`` maps their list to another."""
+
+    def change(rows):
+        for number, row in enumerate(rows):
+            rows[number] = order(row)
+
+    return rewritten(change)
+
+
+def content(change):
+    return lambda copy: copy.csv.write_bytes(change(copy.csv.read_bytes()))
+
+
+DAMAGED_ROWS = {
+    "unknown label": (cell(4, "contempt"), "unknown label", ID, "unknown label 'contempt'"),
+    "label with a line's end": (cell(4, "sad\x00"), "unknown label", ID, "unknown label 'sad\\x00'"),
+    "labels joined by a comma": (cell(4, "sad,happy"), "unknown label", ID, "unknown label 'sad,happy'"),
+    "no label": (cell(4, " "), "no label", ID, "no label"),
+    "malformed id": (cell(3, ID.lower()), "malformed id", "", f"malformed id '{ID.lower()}'"),
+    "digits of another script": (cell(3, ID.replace("01_s", "0１_s")), "malformed id", "", "malformed id 'Sess0１_script01"),
+    "no id": (cell(3, ""), "malformed id", "", "malformed id ''"),
+    "id of another session": (cell(3, "Sess02_script01_User003F_001"), "id of another session", None, "id of another session"),
+    "no such wav": (lambda copy: copy.wav.unlink(), "no wav", ID, "no wav"),
+    "a folder for a wav": (lambda copy: (copy.wav.unlink(), copy.wav.mkdir()), "no wav", ID, "no wav"),
+    "no such transcript": (lambda copy: copy.txt.unlink(), "no transcript", ID, "no transcript"),
+}
+SAME_TABLE = {
+    "columns in another order": columns(lambda row: row[7:] + row[4:7] + row[3:4] + row[:3]),
+    "more columns": columns(lambda row: ["Note", *row, "Checked"]),
+    "fewer columns": columns(lambda row: row[3:7]),
+    "BOM": content(lambda data: b"\xef\xbb\xbf" + data),
+    "CRLF": content(lambda data: data.replace(b"\n", b"\r\n")),
+    "CR": content(lambda data: data.replace(b"\n", b"\r")),
+    "no last line end": content(lambda data: data.rstrip(b"\n")),
+    "quoted cells": rewritten(lambda rows: None, quoting=csv.QUOTE_ALL),
+    "labels in capitals with blanks": columns(
+        lambda row: [*row[:4], f" {row[4].upper()} " if row[0].isdigit() else row[4], *row[5:]]
+    ),
+    "empty rows": rewritten(lambda rows: rows.insert(3, [])),
+}
+REFUSED = {
+    "a column missing in one row": (rewritten(lambda rows: rows[3].pop(9)), "row 4 has 36 cells where the header has 37"),
+    "a cell too many in one row": (rewritten(lambda rows: rows[3].append("1")), "row 4 has 38 cells where the header has 37"),
+    "no id column": (columns(lambda row: row[:3] + row[4:]), "have no columns 'Segment ID' and"),
+    "no label column": (columns(lambda row: row[:4] + row[5:]), "have no columns 'Segment ID' and"),
+    "two label columns": (columns(lambda row: [*row, row[4]]), "have several columns 'Segment ID' and"),
+    "no header": (rewritten(lambda rows: rows.__delitem__(slice(2))), "have no columns 'Segment ID' and"),
+    "semicolons": (content(lambda data: data.replace(b",", b";")), "have no columns 'Segment ID' and"),
+    "quote that is not closed": (
+        content(lambda data: data.replace(ID.encode(), b'"' + ID.encode())),
+        "row 3 is not CSV (unexpected end of data)",
+    ),
+    "quotes around two rows": (
+        rewritten(lambda rows: rows[2].__setitem__(9, "x\n1,2,3")),
+        "row 3 is not CSV (a quoted cell has a line end in it)",
+    ),
+    "text after a quote": (
+        content(lambda data: data.replace(ID.encode(), b'"' + ID.encode() + b'"x')),
+        "row 3 is not CSV (',' expected after '\"')",
+    ),
+    "a byte that is not UTF-8": (content(lambda data: data.replace(ID.encode(), b"\xff")), "row 3 is not in UTF-8"),
+    "UTF-16": (content(lambda data: data.decode().encode("utf-16")), "row 1 is not in UTF-8"),
+    "empty": (content(lambda data: b""), "no header of two rows"),
+    "huge": (lambda copy: os.truncate(copy.csv, 3 * 2**30), "cannot be read (3,221,225,472 bytes"),
+    "a folder": (lambda copy: (copy.csv.unlink(), copy.csv.mkdir()), "cannot be read (is a folder)"),
+    "a broken link": (lambda copy: (copy.csv.unlink(), copy.csv.symlink_to("no.csv")), "cannot be read (is a broken link)"),
+}
+
+
+def refused(root):
+    with pytest.raises(UserError) as caught:
+        read_corpus(root, progress=False)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@cases(DAMAGED_ROWS)
+def test_a_row_that_cannot_be_used(copy, case):
+    damage, kind, segment_id, what = case
+    damage(copy)
+    corpus = read(copy.root)
+    assert corpus.dropped == {kind: 1}
+    [fault] = listed(corpus, kind)
+    assert fault[:2] == (str(copy.csv), 3) and fault[3].startswith(what)
+    assert segment_id is None or fault[2] == segment_id
+
+
+@cases(SAME_TABLE)
+def test_an_annotation_of_another_form_says_the_same(whole, copy, case):
+    case(copy)
+    corpus, before = read(copy.root), read(whole)
+    columns = ["segment_id", "session", "speaker", "emotion", "text", "duration"]
+    pd.testing.assert_frame_equal(corpus.utterances[columns], before.utterances[columns])
+    assert (corpus.dropped, corpus.notes, corpus.faults) == (before.dropped, before.notes, before.faults)
+
+
+@cases(REFUSED)
+def test_an_annotation_that_cannot_be_read(copy, case):
+    damage, reason = case
+    damage(copy)
+    line = refused(copy.root)
+    assert line.startswith(f"{copy.csv}: ") and reason in line
+
+
+def test_ids_and_stems_that_are_there_twice(copy):
+    rewritten(lambda rows: rows.append(rows[2]))(copy)
+    for path in (copy.root / "wav" / "A" / copy.wav.name, copy.folder / "converted" / copy.txt.name):
+        path.parent.mkdir()
+        shutil.copy(copy.folder / path.name, path)
+    corpus = read(copy.root)
+    assert corpus.dropped == {"duplicate id": 1}
+    assert listed(corpus, "duplicate id") == [(str(copy.csv), 6, ID, "duplicate id")]
+    taken = copy.root / "wav" / "A" / copy.wav.name
+    assert listed(corpus, "shadowed files") == [
+        (str(copy.wav), "", ID, f"{taken} has the same name and is taken"),
+        (str(copy.folder / "converted" / copy.txt.name), "", ID, f"{copy.txt} has the same name and is taken"),
+    ]
+
+
+def test_sessions_that_do_not_match(copy):
+    copy.csv.rename(copy.csv.with_name("Sess1_eval.csv"))
+    shutil.rmtree(copy.root / "wav" / "Session02")
+    corpus = read(copy.root)
+    assert corpus.dropped == {"no wav": 3}
+    folder = copy.root / "annotation"
+    assert listed(corpus, "files not read") == [(str(folder / "Sess1_eval.csv"), "", "", "is not named like Sess01_eval.csv")]
+    assert listed(corpus, "sessions without annotation") == [(str(folder), "", "", "session 1 has 3 wavs and no file here")]
+
+
+# The audit
+
+
+def test_the_audit_lists_a_few_and_writes_all(copy, call_main, tmp_path):
+    copy.wav.unlink()
+    for path in (copy.root / "wav" / "Session05").glob("*.wav"):
+        path.write_bytes(riff()[:999])
+    change = rewritten(lambda rows: rows.extend([["", "", "", f"id {number}", *rows[2][4:]] for number in range(13)]))
+    change(copy)
+    code, stdout, _ = call_main(kemdy, copy.root, "--faults", tmp_path / "faults.csv")
+    assert code == 0 and stdout.count(": malformed id ") == 10 and "… and 3 more (--faults FILE.csv writes all)" in stdout
+    assert f"{copy.csv}, row 3, {ID}: no wav\n" in stdout
+    faults = pd.read_csv(tmp_path / "faults.csv", keep_default_na=False)
+    assert list(faults.columns) == ["kind", "file", "row", "segment_id", "what"]
+    assert faults["kind"].value_counts().to_dict() == {"malformed id": 13, "no wav": 1, "unreadable wav": 3}
+    assert "6" in set(faults["row"].astype(str))
+
+
+def test_the_audit_of_a_copy_without_faults(whole, call_main):
+    code, stdout, _ = call_main(kemdy, whole)
+    assert code == 0 and "\nno faults\n" in stdout
+
+
+def test_names_of_folders_need_not_be_text(copy, call_main, tmp_path):
+    folder = os.fsdecode(os.fsencode(copy.root / "wav") + b"/\xb1\xe2\xbb\xb6")
+    os.rename(copy.folder, folder)
+    code, stdout, stderr = call_main(kemdy, copy.root, "--faults", tmp_path / "faults.csv", "--csv", tmp_path / "table.csv")
+    assert code == 0 and "its path is not in UTF-8" in stdout, stderr
+    assert read(copy.root).dropped == {"unreadable wav": 3}
+
+
+# Training
+
+
+@pytest.mark.parametrize("module", [continual_learning_init, finetune, ewc, adapter], ids=lambda module: module.__name__)
+def test_training_stops_before_it_starts(whole, encoders, call_main, tmp_path, module):
+    copied(whole, tmp_path / "KEMDy20")
+    make_kemdy19(tmp_path / "KEMDy19", sessions=5, utterances=3)
+    wavs = sorted((tmp_path / "KEMDy20" / "wav").rglob("*.wav"))[:12]
+    for path in wavs:
+        path.write_bytes(b"")
+    start = tmp_path / "best_model.pt"
+    start.touch()
+    given = ("--checkpoint", start) if module in (finetune, ewc) else ()
+    code, _, stderr = call_main(module, "--task", "KEMDy20", *given, *flags(tmp_path, encoders, tmp_path / "outputs"))
+    assert code == 1 and stderr.startswith("error: 12 wav file(s) of KEMDy20 cannot be used") and stderr.count("\n") == 1
+    assert stderr.count("is empty") == 10 and "; and 2 more" in stderr
+    assert f"--skip_bad_files; python -m utils.kemdy {tmp_path / 'KEMDy20'} lists all" in stderr
+
+
+def test_training_without_the_bad_files(whole, encoders, call_main, tmp_path):
+    copy = copied(whole, tmp_path / "KEMDy20")
+    copy.wav.write_bytes(b"")
+    arguments = ["--task", "KEMDy20", *flags(tmp_path, encoders, tmp_path / "outputs"), "--num_epochs", 1]
+    code, stdout, stderr = call_main(continual_learning_init, *arguments, "--skip_bad_files")
+    assert code == 0, stderr
+    assert f"KEMDy20: left out, wav {copy.wav} is empty (0 bytes)" in stdout
+    config = read_json(tmp_path / "outputs" / "task_a" / "fold_0" / "KEMDy20" / "config.json")
+    facts = config["corpora"]["KEMDy20"]
+    assert facts["skipped_files"] == {f"wav/Session01/{ID}.wav": "is empty (0 bytes)"}
+    assert facts["dropped"] == {"unreadable wav": 1} and facts["utterances"] == facts["rows"] - 1
+    # It is another run than one on all files.
+    code, _, stderr = call_main(continual_learning_init, *arguments)
+    assert code == 1 and "--skip_bad_files True then, None now" in stderr
+
+
+class Tokens:
+    """A tokenizer that finds no words."""
+
+    pad_token_id = 0
+
+    def __call__(self, texts, **settings):
+        return {"input_ids": [[1, 2] for _ in texts]}
+
+
+GONE_BAD = {
+    "is gone": (Path.unlink, "No such file or directory"),
+    "is another file": (put(b"x" * 16_044), "Format not recognised"),
+    "is shorter": (put(riff(announced=8_000)), "holds 0.25 s of sound, 0.50 s before"),
+    "has no sound": (put(riff(announced=0)), "holds no sound, says its header (16,000 bytes follow)"),
+    "has another rate": (put(riff(rate=2**31 - 1)), "has a sample rate of 2,147,483,647 Hz"),
+    "is not finite": (put(encoded("FLOAT", np.nan)), "holds samples that are not finite"),
+}
+
+
+@cases(GONE_BAD)
+def test_a_wav_that_goes_bad_while_it_is_trained_on(copy, case):
+    damage, reason = case
+    copy.wav.write_bytes(riff())
+    utterances = read(copy.root).utterances
+    dataset = UtteranceDataset(utterances, Tokens(), 16, 5.0)
+    damage(copy.wav)
+    with pytest.raises(UserError) as caught:
+        list(training_loader(dataset, [[0, 1], [2, 3]], num_workers=0))
+    line = str(caught.value)
+    assert line.startswith(f"{copy.wav} went bad since it was looked at: {reason}") and "\n" not in line
+
+
+def test_a_wav_that_goes_bad_ends_training_with_one_line(whole, encoders, call_main, tmp_path):
+    root = copied(whole, tmp_path / "KEMDy20").root
+    wavs = list((root / "wav").rglob("*.wav"))
+    read(root)
+    for path in wavs:  # so that the index cannot tell
+        stat = path.stat()
+        path.write_bytes(b"x" * stat.st_size)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    arguments = flags(tmp_path, encoders, tmp_path / "outputs")
+    code, _, stderr = call_main(continual_learning_init, "--task", "KEMDy20", *arguments, "--num_workers", 1)
+    lines = [line for line in stderr.splitlines() if "it/s" not in line and line.strip()]
+    assert code == 1 and lines[-1].startswith("error: ") and "went bad since it was looked at" in lines[-1]
+    assert "Traceback" not in stderr and any(str(path) in lines[-1] for path in wavs)
+
+
+# Any damage at all: what is read is right, or one line says what is not
+
+MAKE = {"KEMDy19": make_kemdy19, "KEMDy20": make_kemdy20}
+FIRST_ANNOTATION = {"KEMDy19": "Session01_F_res.csv", "KEMDy20": "Sess01_eval.csv"}
+NUMBERS = st.integers(0, 9_999)  # of a byte, row or cell, counted round and round
+PIECES = st.sampled_from([*(bytes([code]) for code in b'\x00\x1b \t\r\n,;"MF01_aS\xff'), b"\xef\xbb\xbf", "감".encode("cp949")])
+IDS = ("Sess01_script01_User001F_001", "Sess42_script01_User001F_001", "Sess01_script01_F001", "Sess01_script01_M001")
+LABELS = ("sad", "Sad ", "DISQUST", "sad;happy", ";sad;", "sad,happy", "contempt")
+NAMES = ("Segment ID", "Total Evaluation", "Emotion", "Sess02_script01_F001", "sess01_script01_F001")
+CELLS = st.sampled_from([*IDS, *LABELS, *NAMES, "", " ", "감", '"sad', '"sad"', '"sa"d', "sad\n"])
+LOOKED_AT = (3, 4, 9, 10)  # columns of ids and labels in one corpus or the other
+ENDS = st.sampled_from(["\n", "\r\n", "\r"])
+BYTE_CHANGES = st.one_of(
+    st.tuples(st.just("flip a bit"), NUMBERS, st.integers(0, 7)),
+    st.tuples(st.just("insert"), NUMBERS, PIECES),
+    st.tuples(st.just("delete"), NUMBERS, st.integers(1, 300)),
+    st.tuples(st.just("cut"), NUMBERS, st.none()),
+    st.tuples(st.just("encode"), st.sampled_from(["utf-16", "utf-16-le", "utf-8-sig", "cp949", "utf-32"]), st.none()),
+    st.tuples(st.just("end lines"), ENDS, st.none()),
+)
+TABLE_CHANGES = st.one_of(
+    st.tuples(
+        st.sampled_from(["rows", "columns", "cells"]), st.sampled_from(["swap", "repeat", "remove"]), NUMBERS, NUMBERS, NUMBERS
+    ),
+    st.tuples(st.just("content"), CELLS, st.one_of(NUMBERS, st.sampled_from(LOOKED_AT)), st.none(), NUMBERS),
+)
+
+
+set_hypothesis_home_dir(ROOT / ".pytest_cache" / "hypothesis")  # what it notes of the code it tests
+
+
+def fuzzed(cases):
+    """The same cases each time, and none kept on disk."""
+    return hypothesis.settings(
+        max_examples=cases,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+
+
+@pytest.fixture(scope="module", params=MAKE)
+def tiny(request, tmp_path_factory):
+    """A corpus of one session, its first annotation file as it was made, and what its segments are."""
+    root = tmp_path_factory.mktemp("tiny") / request.param
+    MAKE[request.param](root, sessions=1, utterances=4)
+    corpus = read(root)
+    path = root / "annotation" / FIRST_ANNOTATION[request.param]
+    return SimpleNamespace(root=root, corpus=corpus, path=path, data=path.read_bytes())
+
+
+def changed_bytes(data, change):
+    name, one, other = change
+    if name == "encode":
+        with contextlib.suppress(UnicodeError):
+            return data.decode("utf-8").encode(one)
+        return data
+    if name == "end lines":
+        return data.replace(b"\n", one.encode())
+    place = one % max(len(data), 1)
+    before, after = data[:place], data[place:]
+    if name == "flip a bit":
+        return before + bytes(byte ^ 1 << other for byte in after[:1]) + after[1:]
+    if name == "insert":
+        return before + other + after
+    return before + after[other:] if name == "delete" else before
+
+
+def changed_table(rows, change):
+    where, what, one, other, row_number = change
+    if where == "rows":
+        return changed_list(rows, what, one, other)
+    if where == "columns":
+        return [changed_list(row, what, one, other) for row in rows]
+    row_number %= len(rows)
+    row = list(rows[row_number])
+    if where == "cells":
+        row = changed_list(row, what, one, other)
+    elif row:
+        row[one % len(row)] = what
+    return [*rows[:row_number], row, *rows[row_number + 1 :]]
+
+
+def changed_list(items, what, one, other):
+    items = list(items)
+    if not items:
+        return items
+    one, other = one % len(items), other % len(items)
+    if what == "swap":
+        items[one], items[other] = items[other], items[one]
+    elif what == "repeat":
+        items.insert(other, items[one])
+    else:
+        del items[one]
+    return items
+
+
+def parsed(data):
+    """(row number, id, label) of every row that is not empty, by a reader that shares nothing with the corpus reader."""
+    text = data.decode("utf-8-sig")
+    if '"' in text:
+        text = io.StringIO(text, newline="")
+        table = pd.read_csv(text, header=None, names=range(200), dtype=str, keep_default_na=False, skip_blank_lines=False)
+        rows = table.fillna("").to_numpy().tolist()
+    else:
+        rows = [line.split(",") for line in re.split("\r\n|\r|\n", text)]
+    rows = [[cell.strip() for cell in row] for row in rows]
+    id_column = rows[0].index("Segment ID")
+    label_column = list(zip(rows[0], rows[1])).index(("Total Evaluation", "Emotion"))
+    return [(number, row[id_column], row[label_column]) for number, row in enumerate(rows, 1) if number > 2 and any(row)]
+
+
+def usable(tables, recorded, own_files):
+    """``{segment id: emotion}``, from (letter, parsed rows) of each file."""
+    kept, seen = {}, set()
+    for letter, rows in tables:
+        for _, segment_id, label in rows:
+            segment_id = re.sub("^Sess[0-9][0-9]_", "Sess01_", segment_id)
+            if segment_id not in recorded or segment_id in seen or own_files and f"_{letter}" not in segment_id:
+                continue
+            seen.add(segment_id)
+            labels = [name.strip() for name in label.lower().split(";") if name.strip()]
+            if len(labels) == 1 and (emotion := labels[0].replace("disqust", "disgust")) in kemdy.EMOTIONS:
+                kept[segment_id] = emotion
+    return kept
+
+
+def check_annotation(tiny, data):
+    tiny.path.write_bytes(data)
+    try:
+        corpus = read(tiny.root)
+    except UserError as error:
+        line = str(error)
+        assert line.startswith(f"{tiny.path}: ") and "\n" not in line
+        number = re.search(r": row (\d+) ", line)
+        assert number or "header" in line
+        assert number is None or 1 <= int(number[1]) <= len(data.splitlines()) + 1
+        return
+    files = sorted((tiny.root / "annotation").glob("*.csv"))
+    tables = {path: parsed(path.read_bytes()) for path in files}
+    lettered = [(path.name.split("_")[1], rows) for path, rows in tables.items()]
+    expected = usable(lettered, set(tiny.corpus.utterances["segment_id"]), corpus.name == "KEMDy19")
+    assert dict(zip(corpus.utterances["segment_id"], corpus.utterances["emotion"])) == expected
+    assert corpus.rows == sum(map(len, tables.values()))
+    for fault in corpus.faults:
+        if fault.row and fault.segment_id:
+            assert (fault.row, fault.segment_id) in [row[:2] for row in tables[Path(fault.file)]]
+
+
+@fuzzed(550)
+@hypothesis.given(st.lists(BYTE_CHANGES, min_size=1, max_size=3))
+def test_any_bytes_for_an_annotation(tiny, changes):
+    data = tiny.data
+    for change in changes:
+        data = changed_bytes(data, change)
+    check_annotation(tiny, data)
+
+
+@fuzzed(550)
+@hypothesis.given(st.lists(TABLE_CHANGES, min_size=1, max_size=3), st.lists(BYTE_CHANGES, max_size=1))
+def test_any_table_for_an_annotation(tiny, changes, byte_changes):
+    rows = [line.split(",") for line in tiny.data.decode().splitlines()]
+    for change in changes:
+        rows = changed_table(rows, change)
+    data = "\n".join(map(",".join, rows)).encode()
+    for change in byte_changes:
+        data = changed_bytes(data, change)
+    check_annotation(tiny, data)
+
+
+@fuzzed(200)
+@hypothesis.given(st.data())
+def test_another_form_of_an_annotation_says_the_same(tiny, data):
+    first, second, *rows = csv.reader(io.StringIO(tiny.data.decode()))
+    id_column, label_column = first.index("Segment ID"), first.index("Total Evaluation")
+    for row in rows:
+        row[id_column] = data.draw(st.sampled_from(["{}", " {}", "{}\t"])).format(row[id_column])
+        label = data.draw(st.sampled_from([row[label_column], row[label_column].upper(), row[label_column].title()]))
+        label = label.replace("disgust", "disqust") if data.draw(st.booleans()) else label.replace("disqust", "disgust")
+        row[label_column] = data.draw(st.sampled_from(["{}", " {} ", ";{}", "{};"])).format(label)
+    rows = data.draw(st.permutations(rows))
+    others = sorted(set(range(len(first))) - {id_column, label_column})
+    kept = data.draw(st.permutations([id_column, label_column, *data.draw(st.sets(st.sampled_from(others)))]))
+    table = [[*(row[column] for column in kept), "감"] for row in (first, second, *rows)]
+    for _ in range(data.draw(st.integers(0, 2))):
+        table.insert(data.draw(st.integers(2, len(table))), [])
+    buffer = io.StringIO()
+    quoting = data.draw(st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC]))
+    csv.writer(buffer, lineterminator=data.draw(ENDS), quoting=quoting).writerows(table)
+    text = buffer.getvalue().rstrip("\r\n") if data.draw(st.booleans()) else buffer.getvalue()
+    tiny.path.write_bytes(text.encode(data.draw(st.sampled_from(["utf-8", "utf-8-sig"]))))
+    corpus = read(tiny.root)
+    one, other = (table.utterances.sort_values("segment_id", ignore_index=True) for table in (corpus, tiny.corpus))
+    pd.testing.assert_frame_equal(one, other)
+    assert (corpus.rows, corpus.dropped, corpus.notes) == (tiny.corpus.rows, tiny.corpus.dropped, tiny.corpus.notes)
+
+
+@fuzzed(400)
+@hypothesis.given(
+    st.sampled_from(["기뻐 정말", " 똠양꿍 c/ 펲시 ", "N/", "", "가\n나"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "cp949"]),
+    st.lists(BYTE_CHANGES, max_size=3),
+)
+def test_any_bytes_for_a_transcript(tiny, text, encoding, changes):
+    tiny.path.write_bytes(tiny.data)
+    row = tiny.corpus.utterances.iloc[1]
+    path = Path(row["wav_path"]).with_suffix(".txt")
+    data = f"{text}\n".encode(encoding)
+    for change in changes:
+        data = changed_bytes(data, change)
+    path.write_bytes(data)
+    corpus = read(tiny.root)
+    for encoding in ("utf-8", "cp949"):
+        with contextlib.suppress(UnicodeDecodeError):
+            text = data.decode(encoding).removeprefix("\ufeff" if encoding == "utf-8" else "")
+            break
+    else:
+        text = "\0"
+    if any(unicodedata.category(character) == "Cc" and character not in "\t\n\v\f\r\x1a\x85" for character in text):
+        assert sum((Counter(corpus.dropped) - Counter(tiny.corpus.dropped)).values()) == 1
+        [line] = corpus.warnings()
+        assert line.startswith(f"left out, transcript {path} ") and "\n" not in line
+    else:
+        found = corpus.utterances.set_index("segment_id")["text"][row["segment_id"]]
+        assert found == text.replace("\r\n", "\n").replace("\r", "\n").split("\n")[0].strip() and not corpus.warnings()
