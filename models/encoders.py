@@ -9,6 +9,7 @@ import logging
 import math
 import re
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +30,8 @@ UNIDENTIFYING = ("masked_spec_embed",)
 BUILDABLE = {"text": MODEL_FOR_MASKED_LM_MAPPING_NAMES, "speech": MODEL_FOR_CTC_MAPPING_NAMES}
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 # More layers, heads or groups than any encoder has, and more numbers in a list.
-MOST = 1024
+MOST = 512
+MOST_SAMPLES = 2**24
 
 
 def split_revision(name):
@@ -48,16 +50,11 @@ def one_line_if_missing(kind, name):
             raise UserError(
                 f"--{kind}_model {name}: there is no such folder, and it is not the form of a hub name (owner/model)"
             )
-    # Loading reports, bars for each file and five retries without a network say less than the one line below.
-    hub_logger = logging.getLogger("huggingface_hub")
-    hub_level, verbosity = hub_logger.level, transformers_logging.get_verbosity()
-    hub_logger.setLevel(logging.ERROR)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     try:
-        if not Path(name).is_dir() and try_to_load_from_cache(hub_name, "config.json", revision=revision) is None:
-            print(f"looking for {name} on the Hugging Face hub", file=sys.stderr)
-        yield
+        with _quiet():
+            if not Path(name).is_dir() and try_to_load_from_cache(hub_name, "config.json", revision=revision) is None:
+                print(f"looking for {name} on the Hugging Face hub", file=sys.stderr)
+            yield
     except UserError:
         raise
     except Exception as error:
@@ -71,6 +68,18 @@ def one_line_if_missing(kind, name):
             f"{problem} Where there is a network, download it with 'hf download {hub_name}{at}'; "
             f"elsewhere copy its folder and name it: --{kind}_model FOLDER"
         ) from None
+
+
+@contextmanager
+def _quiet():
+    # Loading reports, bars for each file and five retries without a network say less than the one line that follows.
+    hub_logger = logging.getLogger("huggingface_hub")
+    hub_level, verbosity = hub_logger.level, transformers_logging.get_verbosity()
+    hub_logger.setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
     finally:
         hub_logger.setLevel(hub_level)
         transformers_logging.set_verbosity(verbosity)
@@ -216,8 +225,11 @@ def build_encoder(kind, settings, path):
         wrong += [name for name, value in settings.items() if not _is_plain(name, value)]
         if wrong:
             raise UserError(f"{named} has a setting {wrong[0][:50]!r} that {model_type} cannot have with this transformers")
-        config = _as_used(AutoConfig.for_model(model_type, **settings))
-        encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        with _quiet(), warnings.catch_warnings(action="ignore"):
+            config = _as_used(AutoConfig.for_model(model_type, **settings))
+            if kind == "speech" and samples_for_frames(config, max(1, config.mask_time_length)) > MOST_SAMPLES:
+                raise ValueError  # speech_features would fill up to it
+            encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except UserError:
         raise
     except Exception as error:  # transformers raises nearly anything on settings that do not go together

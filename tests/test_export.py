@@ -338,6 +338,8 @@ def set_in(of, *names, value):
         (("encoders", "text", "architecture", "intermediate_size"), 2**31, "does not hold the model that it describes"),
         (("encoders", "text", "architecture", "hidden_act"), "os.system", "cannot be built"),
         (("encoders", "speech", "architecture", "conv_dim"), [8] * 5000, "has a setting 'conv_dim'"),
+        (("encoders", "speech", "architecture", "conv_stride"), [2**30] * 3, "cannot be built"),
+        (("encoders", "speech", "architecture", "mask_time_length"), 2**30, "cannot be built"),
         (("encoders", "speech", "architecture", "conv_kernel"), [[1]], "has a setting 'conv_kernel'"),
         (("encoders", "speech", "architecture", "layer_norm_eps"), float("nan"), "has a setting 'layer_norm_eps'"),
     ],
@@ -355,8 +357,8 @@ def test_what_is_no_exported_file_is_refused(files, tmp_path, call_main):
     for name, answer in (
         ("escapes", "metadata"),
         ("plain", "metadata"),
-        ("text", "cannot be read"),
-        ("none", "cannot be read"),
+        ("text", "not in safetensors format"),
+        ("none", "there is no such file"),
     ):
         code, _, stderr = call_main(export_module, tmp_path / name)
         assert code == 1 and stderr.startswith("error: ") and stderr.count("\n") == 1 and answer in stderr

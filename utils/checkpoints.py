@@ -129,9 +129,7 @@ def require_facts(facts, path):
     )
     _require(right, path)
     if labels != list(EMOTIONS):
-        raise UserError(
-            f"{path}: its labels are {str(labels)[:200]!r}, and this code's are {', '.join(EMOTIONS)}, in this order"
-        )
+        raise UserError(f"{path}: its labels are {str(labels)[:200]}, and this code's are {', '.join(EMOTIONS)}, in this order")
 
 
 def _require_arguments(arguments, adapters, path):
@@ -177,6 +175,10 @@ def read_export(path):
     Raises:
         UserError: if the file is corrupt, or not one of those.
     """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: there is no such file")
+    if not is_export(path):
+        raise UserError(f"{path} is refused: it is not in safetensors format, which 'python -m utils.export' writes")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

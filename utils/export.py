@@ -71,13 +71,16 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
     card = model_card(facts)
     trained = read_state(run_folder / BEST_MODEL)
     state = model.state_dict() if facts["without_pretraining"] else trained
-    state = {name: tensor.clone().contiguous() for name, tensor in state.items()}
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
     metadata = {FACTS: json.dumps(facts, ensure_ascii=False), CARD: card}
     write_bytes(path, safetensors.torch.save(state, metadata))
-    read_back, *described = _read(path)
-    if described != [facts, card] or not _are_equal(read_back, state | trained):
-        path.unlink()
-        raise UserError(f"{path} was read back otherwise than it was written, and is removed: is the disk sound?")
+    try:
+        read_back, *described = _read(path)
+        if described != [facts, card] or not _are_equal(read_back, state | trained):
+            raise UserError(f"{path} was read back otherwise than it was written, and is removed: is the disk sound?")
+    except UserError:
+        path.unlink(missing_ok=True)
+        raise
     write_text(card_path, card)
 
 
