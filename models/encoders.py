@@ -31,6 +31,8 @@ BUILDABLE = {"text": MODEL_FOR_MASKED_LM_MAPPING_NAMES, "speech": MODEL_FOR_CTC_
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 # More layers, heads or groups than any encoder has, and more numbers in a list.
 MOST = 512
+# Larger than any encoder's vocabulary or width: some parts are made in memory even on the device "meta".
+LARGEST = 2**20
 MOST_SAMPLES = 2**24
 
 
@@ -242,7 +244,7 @@ def _is_plain(name, value):
     if isinstance(value, list):
         return len(value) <= MOST and all(isinstance(item, int | float) and _is_plain(name, item) for item in value)
     if isinstance(value, int | float):
-        return math.isfinite(value) and abs(value) <= (MOST if name.startswith("num_") else 2**31)
+        return math.isfinite(value) and abs(value) <= (MOST if name.startswith("num_") else LARGEST)
     return value is None or isinstance(value, str)
 
 
