@@ -30,6 +30,8 @@ from utils.tables import FORMATS, Report, Table
 METRICS = {name.removeprefix("f1_"): name for name in METRIC_TITLES}
 # Micro F1 is accuracy here: in the score table it stands, beside each other measure it would say little more.
 MEASURED = ("f1_weighted", "f1_macro")
+# Those of --recompute.
+MACHINE_FLAGS = ("cpu", "num_workers", "data_root", "text_model", "speech_model")
 
 
 def parse_args():
@@ -70,6 +72,12 @@ def parse_args():
     machine.add_argument(
         "--data_root", type=Path, default=argparse.SUPPRESS, help="where the corpora lie now (default: as then)"
     )
+    for kind in ("text", "speech"):
+        machine.add_argument(
+            f"--{kind}_model",
+            default=argparse.SUPPRESS,
+            help=f"hub name or folder of the {kind} encoder (default: as then, if it is on this machine)",
+        )
     machine.add_argument("--cpu", action="store_true", help="do not use a GPU")
     machine.add_argument("--num_workers", type=count, default=min(4, os.cpu_count() or 1), help="processes that read wavs")
     args = parser.parse_args()
@@ -134,7 +142,7 @@ def recompute_table(found, args):
     # torch and transformers are loaded only where they are needed.
     from utils.recompute import retest
 
-    machine = {name: value for name, value in vars(args).items() if name in ("cpu", "num_workers", "data_root")}
+    machine = {name: value for name, value in vars(args).items() if name in MACHINE_FLAGS}
     rows = {}
     tested = [run for run in found if run.metrics or run.problem]
     if not tested:

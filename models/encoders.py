@@ -1,18 +1,23 @@
 """Text and speech encoders by hub name or folder, and the speech features that both classifiers pool.
 
-A name may carry a hub revision: ``skt/kobert-base-v1@main``. Nothing is loaded at import.
+A name may carry a hub revision: ``skt/kobert-base-v1@main``. Nothing is loaded at import, and no code that comes with a model
+is ever run.
 """
 
 import hashlib
 import logging
+import math
+import re
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from utils.errors import UserError
@@ -21,6 +26,14 @@ from utils.files import SYNTHETIC_MARKER
 ENCODER_SEED = 12
 # Some checkpoints lack it, and it is then drawn at random: it does not tell one encoder from another.
 UNIDENTIFYING = ("masked_spec_embed",)
+# Types that can be built from settings alone: others have parts that transformers fetches by name.
+BUILDABLE = {"text": MODEL_FOR_MASKED_LM_MAPPING_NAMES, "speech": MODEL_FOR_CTC_MAPPING_NAMES}
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+# More layers, heads or groups than any encoder has, and more numbers in a list.
+MOST = 512
+# Larger than any encoder's vocabulary or width: some parts are made in memory even on the device "meta".
+LARGEST = 2**20
+MOST_SAMPLES = 2**24
 
 
 def split_revision(name):
@@ -39,16 +52,11 @@ def one_line_if_missing(kind, name):
             raise UserError(
                 f"--{kind}_model {name}: there is no such folder, and it is not the form of a hub name (owner/model)"
             )
-    # Loading reports, bars for each file and five retries without a network say less than the one line below.
-    hub_logger = logging.getLogger("huggingface_hub")
-    hub_level, verbosity = hub_logger.level, transformers_logging.get_verbosity()
-    hub_logger.setLevel(logging.ERROR)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     try:
-        if not Path(name).is_dir() and try_to_load_from_cache(hub_name, "config.json", revision=revision) is None:
-            print(f"looking for {name} on the Hugging Face hub", file=sys.stderr)
-        yield
+        with _quiet():
+            if not Path(name).is_dir() and try_to_load_from_cache(hub_name, "config.json", revision=revision) is None:
+                print(f"looking for {name} on the Hugging Face hub", file=sys.stderr)
+            yield
     except UserError:
         raise
     except Exception as error:
@@ -62,6 +70,18 @@ def one_line_if_missing(kind, name):
             f"{problem} Where there is a network, download it with 'hf download {hub_name}{at}'; "
             f"elsewhere copy its folder and name it: --{kind}_model FOLDER"
         ) from None
+
+
+@contextmanager
+def _quiet():
+    # Loading reports, bars for each file and five retries without a network say less than the one line that follows.
+    hub_logger = logging.getLogger("huggingface_hub")
+    hub_level, verbosity = hub_logger.level, transformers_logging.get_verbosity()
+    hub_logger.setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
     finally:
         hub_logger.setLevel(hub_level)
         transformers_logging.set_verbosity(verbosity)
@@ -91,14 +111,15 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
     hub_name, revision = split_revision(name)
     with one_line_if_missing(kind, name), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = AutoConfig.from_pretrained(hub_name, revision=revision)
-        # A layer skipped at random in one process only breaks data-parallel training, and makes λ = 0 differ from finetune.
-        config.layerdrop = 0.0
-        # Adapters of a speech checkpoint's own would shorten the frames that the padding mask counts.
-        config.add_adapter = False
+        config = _as_used(AutoConfig.from_pretrained(hub_name, revision=revision, trust_remote_code=False))
         if pretrained:
             encoder, loading = AutoModel.from_pretrained(
-                hub_name, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
+                hub_name,
+                revision=revision,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
             missing = sorted(key for key in loading["missing_keys"] if not key.endswith(UNIDENTIFYING))
             lost = [key for key in missing if not key.startswith("pooler.")] + [key for key, *_ in loading["mismatched_keys"]]
@@ -109,13 +130,8 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
                     f"{lost[0]}; name a checkpoint that holds the whole encoder"
                 )
         else:
-            encoder, missing = AutoModel.from_config(config, dtype=torch.float32), []
-    if kind == "text" and getattr(encoder, "pooler", None) is None:
-        raise UserError(f"--text_model {name}: {type(encoder).__name__} has no pooled [CLS] output; name a BERT")
-    if kind == "speech" and not hasattr(encoder, "feature_extractor"):
-        raise UserError(
-            f"--speech_model {name}: {type(encoder).__name__} does not hear waveforms; name a wav2vec2-like encoder"
-        )
+            encoder, missing = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False), []
+    _require_kind(kind, encoder, f"--{kind}_model {name}")
     encoder.provenance = {
         "name": name,
         "hub_commit": getattr(config, "_commit_hash", None),
@@ -126,6 +142,110 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
         "synthetic": Path(name, SYNTHETIC_MARKER).exists(),
     }
     return encoder.eval()
+
+
+def _as_used(config):
+    # A layer skipped at random in one process only breaks data-parallel training, and makes λ = 0 differ from finetune.
+    config.layerdrop = 0.0
+    # Adapters of a speech checkpoint's own would shorten the frames that the padding mask counts.
+    config.add_adapter = False
+    return config
+
+
+def _require_kind(kind, encoder, named):
+    if kind == "text" and getattr(encoder, "pooler", None) is None:
+        raise UserError(f"{named}: {type(encoder).__name__} has no pooled [CLS] output; name a BERT")
+    if kind == "speech" and not hasattr(encoder, "feature_extractor"):
+        raise UserError(f"{named}: {type(encoder).__name__} does not hear waveforms; name a wav2vec2-like encoder")
+
+
+def local_folder(kind, name):
+    """Folder of an encoder that a file names: that folder, or its copy in the hub's cache. Nothing is ever fetched for it.
+
+    Raises:
+        UserError: if it is not on this machine; the line says that the user may name one.
+    """
+    try:
+        if Path(name).is_dir():
+            return str(name)
+    except OSError:  # a name that is too long for one
+        pass
+    return cached_folder(kind, name)
+
+
+def cached_folder(kind, name):
+    """As ``local_folder``, for a name that came from elsewhere: it is never taken for a folder's."""
+    cached = None
+    if HUB_NAME.fullmatch(name):
+        hub_name, _, revision = name.partition("@")
+        try:
+            cached = try_to_load_from_cache(hub_name, "config.json", revision=revision or None)
+        except (OSError, ValueError):  # not a hub name after all
+            pass
+    if not isinstance(cached, str):
+        raise UserError(
+            f"the {kind} encoder {name} is not on this machine, and nothing is fetched that you have not named: name its "
+            f"folder or hub name (--{kind}_model, or {kind}_model= in Python)"
+        )
+    return str(Path(cached).parent)
+
+
+def architecture(encoder):
+    """An encoder's own settings as a dictionary, plain values without names or paths: what ``build_encoder`` takes."""
+    config = encoder.config
+    own = config.to_dict()
+    return {"model_type": config.model_type} | {name: own[name] for name in _settings_of(type(config)()) if name in own}
+
+
+def _settings_of(config):
+    return sorted(config.to_dict().keys() - PreTrainedConfig().to_dict().keys())
+
+
+def build_encoder(kind, settings, path):
+    """Build an encoder from what ``architecture`` gave, with random weights for others to be loaded over.
+
+    Args:
+        kind: "text" or "speech".
+        settings: from a file that may be anyone's.
+        path: that file, for messages.
+
+    Returns:
+        A transformers model in evaluation mode, float32, on the current default device.
+
+    Raises:
+        UserError: if transformers itself has no such encoder, or a setting is not one that it can have.
+    """
+    named = f"{path}: its {kind} encoder"
+    settings = dict(settings)
+    model_type = settings.pop("model_type", None)
+    if not isinstance(model_type, str) or model_type not in BUILDABLE[kind]:
+        raise UserError(
+            f"{named} is of the type {str(model_type)[:50]!r}, which transformers does not know as a {kind} encoder"
+        )
+    try:
+        wrong = sorted(settings.keys() - set(_settings_of(AutoConfig.for_model(model_type))))
+        wrong += [name for name, value in settings.items() if not _is_plain(name, value)]
+        if wrong:
+            raise UserError(f"{named} has a setting {wrong[0][:50]!r} that {model_type} cannot have with this transformers")
+        with _quiet(), warnings.catch_warnings(action="ignore"):
+            config = _as_used(AutoConfig.for_model(model_type, **settings))
+            if kind == "speech" and samples_for_frames(config, max(1, config.mask_time_length)) > MOST_SAMPLES:
+                raise ValueError  # speech_features would fill up to it
+            encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises nearly anything on settings that do not go together
+        raise UserError(f"{named} cannot be built from its settings ({type(error).__name__})") from None
+    _require_kind(kind, encoder, named)
+    return encoder.eval()
+
+
+def _is_plain(name, value):
+    if isinstance(value, list):
+        return len(value) <= MOST and all(isinstance(item, int | float) and _is_plain(name, item) for item in value)
+    if isinstance(value, int | float):
+        return math.isfinite(value) and abs(value) <= (MOST if name.startswith("num_") else LARGEST)
+    return value is None or isinstance(value, str)
 
 
 def fingerprint(module):

@@ -79,7 +79,7 @@ def load_tokenizer(name_or_folder):
             # [UNK] is the answer for pieces that a vocabulary lacks: ALBERT's and XLNet's name theirs otherwise.
             if tokenizer.unk_token_id not in (tokenizer.cls_token_id, tokenizer.sep_token_id):
                 return tokenizer
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             # transformers makes a tokenizer of special tokens alone where a vocabulary is missing: all text is [UNK] to it.
             raise UserError(

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from models import FusionClassifier
 from utils.arguments import other_task
-from utils.checkpoints import read_state, require_same_encoders
+from utils.checkpoints import is_export, misfit, read_config, read_export, read_weights, require_same_encoders
 from utils.errors import UserError
-from utils.files import BEST_MODEL, CONFIG, METRICS, read_json, run_folder, sha256
-from utils.kemdy import EMOTIONS
+from utils.files import BEST_MODEL, CONFIG, METRICS, run_folder, sha256
 from utils.training import test
 
 
@@ -37,8 +36,8 @@ class StartingPoint:
     """The best model of the first task, which finetune and ewc go on from.
 
     Attributes:
-        path: its best_model.pt.
-        config: the config.json beside it, {} where there is none.
+        path: its best_model.pt, or a file that utils/export.py made of it.
+        config: the config.json beside it, {} where there is none; of an exported file what it says itself.
     """
 
     path: Path
@@ -49,8 +48,8 @@ class StartingPoint:
         """The checkpoint named by ``--checkpoint``, or that of ``--init_name`` for the same fold.
 
         Raises:
-            UserError: if there is none, or its config.json says that it is not a fusion model of ``first_task`` that
-                was kept from the test sessions of this run's fold.
+            UserError: if there is none, or its config.json is damaged, or says that it is not a fusion model of
+                ``first_task`` that was kept from the test sessions of this run's fold.
         """
         args = run.args
         path = args.checkpoint
@@ -70,10 +69,14 @@ class StartingPoint:
                 f"--checkpoint {path}: there is no such file; it should be the best_model.pt of a run on {first_task}"
             )
         config_path = path.parent / CONFIG
-        config = read_json(config_path) if config_path.exists() else {}
-        if not config:
+        if is_export(path):
+            config = read_export(path)[1]
+        elif config_path.exists():
+            config = read_config(config_path)
+        else:
+            config = {}
             run.say(f"{path} has no config.json beside it: its task, fold and encoders cannot be checked")
-        expected = {"task": first_task, "fold": args.num_fold, "k_fold": args.k_fold, "labels": list(EMOTIONS)}
+        expected = {"task": first_task, "fold": args.num_fold, "k_fold": args.k_fold}
         for name, value in expected.items():
             if config.get(name, value) != value:
                 raise UserError(
@@ -94,19 +97,13 @@ class StartingPoint:
             UserError: if the checkpoint is corrupt, could run code, is of another architecture or other encoders.
         """
         require_same_encoders(model, self.config, self.path)
-        state, own = read_state(self.path), model.state_dict()
-        missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-        if missing or extra:
-            difference = f"it lacks {missing[0]}" if missing else f"it also holds {extra[0]}"
+        state = read_weights(self.path)
+        wrong = misfit(state, model.state_dict())
+        if wrong:
             raise UserError(
-                f"--checkpoint {self.path} is of another architecture: {difference}; it should be a whole fusion model"
+                f"--checkpoint {self.path} is of another architecture: {wrong}; it should be a whole fusion model over "
+                "--text_model and --speech_model as named"
             )
-        for name, tensor in state.items():
-            if tensor.shape != own[name].shape:
-                raise UserError(
-                    f"--checkpoint {self.path} is of another architecture: {name} is {tuple(tensor.shape)} there and "
-                    f"{tuple(own[name].shape)} with --text_model and --speech_model as named"
-                )
         model.load_checkpoint_state(state)
         origin = {name: self.config.get(name) for name in ("method", "task")}
         return {"checkpoint": str(self.path), "sha256": sha256(self.path), **origin}

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from accelerate.state import AcceleratorState
 
+from models.encoders import local_folder
 from utils.checkpoints import load_run
 from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG, METRICS, PREDICTIONS
@@ -36,7 +37,8 @@ def retest(run, **machine):
 
     Args:
         run: a finished FoundRun.
-        machine: flags that take the place of the run's own, such as ``cpu``, ``num_workers`` and ``data_root``.
+        machine: flags that take the place of the run's own, such as ``cpu``, ``num_workers``, ``data_root``, ``text_model``
+            and ``speech_model``. Encoders that are not named here are not fetched.
 
     Returns:
         A Verdict; a checkpoint, an encoder or a corpus that is missing, damaged or another one now is a verdict too.
@@ -45,21 +47,26 @@ def retest(run, **machine):
         return Verdict(False, f"cannot be tested: {run.problem}")
     try:
         stored = _stored_predictions(run)
-        model, config = load_run(run.path)
+        encoders = ("text_model", "speech_model")
+        model, config = load_run(run.path, *map(machine.get, encoders))
+        arguments = config["arguments"] | machine
+        for name in set(encoders) - machine.keys():
+            arguments[name] = local_folder(name.removesuffix("_model"), arguments[name])
         AcceleratorState._reset_state(reset_partial_state=True)  # the run before may have had another precision
-        again = Run(Namespace(**config["arguments"] | machine), config["method"], quiet=True)
+        again = Run(Namespace(**arguments), config["method"], quiet=True)
         tasks = again.load_tasks(list(run.metrics["test"]))
         evaluations = test(again, model.to(again.accelerator.device), tasks)
+        tolerance = _tolerance(config["arguments"])
     except UserError as error:
         return Verdict(False, f"cannot be tested: {error}")
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         return Verdict(False, f"cannot be tested: {CONFIG} or {METRICS} is not whole ({type(error).__name__}: {error})")
     now = pd.concat(prediction_table(name, tasks[name].splits["test"], of) for name, of in evaluations.items())
     if list(zip(stored["task"], stored["segment_id"])) != list(zip(now["task"], now["segment_id"])):
         return Verdict(False, "cannot be compared: the test split has other utterances now")
     moved = np.abs(stored[PROBABILITIES].to_numpy() - now[PROBABILITIES].to_numpy()).max()
     flipped = int((stored["predicted"].to_numpy() != now["predicted"].to_numpy()).sum())
-    if not moved <= _tolerance(config["arguments"]):  # which no NaN is
+    if not moved <= tolerance:  # which no NaN is
         changes = [
             f"{METRIC_TITLES['f1_weighted']} on {name} {run.metrics['test'][name]['f1_weighted']:.4f} then, "
             f"{_scores_of(now, name)['f1_weighted']:.4f} now"

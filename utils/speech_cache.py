@@ -29,6 +29,7 @@ VERSION = 1
 # Utterances a batch; a batch ends in the file before the next is begun.
 BATCH_SIZE = 16
 SPARE_BYTES = 100e6
+PRECISIONS = ("float16", "float32")
 
 
 class SpeechFeatures:
@@ -36,14 +37,23 @@ class SpeechFeatures:
 
     Args:
         folder: a whole cache folder.
+
+    Raises:
+        UserError: if its index is damaged.
     """
 
     def __init__(self, folder):
-        index = read_json(folder / INDEX)
-        self.width, self.dtype = index["width"], np.dtype(index["dtype"])
+        try:
+            index = read_json(folder / INDEX)
+            self.width, precision, lengths = index["width"], index["dtype"], index["frames"].items()
+        except (KeyError, AttributeError, RecursionError):
+            raise UserError(f"{folder / INDEX} is not whole") from None
+        if precision not in PRECISIONS or not all(type(n) is int and n > 0 for n in (self.width, *dict(lengths).values())):
+            raise UserError(f"{folder / INDEX} says what no cache holds")
+        self.dtype = np.dtype(precision)
         self.path = folder / FEATURES
         self.spans, start = {}, 0
-        for segment_id, frames in index["frames"].items():
+        for segment_id, frames in lengths:
             self.spans[segment_id] = (start, start + frames)
             start += frames
         self.shape = (start, self.width)
@@ -86,14 +96,15 @@ def corpus_features(corpus, encoder, max_seq_len, precision, cache_root, device,
     """
     folder = Path(cache_root) / f"{corpus.name}-{cache_key(corpus, encoder, max_seq_len, precision)}"
     try:
-        found = _find(folder)
+        wanted = corpus.utterances["segment_id"], encoder.config.hidden_size, precision
+        found = _find(folder, *wanted)
         if found is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(folder, say):
-                found = _find(folder)  # another run may have made it meanwhile
+                found = _find(folder, *wanted)  # another run may have made it meanwhile
                 if found is None:
                     _compute(folder, corpus, encoder, max_seq_len, precision, device, say)
-                    found = _find(folder)
+                    found = _find(folder, *wanted)
     except OSError as error:
         raise UserError(
             f"the speech features in {folder} cannot be kept ({error.strerror or error}): make room, name another "
@@ -138,13 +149,15 @@ def cache_key(corpus, encoder, max_seq_len, precision):
     return digest.hexdigest()[:16]
 
 
-def _find(folder):
+def _find(folder, segment_ids, width, precision):
+    """The features in a folder, None unless they are whole and what is wanted: they are then computed anew."""
     if not (folder / INDEX).exists():
         return None
     try:
         found = SpeechFeatures(folder)
-        return found if found.is_whole() else None
-    except (UserError, KeyError, TypeError, AttributeError, OSError):
+        as_wanted = (found.width, found.dtype) == (width, precision) and found.spans.keys() >= set(segment_ids)
+        return found if as_wanted and found.is_whole() else None
+    except (UserError, OSError):
         return None
 
 
