@@ -109,6 +109,7 @@ def read_config(path):
     except RecursionError:
         raise UserError(f"{path} cannot be read (nested too deep)") from None
     require_facts(config, path)
+    _require({"arguments": isinstance(config.get("arguments"), dict)}, path)
     return config
 
 
@@ -133,12 +134,11 @@ def require_facts(facts, path):
 
 
 def _require_arguments(arguments, adapters, path):
-    of = arguments if isinstance(arguments, dict) else {}
-    right = {f"{kind}_model": _is_word(of.get(f"{kind}_model")) for kind in ("text", "speech")}
+    right = {f"{kind}_model": _is_word(arguments.get(f"{kind}_model")) for kind in ("text", "speech")}
     if adapters:
-        right["adapter_size"] = _is_count(of.get("adapter_size")) and of["adapter_size"] > 0
-        right["encoder_seed"] = _is_count(of.get("encoder_seed"))
-        right["without_pretraining"] = isinstance(of.get("without_pretraining"), bool)
+        right["adapter_size"] = _is_count(arguments.get("adapter_size")) and arguments["adapter_size"] > 0
+        right["encoder_seed"] = _is_count(arguments.get("encoder_seed"))
+        right["without_pretraining"] = isinstance(arguments.get("without_pretraining"), bool)
     _require(right, path)
 
 

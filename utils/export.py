@@ -16,7 +16,7 @@ import torch
 from models.encoders import HUB_NAME, architecture, build_encoder, cached_folder, load_encoder
 from utils.checkpoints import CARD, FACTS, assemble, load_run, misfit, read_export, read_state, require_same_encoders
 from utils.errors import UserError, one_line_errors
-from utils.files import BEST_MODEL, METRICS, read_json, write_bytes, write_text
+from utils.files import BEST_MODEL, METRICS, read_json, whole_file, write_text
 from utils.kemdy import CORPORA
 
 FORMAT = 1
@@ -73,7 +73,8 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
     state = model.state_dict() if facts["without_pretraining"] else trained
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     metadata = {FACTS: json.dumps(facts, ensure_ascii=False), CARD: card}
-    write_bytes(path, safetensors.torch.save(state, metadata))
+    with whole_file(path) as file:
+        file.write(safetensors.torch.save(state, metadata))
     try:
         read_back, *described = _read(path)
         if described != [facts, card] or not _are_equal(read_back, state | trained):

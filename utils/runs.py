@@ -31,7 +31,7 @@ from models import load_tokenizer
 from models.encoders import count_parameters
 from utils.arguments import WITHOUT_EFFECT, differing_arguments
 from utils.batches import load_task
-from utils.checkpoints import read_file, read_state
+from utils.checkpoints import read_config, read_file, read_state
 from utils.errors import GoOnLater, UserError
 from utils.files import (
     BEST_MODEL,
@@ -41,7 +41,6 @@ from utils.files import (
     LAST_CHECKPOINT,
     METRICS,
     PREDICTIONS,
-    read_json,
     run_folder,
     sha256,
     whole_file,
@@ -156,10 +155,10 @@ class Run:
         self._resumes, finished = False, METRICS in kept
         if self.args.overwrite or not kept:
             return False
-        config = read_json(self.path / CONFIG)
+        config = read_config(self.path / CONFIG)
         # Whoever leaves the precision to the device takes a finished run as it was made elsewhere.
         overlooked = (*WITHOUT_EFFECT, *(["mixed_precision"] if finished and self.args.mixed_precision == "auto" else []))
-        differing = differing_arguments(config.get("arguments", {}), self._arguments(), overlooked)
+        differing = differing_arguments(config["arguments"], self._arguments(), overlooked)
         if differing:
             changes = ", ".join(f"--{name} {then} then, {now} now" for name, then, now in differing)
             raise UserError(f"{self.path} holds a run with other arguments ({changes}): {WAY_OUT}")
@@ -324,7 +323,7 @@ class Run:
 
     def _require_same_beginning(self, config):
         """Raise UserError unless config.json tells of a run on the same data, encoders and starting model."""
-        then = read_json(self.path / CONFIG)
+        then = read_config(self.path / CONFIG)
 
         def told(config):
             start = config.get("started_from") or {}

@@ -242,7 +242,8 @@ def _resume(partial, bytes_per_frame):
 
 @torch.inference_mode()
 def _features_of(batch, encoder, max_seq_len, device):
-    waveforms = [torch.from_numpy(read_waveform(path, max_seq_len)) for path in batch["wav_path"]]
+    wavs = zip(batch["wav_path"], batch["duration"])
+    waveforms = [torch.from_numpy(read_waveform(path, max_seq_len, seconds)) for path, seconds in wavs]
     inputs = {name: values.to(device) for name, values in padded(waveforms, 0.0, "input_values").items()}
     hidden_states, frame_mask = speech_features(encoder, **inputs)
     return [states[valid].float().cpu().numpy() for states, valid in zip(hidden_states, frame_mask)]

@@ -12,7 +12,8 @@ from matplotlib.patches import FancyBboxPatch, Patch
 from transformers import AutoConfig, AutoModel, BertConfig, Wav2Vec2Config
 
 from models import AdapterFusionClassifier, FusionClassifier, is_task_parameter
-from models.encoders import count_parameters, split_revision
+from models.encoders import count_parameters, local_folder
+from utils.errors import UserError
 from utils.figures.style import COLUMN, PAGE, SETTING_COLOURS, SMALL, CannotDraw, hangul_font, subplots
 from utils.results import ADAPTERS
 
@@ -54,8 +55,9 @@ def model_of(runs):
     else:
         names = tuple(real["encoders"][kind]["name"] for kind in ("text", "speech"))
         try:
-            configs = [AutoConfig.from_pretrained(name, revision=revision) for name, revision in map(split_revision, names)]
-        except (OSError, ValueError):
+            folders = [local_folder(kind, name) for kind, name in zip(("text", "speech"), names)]
+            configs = [AutoConfig.from_pretrained(folder, trust_remote_code=False) for folder in folders]
+        except (UserError, OSError, ValueError):
             raise CannotDraw(f"the configuration of {' or '.join(names)} is not to be had") from None
         names, size = tuple(name.rstrip("/").split("/")[-1] for name in names), real["arguments"]["adapter_size"]
     with torch.device("meta"):
