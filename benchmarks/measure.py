@@ -100,12 +100,20 @@ def fusion(args, penalty=False):
     text, speech = encoders(args.small, "eager" if args.side == "plain" else "sdpa")
     if args.side == "plain":
         model = published.PublishedFusion(text, speech).train().to(DEVICE)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
         terms = {name: (torch.rand_like(p), p.detach().clone()) for name, p in model.named_parameters()} if penalty else None
-        batches = iter(plain_batches(task, "train", args.batch_size, args.steps + 1))
-        step = lambda: published.training_step(model, optimizer, next(batches), (5000.0, terms) if penalty else None)  # noqa: E731
-        return timed(lambda: [step() for _ in range(args.steps)], step)
+        return _plain_steps(args, model, model.parameters(), task, (5000.0, terms) if penalty else None)
     return _our_epoch(args, FusionClassifier(text, speech), task, penalty)
+
+
+def _plain_steps(args, model, trained, task, penalty=None):
+    optimizer = torch.optim.AdamW(trained, lr=1e-5)
+    batches = plain_batches(task, "train", args.batch_size, args.steps + 1)
+
+    def steps(count):
+        for _ in range(count):
+            published.training_step(model, optimizer, next(batches), penalty)
+
+    return timed(lambda: steps(args.steps), lambda: steps(1))
 
 
 def _our_epoch(args, model, task, penalty=False):
@@ -123,10 +131,7 @@ def adapter(args):
     text, speech = encoders(args.small, "eager" if args.side == "plain" else "sdpa")
     if args.side == "plain":
         model = published.PublishedAdapter(text, speech).train().to(DEVICE)
-        optimizer = torch.optim.AdamW(model.owned, lr=1e-5)
-        batches = iter(plain_batches(task, "train", args.batch_size, args.steps + 1))
-        step = lambda: published.training_step(model, optimizer, next(batches))  # noqa: E731
-        return timed(lambda: [step() for _ in range(args.steps)], step)
+        return _plain_steps(args, model, model.owned, task)
     model = AdapterFusionClassifier(text, speech)
     _use_features(args, task, model)
     return _our_epoch(args, model, task)

@@ -34,7 +34,7 @@ class Interruption:
 
     @contextmanager
     def held_back(self):
-        """Within it a signal only sets ``requested``; Ctrl-C pressed again raises all the same."""
+        """Within it a signal only sets ``requested``; Ctrl-C pressed again raises KeyboardInterrupt: nothing more is kept."""
         self._held = True
         try:
             yield
@@ -43,7 +43,9 @@ class Interruption:
 
     def _answer(self, number, frame):
         insisted = self.requested and number == signal.SIGINT and time.monotonic() - self._since > SECONDS_TO_INSIST
-        if not self._held or insisted:
+        if insisted:
+            raise KeyboardInterrupt
+        if not self._held:
             raise GoOnLater
         if not self.requested:
             self.requested, self._since = True, time.monotonic()

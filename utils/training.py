@@ -168,13 +168,15 @@ class Training:
             }
         )
 
-    def restore(self, run, model, last):
-        """Take over what ``save`` wrote.
+    def restore(self, run, model):
+        """Take over what ``save`` wrote before the run was cut off. Returns False where there is nothing to go on from.
 
         Raises:
             UserError: if it is not of this training.
         """
-        accelerator = run.accelerator
+        accelerator, last = run.accelerator, run.read_last()
+        if last is None:
+            return False
         try:
             model.load_checkpoint_state(last["model"])
             self.optimizer.load_state_dict(last["optimizer"])
@@ -192,6 +194,7 @@ class Training:
             raise UserError(f"{run.path / LAST_CHECKPOINT} is not of this run ({reason}): --overwrite starts anew") from None
         if not accelerator.is_main_process:
             self.losses.zero_()  # they are summed over processes already
+        return True
 
 
 def random_state():
@@ -302,14 +305,12 @@ def train(run, model, tasks, penalty=None):
     trained = tasks.values() if args.task == JOINT else [tasks[args.task]]
     dataset = UtteranceDataset.pooled([task.splits["train"] for task in trained])
     training = Training.of(run, model, dataset)
-    last = run.read_last()
-    if last is not None:
-        training.restore(run, model, last)
-    else:
+    goes_on = training.restore(run, model)
+    if not goes_on:
         unset = {"train_loss": None} | ({} if penalty is None else {"penalty": None})
         run.log_epoch({"epoch": 0, **unset, **_validation_scores(run, model, tasks)})
     done = run.history[-1]["epoch"]
-    if last is not None:
+    if goes_on:
         inside = f", {training.step} of {len(training.sampler)} steps into the next" if training.epoch > done else ""
         run.say(f"{run.path / LAST_CHECKPOINT}: going on after epoch {done} of {args.num_epochs}{inside}")
     epochs = progress_bar(run, range(done + 1, args.num_epochs + 1), "epochs", leave=True, total=args.num_epochs, initial=done)
