@@ -198,10 +198,13 @@ def test_only_finished_runs_are_exported_and_nothing_is_overwritten(call_main, c
 
 def test_what_is_not_read_back_as_written_is_removed(copied, tmp_path, monkeypatch):
     # A disk that loses a bit of the last tensor.
-    write = export_module.write_bytes
-    monkeypatch.setattr(
-        export_module, "write_bytes", lambda path, content: write(path, content[:-1] + bytes([content[-1] ^ 1]))
-    )
+    save = export_module.safetensors.torch.save
+
+    def losing(state, metadata):
+        content = save(state, metadata)
+        return content[:-1] + bytes([content[-1] ^ 1])
+
+    monkeypatch.setattr(export_module.safetensors.torch, "save", losing)
     assert "was read back otherwise" in refused(export, copied("task_a"), tmp_path / "file")
     assert not (tmp_path / "file").exists()
 
@@ -434,7 +437,7 @@ def test_weights_of_another_kind_are_refused(copied):
         (("fold",), -1, "has no 'fold'"),
         (("seed",), 2**80, "has no 'seed'"),
         (("corpora",), {"a\nb": {}}, "has no 'corpora'"),
-        (("arguments",), [], "has no 'text_model'"),
+        (("arguments",), [], "has no 'arguments'"),
         (("arguments", "speech_model"), 3, "has no 'speech_model'"),
         (("arguments", "adapter_size"), -64, "has no 'adapter_size'"),
         (("arguments", "adapter_size"), 10**12, "its adapters are not of size 1000000000000"),

@@ -11,7 +11,7 @@ from collections import namedtuple
 
 import pytest
 import torch
-from conftest import ROOT, digest, flags, folder
+from conftest import ROOT, digest, flags, folder, shell
 from stress import MOMENTS, differences, kill, start
 
 import adapter
@@ -229,6 +229,13 @@ def test_a_loss_that_is_not_finite_names_its_batch(call, monkeypatch, again):
     last = torch.load(path / "last_checkpoint.pt", weights_only=True)
     assert last["epoch"] == 1 and all(torch.isfinite(tensor).all() for tensor in last["model"].values())
     assert names(path) == {"best_model.pt", "config.json", "history.csv", "last_checkpoint.pt"}
+
+
+def test_a_run_that_fails_with_worker_processes_ends(data_root, encoders, tmp_path):
+    flags_of_run = [*flags(data_root, encoders, tmp_path), "--task", "KEMDy20", "--num_workers", "2", "--lr", "1e30"]
+    done = shell(sys.executable, "continual_learning_init.py", *flags_of_run)
+    assert done.returncode == 1 and done.stderr.startswith("error: epoch 1, batch 2 of 2: the loss is nan with Sess"), done
+    assert done.stderr.count("\n") == 1
 
 
 def interrupted(command, environment, sign, number=signal.SIGTERM, to_group=True):

@@ -219,9 +219,9 @@ def model_card(facts):
     if facts["synthetic"]:
         lines += ["SYNTHETIC: made of generated data or encoders. Its scores tell nothing of real speech.", ""]
     lines += [
-        f"{METHODS.get(facts['method'], facts['method'])} In go speech of at most {training.get('max_seq_len')} s at 16 kHz, "
-        f"made zero mean and unit variance, and its transcript of at most {training.get('max_text_len')} tokens; out come the "
-        f"logits of {', '.join(facts['labels'])}.",
+        f"{METHODS.get(facts['method'], facts['method'])} It takes speech of at most {training.get('max_seq_len')} s at "
+        f"16 kHz, made zero mean and unit variance, and its transcript of at most {training.get('max_text_len')} tokens, and "
+        f"gives the logits of {', '.join(facts['labels'])}.",
         "",
         "## How it was trained",
         "",

@@ -55,6 +55,5 @@ class Interruption:
 
 
 def leave_signals_to_the_main_process(worker=None):
-    """For processes that read wavs: a signal to the whole group ends them with the main process, not before it."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    """For processes that read wavs: in a group of their own a signal to the whole group does not end them before the step."""
+    os.setpgid(0, 0)
