@@ -30,7 +30,7 @@ failed=
 judge() {
   failed=yes
   if [ "$1" = 124 ]; then
-    echo "stopped by a signal; the same command goes on from here" >&2
+    say_go_on_later "${flags[@]}"
     exit "$GO_ON_LATER"
   fi
 }

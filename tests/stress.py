@@ -115,6 +115,7 @@ def differences(undisturbed, killed):
     states = [torch.load(folder / BEST, weights_only=True) for folder in (undisturbed, killed)]
     found = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
     found += sorted(states[0].keys() ^ states[1].keys())
+    found += [BEST] * (len({(folder / BEST).read_bytes() for folder in (undisturbed, killed)}) > 1)
     histories = [pd.read_csv(folder / "history.csv").drop(columns="seconds") for folder in (undisturbed, killed)]
     metrics = [json.loads((folder / FINISHED).read_text()) | {"seconds_training": 0} for folder in (undisturbed, killed)]
     predictions = [(folder / "predictions.csv").read_bytes() for folder in (undisturbed, killed)]

@@ -2,12 +2,15 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import namedtuple
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +21,8 @@ import adapter
 import continual_learning_init
 import ewc
 from utils import interruption, runs, training
-from utils.errors import GO_ON_LATER, GoOnLater
-from utils.files import read_json, write_json
+from utils.errors import GO_ON_LATER, GoOnLater, UserError
+from utils.files import read_json, whole_file, write_json
 from utils.interruption import Interruption
 
 FINISHED = {"best_model.pt", "config.json", "history.csv", "metrics.json", "predictions.csv"}
@@ -66,7 +69,7 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(script, experiment, again,
     assert kills
     process = start(script, command, again / "log")
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, (again / "log").read_text()
-    assert differences(folder(outputs, experiment, "KEMDy20"), path) == [] and names(path) >= FINISHED
+    assert differences(folder(outputs, experiment, "KEMDy20"), path) == [] and names(path) == FINISHED
 
 
 # 14 utterances in batches of 8, two epochs of two steps; finetune and ewc test on two corpora, and ewc estimates F, before.
@@ -154,7 +157,7 @@ def test_a_run_goes_on_with_its_own_arguments_only(call, cut_off, again, outputs
 def test_a_run_does_not_go_on_with_other_material(what, call, cut_off, again):
     config = read_json(cut_off / "config.json")
     if what == "corpora":
-        config["corpora"]["KEMDy20"]["utterances"] += 1
+        config["corpora"]["KEMDy20"]["digest"] = "0" * 64
     else:
         config["encoders"]["text"]["fingerprint"] = "0" * 64
     write_json(cut_off / "config.json", config)
@@ -200,6 +203,22 @@ def test_two_processes_on_one_folder(call, data_root, encoders, again):
     assert code == 0, stderr
 
 
+def test_a_disk_that_is_full_leaves_the_last_good_file(tmp_path):
+    path, limits = tmp_path / "file.pt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with whole_file(path) as file:
+        torch.save(torch.zeros(10), file)
+    good = path.read_bytes()
+    for numbers in (1_000, 200_000):  # torch has an error of its own for what does not fit a buffer
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limits[1]))
+        try:
+            with pytest.raises(UserError, match="cannot be written .File too large.; what was written before stands"):
+                with whole_file(path) as file:
+                    torch.save(torch.zeros(numbers), file)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert names(tmp_path) == {"file.pt"} and path.read_bytes() == good
+
+
 def test_a_disk_that_is_too_small_is_told_before_training(call, monkeypatch, again):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(runs.shutil, "disk_usage", lambda path: usage(100_000))
@@ -231,6 +250,38 @@ def test_a_loss_that_is_not_finite_names_its_batch(call, monkeypatch, again):
     assert names(path) == {"best_model.pt", "config.json", "history.csv", "last_checkpoint.pt"}
 
 
+def test_parameters_that_are_not_finite_are_not_saved(call, monkeypatch, again):
+    path, validate = folder(again, "task_a", "KEMDy20"), training._validation_scores
+    seen = []
+
+    def validating(run, model, tasks):
+        seen.append(None)
+        if len(seen) == 3:  # after the second epoch
+            model.classifier.bias.data.fill_(float("nan"))
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(run, model, tasks)
+
+    monkeypatch.setattr(training, "_validation_scores", validating)
+    code, _, _ = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
+    last = torch.load(path / "last_checkpoint.pt", weights_only=True)
+    assert code == GO_ON_LATER and last["epoch"] == 1
+    assert all(torch.isfinite(tensor).all() for tensor in last["model"].values())
+
+
+def test_a_crash_with_worker_processes_ends(data_root, encoders, tmp_path):
+    # Python waits for them when it ends, and they are deaf to what it asks of them before.
+    crash = (
+        "import sys, continual_learning_init as script\n"
+        "from utils import training\n"
+        "def broken(batch, size): raise RuntimeError('a bug')\n"
+        "training.micro_batches = broken\n"
+        "script.main()\n"
+    )
+    command = [*flags(data_root, encoders, tmp_path), "--task", "KEMDy20", "--num_workers", "1"]
+    done = shell(sys.executable, "-c", crash, *command)
+    assert done.returncode == 1 and done.stderr.rstrip().endswith("RuntimeError: a bug")
+
+
 def test_a_run_that_fails_with_worker_processes_ends(data_root, encoders, tmp_path):
     flags_of_run = [*flags(data_root, encoders, tmp_path), "--task", "KEMDy20", "--num_workers", "2", "--lr", "1e30"]
     done = shell(sys.executable, "continual_learning_init.py", *flags_of_run)
@@ -238,8 +289,18 @@ def test_a_run_that_fails_with_worker_processes_ends(data_root, encoders, tmp_pa
     assert done.stderr.count("\n") == 1
 
 
-def interrupted(command, environment, sign, number=signal.SIGTERM, to_group=True):
-    """Start a command in a group of its own, signal it once its output has a sign, and wait: (code, output)."""
+def everyone(session):
+    """Numbers of all processes of a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # gone since it was listed
+            if int(path.read_text().rpartition(")")[2].split()[3]) == session:
+                found.append(int(path.parent.name))
+    return found
+
+
+def interrupted(command, environment, sign, number=signal.SIGTERM, to="script"):
+    """Start a command, signal the script, its group or everyone once its output has a sign, and wait: (code, output)."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -254,33 +315,44 @@ def interrupted(command, environment, sign, number=signal.SIGTERM, to_group=True
     for line in process.stdout:
         lines.append(line)
         if sign in line:
-            (os.killpg if to_group else os.kill)(process.pid, number)
+            if to == "group":
+                os.killpg(process.pid, number)
+            else:
+                for one in [process.pid] if to == "script" else everyone(process.pid):
+                    with suppress(ProcessLookupError):
+                        os.kill(one, number)
             sign = "never again"
-    return process.wait(), "".join(lines)
+    code = process.wait()
+    deadline = time.monotonic() + 20
+    while everyone(process.pid):  # nothing goes on behind the script's back; what reads wavs looks every 5 s for its parent
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return code, "".join(lines)
 
 
-@pytest.mark.parametrize(("number", "to_group"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
-def test_run_scripts_leave_with_their_run_and_go_on(number, to_group, again, outputs, data_root, encoders):
-    # Slurm signals the script alone, a terminal the whole group, the processes that read wavs included.
+@pytest.mark.parametrize(("number", "to"), [(signal.SIGTERM, "script"), (signal.SIGINT, "group"), (signal.SIGTERM, "everyone")])
+def test_run_scripts_leave_with_their_run_and_go_on(number, to, again, outputs, data_root, encoders):
+    # Slurm warns the script alone, a terminal signals its group; at the end of a job everyone is told.
     command = ["bash", "run-init.sh", *flags(data_root, encoders, again), "--num_workers", "2", "--num_epochs", "400"]
     only = {"FOLDS": "0", "TASKS": "KEMDy20 KEMDy19"}
-    code, output = interrupted(command, only, "epoch  2/400", number, to_group)
+    code, output = interrupted(command, only, "epoch  2/400", number, to)
     assert code == GO_ON_LATER and "Traceback" not in output, output
-    assert "stopped by a signal; the same command goes on from here" in output and "KEMDy19" not in output
+    assert "interrupted: the same command goes on from here" in output and "KEMDy19" not in output
+    assert "stopped by a signal; the same command goes on from here" in output
     last = torch.load(folder(again, "task_a", "KEMDy20") / "last_checkpoint.pt", weights_only=True)
     assert 2 <= last["epoch"] < 400
-    code, output = interrupted(command, only, f"going on after epoch {len(last['history']) - 1} of 400", number, to_group)
+    code, output = interrupted(command, only, f"going on after epoch {len(last['history']) - 1} of 400", number, to)
     assert code == GO_ON_LATER, output
 
 
 def test_several_processes_leave_together(again, data_root, encoders):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "continual_learning_init.py"]
     command = [*launch, *flags(data_root, encoders, again), "--task", "KEMDy20", "--num_epochs", "400"]
-    _, output = interrupted(command, {}, "epoch  2/400", to_group=False)
+    _, output = interrupted(command, {}, "epoch  2/400")
     assert "interrupted: the same command goes on" in output, output
     last = torch.load(folder(again, "task_a", "KEMDy20") / "last_checkpoint.pt", weights_only=True)
     assert len(last["random"]) == 2 and 2 <= last["epoch"] < 400
-    _, output = interrupted(command, {}, "going on after epoch", to_group=False)
+    _, output = interrupted(command, {}, "going on after epoch")
     assert f"going on after epoch {len(last['history']) - 1} of 400" in output
 
 
@@ -299,11 +371,11 @@ def test_slurm_queues_a_run_again_that_it_warned(tmp_path):
     }
     environment |= {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "77", "SLURM_SUBMIT_DIR": str(ROOT)}
     command = ["bash", "slurm/run.sbatch", "run-init.sh"]
-    code, output = interrupted(command, environment, "under way", to_group=False)
+    code, output = interrupted(command, environment, "under way")
     assert code == GO_ON_LATER and "kept" in output and (tmp_path / "called").read_text() == "requeue 77_3\n"
     (tmp_path / "called").unlink()
     (tmp_path / "python").write_text("import sys; sys.exit(1)")
-    code, _ = interrupted(command, environment, "nothing", to_group=False)
+    code, _ = interrupted(command, environment, "nothing")
     assert code == 1 and not (tmp_path / "called").exists()
 
 
@@ -314,6 +386,6 @@ def test_the_grid_starts_nothing_more_after_a_signal(tmp_path):
         "print('under way', flush=True)\ntime.sleep(60)\n"
     )
     environment = {"GPUS": "2", "LAUNCH": f"{sys.executable} {tmp_path / 'run.py'}", "FOLDS": "0 1 2"}
-    for to_group in (True, False):
-        code, output = interrupted(["bash", "run-grid.sh"], environment, "under way", to_group=to_group)
+    for to in ("script", "group"):
+        code, output = interrupted(["bash", "run-grid.sh"], environment, "under way", to=to)
         assert code == GO_ON_LATER and output.count("under way") == output.count("kept") <= 2, output

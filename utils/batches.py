@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.errors import UserError
 from utils.folds import SPLITS, session_folds, split_utterances
-from utils.interruption import leave_signals_to_the_main_process
+from utils.interruption import deaf_to_signals
 from utils.kemdy import EMOTIONS, Corpus, find_corpus, read_corpus
 from utils.wavs import read_waveform
 
@@ -132,7 +132,7 @@ def training_loader(dataset, sampler, num_workers):
         collate_fn=dataset.collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        worker_init_fn=leave_signals_to_the_main_process,
+        worker_init_fn=deaf_to_signals(),
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )
@@ -152,7 +152,7 @@ def ordered_loader(dataset, batch_size, num_workers, process_index=0, num_proces
         batch_sampler=batches[process_index::num_processes],
         collate_fn=dataset.collate,
         num_workers=num_workers,
-        worker_init_fn=leave_signals_to_the_main_process,
+        worker_init_fn=deaf_to_signals(),
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )

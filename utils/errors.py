@@ -1,5 +1,6 @@
 """A user's mistake ends in one line that names the file, row or flag and the way out."""
 
+import contextlib
 import errno
 import functools
 import os
@@ -43,7 +44,9 @@ def one_line_errors(main):
                 raise
             message = f"{error.filename or 'writing a file'}: {error.strerror}"
         except GoOnLater:
-            print("interrupted: the same command goes on from here", file=sys.stderr)
+            without = " without --overwrite" if "--overwrite" in sys.argv else ""
+            with contextlib.suppress(OSError):  # whoever read it may be gone
+                print(f"interrupted: the same command{without} goes on from here", file=sys.stderr)
             sys.exit(GO_ON_LATER)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

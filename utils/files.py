@@ -66,7 +66,10 @@ def whole_file(path):
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        if not isinstance(error, OSError):
+        # torch.save raises errors of its own when a write fails.
+        while error is not None and not isinstance(error, OSError):
+            error = error.__context__
+        if error is None:
             raise
         raise UserError(f"{path} cannot be written ({error.strerror}); what was written before stands") from None
     with contextlib.suppress(OSError):  # not every file system can write a folder out by itself

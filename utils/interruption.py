@@ -1,10 +1,13 @@
 """SIGTERM and Ctrl-C: what is being computed is finished and kept before the process leaves."""
 
+import atexit
+import contextlib
+import functools
+import multiprocessing
 import os
 import signal
 import threading
 import time
-from contextlib import contextmanager
 
 from utils.errors import GoOnLater
 
@@ -32,7 +35,7 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    @contextmanager
+    @contextlib.contextmanager
     def held_back(self):
         """Within it a signal only sets ``requested``; Ctrl-C pressed again raises KeyboardInterrupt: nothing more is kept."""
         self._held = True
@@ -50,10 +53,21 @@ class Interruption:
         if not self.requested:
             self.requested, self._since = True, time.monotonic()
             name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-            # Not print: the signal may have come inside one.
-            os.write(2, f"\n{name}: this step is finished and kept\n".encode())
+            with contextlib.suppress(OSError):  # whoever read it may be gone
+                # Not print: the signal may have come inside one.
+                os.write(2, f"\n{name}: this step is finished and kept\n".encode())
 
 
-def leave_signals_to_the_main_process(worker=None):
-    """For processes that read wavs: in a group of their own a signal to the whole group does not end them before the step."""
-    os.setpgid(0, 0)
+# Set as the last thing that the main process does before it ends the processes that read wavs.
+_leaving = multiprocessing.Event()
+atexit.register(_leaving.set)
+
+
+def deaf_to_signals():
+    """What a process that reads wavs does first: a signal to all processes must not end it while a step is still computed."""
+    return functools.partial(_be_deaf, _leaving)
+
+
+def _be_deaf(leaving, worker):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.is_set() else None)

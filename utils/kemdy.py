@@ -9,7 +9,6 @@ import argparse
 import csv
 import errno
 import io
-import json
 import os
 import re
 import sys
@@ -22,7 +21,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from utils.errors import UserError, one_line_errors
-from utils.files import SYNTHETIC_MARKER
+from utils.files import SYNTHETIC_MARKER, whole_file, write_json
 from utils.folds import SPLITS, session_folds, split_utterances
 from utils.wavs import SAMPLE_RATE, WavHeader, index_wavs, stat_file
 
@@ -530,17 +529,14 @@ def main():
         folds = str(error)
     sys.stdout.reconfigure(errors="backslashreplace")  # names of folders need not be UTF-8
     print(audit(corpus, folds))
-    try:
-        faults = pd.DataFrame(corpus.faults, columns=list(Fault._fields))
-        for path, table in ((args.csv, corpus.utterances), (args.faults, faults)):
-            if path:
-                with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                    table.to_csv(file, index=False)
-        if args.folds_json:
-            named = {str(index): fold for index, fold in enumerate(folds)}
-            Path(args.folds_json).write_text(json.dumps(named, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{error.filename or 'writing a file'}: {error.strerror or error}") from None
+    faults = pd.DataFrame(corpus.faults, columns=list(Fault._fields))
+    for path, table in ((args.csv, corpus.utterances), (args.faults, faults)):
+        if path:
+            with whole_file(Path(path)) as file:
+                file.write(table.to_csv(index=False).encode(errors="surrogateescape"))
+    if args.folds_json:
+        named = {str(index): fold for index, fold in enumerate(folds)}
+        write_json(Path(args.folds_json), named)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,13 @@ While it is under way there are also last_checkpoint.pt, from which it goes on w
 A lock beside the folder keeps a second process out.
 """
 
+import hashlib
 import os
 import platform
 import shutil
 import socket
 import subprocess
+import time
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from importlib.metadata import version
@@ -145,6 +147,8 @@ class Run:
         if not finished:
             self._main_process_first(self._claim, lambda: None)
             finished = self._lies_finished()  # another process may have finished it meanwhile
+            if not (finished or self._resumes or self.args.overwrite) and (self.path / BEST_MODEL).exists():
+                self.say(f"{self.path} holds a run that was cut off in its first epoch: it starts again")
         if finished:
             self.say(f"{self.path} is finished: skipped (--overwrite runs it again)")
             self._remove_progress()
@@ -164,8 +168,6 @@ class Run:
             raise UserError(f"{self.path} holds a run with other arguments ({changes}): {WAY_OUT}")
         if not finished:
             self._resumes = kept != [BEST_MODEL]
-            if not self._resumes:
-                self.say(f"{self.path} holds a run that was cut off in its first epoch: it starts again")
             return False
         start = config.get("started_from") or {}
         if start and Path(start["checkpoint"]).is_file() and sha256(start["checkpoint"]) != start["sha256"]:
@@ -180,20 +182,21 @@ class Run:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
-            probe.touch()
-            probe.unlink()
             # Beside the folder, since it cannot be removed safely.
             lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
             try:
                 self._held.enter_context(lock.acquire(timeout=0))
             except Timeout:
+                time.sleep(0.2)  # the first writes its name just after it has the lock
                 owner = Path(lock.lock_file).read_text(encoding="utf-8").strip() or "another process"
                 raise UserError(f"{self.path} is being written by {owner}: wait for it, or name another --exp_name") from None
             since = datetime.now().astimezone().isoformat(timespec="seconds")
             Path(lock.lock_file).write_text(
                 f"process {os.getpid()} on {socket.gethostname()} since {since}\n", encoding="utf-8"
             )
+            (self.path / ".probe.partial").touch()
+            for partial in self.path.glob(".*.partial"):  # and what a killed process was writing
+                partial.unlink()
         except OSError as error:
             raise UserError(f"--output_root: {self.path} cannot be written ({error.strerror}); name another folder") from None
 
@@ -292,15 +295,19 @@ class Run:
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         if self._resumes:
-            self._require_same_beginning(config)
+            begun = self._require_same_beginning(config)
         parameters = config["parameters"]
         # AdamW keeps two numbers for each that is trained; the new checkpoint is whole before the old one goes.
-        best, optimizer = (4 * parameters[kind] for kind in ("stored", "trained"))
-        self._require_room(best + 2 * (best + 2 * optimizer), (BEST_MODEL, LAST_CHECKPOINT))
+        best, trained = (4 * parameters[kind] for kind in ("stored", "trained"))
+        fisher = trained if self.method == "ewc" else 0
+        self._require_room(best + 2 * (best + 2 * trained) + fisher, (BEST_MODEL, LAST_CHECKPOINT, FISHER))
         if self.accelerator.is_main_process and not self._resumes:
             for name in (METRICS, PREDICTIONS, HISTORY, LAST_CHECKPOINT, FISHER, BEST_MODEL):
                 (self.path / name).unlink(missing_ok=True)
             write_json(self.path / CONFIG, config)
+        elif self.accelerator.is_main_process:
+            now = {name: config[name] for name in ("started", "commit", "versions", "machine", "arguments")}
+            write_json(self.path / CONFIG, begun | {"continued": [*begun.get("continued", []), now]})
         self.accelerator.wait_for_everyone()
         self.say(
             f"{self.method} on {self.args.task} → {self.path} ({parameters['trained']:,} of {parameters['total']:,} parameters "
@@ -322,7 +329,7 @@ class Run:
             )
 
     def _require_same_beginning(self, config):
-        """Raise UserError unless config.json tells of a run on the same data, encoders and starting model."""
+        """config.json, once it is sure that it tells of a run on the same data, encoders and starting model."""
         then = read_config(self.path / CONFIG)
 
         def told(config):
@@ -340,6 +347,7 @@ class Run:
             raise UserError(f"{self.path / CONFIG} is not whole ({error}): {WAY_OUT}") from None
         if differing:
             raise UserError(f"{self.path} was begun with other {' and '.join(differing)} than now: {WAY_OUT}")
+        return then
 
     def _require_room(self, needed, names):
         """Raise UserError unless the disk has ``needed`` bytes, what lies in the folder under ``names`` counted in."""
@@ -358,7 +366,6 @@ class Run:
             return {key: tensor.to(self.accelerator.device) for key, tensor in read_state(self.path / name).items()}
         result = compute()
         if self.accelerator.is_main_process:
-            self._require_room(sum(tensor.nbytes for tensor in result.values()), (name,))
             with whole_file(self.path / name) as file:
                 torch.save(result, file)
         return result
@@ -423,6 +430,7 @@ def _corpus_facts(task):
         "synthetic": task.corpus.synthetic,
         "rows": task.corpus.rows,
         "utterances": len(task.corpus.utterances),
+        "digest": _digest(task.corpus.utterances),
         "dropped": task.corpus.dropped,
         "notes": task.corpus.notes,
         "skipped_files": {os.path.relpath(path, task.corpus.root): reason for path, reason in task.corpus.unreadable},
@@ -435,6 +443,12 @@ def _corpus_facts(task):
             for split in SPLITS
         },
     }
+
+
+def _digest(utterances):
+    """SHA-256 of who says what, with which emotion and for how long: tells one copy's utterances from another's."""
+    rows = utterances[["segment_id", "emotion", "text", "duration"]].to_csv(index=False)
+    return hashlib.sha256(rows.encode(errors="surrogatepass")).hexdigest()
 
 
 def _unknown_share(task, tokenizer):

@@ -31,7 +31,7 @@ sweep() {
         code=0
         interruptible ${LAUNCH-"$PYTHON"} "${run[@]}" || code=$?
         if [ "$code" = "$GO_ON_LATER" ]; then
-          echo "stopped by a signal; the same command goes on from here" >&2
+          say_go_on_later "$@"
           exit "$GO_ON_LATER"
         elif [ "$code" != 0 ]; then
           echo "error: stopped at the run that failed: ${LAUNCH-python} ${run[*]}" >&2

@@ -5,6 +5,7 @@ every epoch has a random state and an order of its own, and last_checkpoint.pt h
 """
 
 import random
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from utils.files import BEST_MODEL, LAST_CHECKPOINT
 from utils.kemdy import EMOTIONS
 from utils.metrics import AVERAGES, f1_scores, softmax, test_scores
 
-# Steps after which a GPU is asked whether all losses were finite; a processor is asked after each.
-STEPS_BETWEEN_CHECKS = 50
+# Steps after which GPUs are asked whether all losses were finite, and several whether one is to leave; processors after each.
+STEPS_BETWEEN_CHECKS = 20
 
 
 @dataclass(frozen=True)
@@ -256,27 +257,31 @@ def train_epoch(run, training, epoch, penalty=None):
             training.penalties[step] = penalty.add_gradient()
         training.optimizer.step()
         training.step = step + 1
-        if accelerator.device.type == "cpu" or training.step % STEPS_BETWEEN_CHECKS == 0 or training.step == len(sampler):
-            require_finite_losses(training)
-        run.leave_if_asked()
+        due = accelerator.device.type == "cpu" or training.step % STEPS_BETWEEN_CHECKS == 0 or training.step == len(sampler)
+        if due:
+            require_finite_losses(run, training)
+        run.leave_if_asked(together=due)
     means = {"train_loss": accelerator.reduce(training.losses.sum()).item() / len(sampler.weights)}
     if penalty is not None:
         means["penalty"] = training.penalties.mean().item()
     return means
 
 
-def require_finite_losses(training):
-    """Raise UserError that names the first batch of the epoch whose loss, or whose penalty, is not finite."""
-    for name, values in (("loss", training.losses), ("penalty", training.penalties)):
+def require_finite_losses(run, training):
+    """Raise UserError, in all processes, that names the first batch of the epoch whose loss or penalty is not finite."""
+    for name, values in (("loss", run.accelerator.reduce(training.losses)), ("penalty", training.penalties)):
         wrong = (~torch.isfinite(values[: training.step])).nonzero()
         if len(wrong):
-            step, sampler = int(wrong[0]), training.sampler
-            sampler.first_step = step
-            names = training.loader.dataset.utterances["segment_id"].iloc[next(iter(sampler))]
+            if not run.accelerator.is_main_process:
+                sys.exit(1)  # one process says it
+            step, dataset = int(wrong[0]), training.loader.dataset
+            whole = BalancedBatchSampler(dataset.labels, run.args.batch_size, run.args.seed)
+            whole.epoch, whole.first_step = training.epoch, step
+            names = dataset.utterances["segment_id"].iloc[next(iter(whole))]
             raise UserError(
-                f"epoch {training.epoch}, batch {step + 1} of {len(sampler)}: the {name} is {values[step].item()} with "
+                f"epoch {training.epoch}, batch {step + 1} of {len(whole)}: the {name} is {values[step].item()} with "
                 f"{', '.join(names)}; take a lower --lr under another --exp_name (or --overwrite), or see whether these are "
-                f"sound. {BEST_MODEL} and {LAST_CHECKPOINT} stay as the epoch before left them"
+                f"sound. {BEST_MODEL} and {LAST_CHECKPOINT} stay as they were"
             )
 
 
@@ -327,14 +332,15 @@ def _whole_epoch(run, model, tasks, training, epoch, penalty):
     try:
         row = {"epoch": epoch, **train_epoch(run, training, epoch, penalty), **_validation_scores(run, model, tasks)}
     except GoOnLater:
-        require_finite_losses(training)
         training.seconds += time.perf_counter() - started
-        training.save(run, model)
+        # A gradient that was not finite shows in the next loss only; what is on disk is sound.
+        if all(torch.isfinite(tensor).all() for tensor in model.checkpoint_state().values()):
+            training.save(run, model)
         raise
     if not all(np.isfinite(value) for value in row.values()):
         raise UserError(
             f"epoch {epoch}: the validation loss is not finite ({row}); take a lower --lr under another --exp_name (or "
-            f"--overwrite). {BEST_MODEL} and {LAST_CHECKPOINT} stay as the epoch before left them"
+            f"--overwrite). {BEST_MODEL} and {LAST_CHECKPOINT} stay as they were"
         )
     row["seconds"] = round(training.seconds + time.perf_counter() - started, 2)
     score = row[f"{args.task}_valid_f1_micro"]
