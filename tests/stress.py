@@ -13,6 +13,7 @@ import random
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def start(script, flags, log):
     if process:
         return process
     code = 1
+    tqdm.set_lock(threading.RLock())  # the parent's is shared, and stays locked when its holder is killed
     try:
         with open(log, "a") as file:
             os.dup2(file.fileno(), 1)
