@@ -7,7 +7,6 @@ place.
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -31,6 +30,7 @@ import continual_learning_init  # noqa: E402
 import ewc  # noqa: E402
 import finetune  # noqa: E402
 from utils.errors import UserError, one_line_errors  # noqa: E402
+from utils.files import BEST_MODEL, HISTORY, METRICS, PREDICTIONS, read_json, run_folder  # noqa: E402
 
 SETTINGS = {
     "task_a": (continual_learning_init, []),
@@ -39,7 +39,7 @@ SETTINGS = {
     "adapter": (adapter, ["--lr", "4e-3", "--num_epochs", "20"]),
     "adapter_wo_pretraining": (adapter, ["--lr", "4e-3", "--num_epochs", "20", "--without_pretraining"]),
 }
-FINISHED, BEST, GOING_ON = "metrics.json", "best_model.pt", "going on after epoch"
+GOING_ON = "going on after epoch"
 MOMENTS = ("any moment", "inside a write", "between two files")
 
 
@@ -114,15 +114,15 @@ def files(folder):
 
 def differences(undisturbed, killed):
     """What two run folders do not share, bit for bit, but for times."""
-    states = [torch.load(folder / BEST, weights_only=True) for folder in (undisturbed, killed)]
+    states = [torch.load(folder / BEST_MODEL, weights_only=True) for folder in (undisturbed, killed)]
     found = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
     found += sorted(states[0].keys() ^ states[1].keys())
-    found += [BEST] * (len({(folder / BEST).read_bytes() for folder in (undisturbed, killed)}) > 1)
-    histories = [pd.read_csv(folder / "history.csv").drop(columns="seconds") for folder in (undisturbed, killed)]
-    metrics = [json.loads((folder / FINISHED).read_text()) | {"seconds_training": 0} for folder in (undisturbed, killed)]
-    predictions = [(folder / "predictions.csv").read_bytes() for folder in (undisturbed, killed)]
-    found += ["history.csv"] * (not histories[0].equals(histories[1]))
-    found += ["metrics.json"] * (metrics[0] != metrics[1]) + ["predictions.csv"] * (predictions[0] != predictions[1])
+    found += [BEST_MODEL] * (len({(folder / BEST_MODEL).read_bytes() for folder in (undisturbed, killed)}) > 1)
+    histories = [pd.read_csv(folder / HISTORY).drop(columns="seconds") for folder in (undisturbed, killed)]
+    metrics = [read_json(folder / METRICS) | {"seconds_training": 0} for folder in (undisturbed, killed)]
+    predictions = [(folder / PREDICTIONS).read_bytes() for folder in (undisturbed, killed)]
+    found += [HISTORY] * (not histories[0].equals(histories[1]))
+    found += [METRICS] * (metrics[0] != metrics[1]) + [PREDICTIONS] * (predictions[0] != predictions[1])
     listed = [
         {path.name for path in folder.iterdir() if not path.name.endswith(".partial")} for folder in (undisturbed, killed)
     ]
@@ -136,7 +136,7 @@ def stress(setting, args, folder, generator, bar):
     flags += ["--num_epochs", str(args.num_epochs), "--data_root", str(folder.parent / "data")]
     flags += [f"--{kind}_model={args.encoders / kind}" for kind in ("text", "speech")] + more
     if script in (finetune, ewc):
-        checkpoint = folder / "first" / "task_a" / "fold_0" / "KEMDy19" / BEST
+        checkpoint = run_folder(folder / "first", "task_a", 0, "KEMDy19") / BEST_MODEL
         flags += ["--checkpoint", str(checkpoint)]
         if not checkpoint.exists():
             first = [*flags[:-2], "--task", "KEMDy19", "--output_root", str(folder / "first")]
@@ -146,13 +146,13 @@ def stress(setting, args, folder, generator, bar):
         # Features are shared, as they are between runs.
         root = folder / name
         cache = ["--speech_cache", str(folder / "features")] if script is adapter else []
-        return root / setting / "fold_0" / "KEMDy20", [*flags, *cache, "--output_root", str(root)]
+        return run_folder(root, setting, 0, "KEMDy20"), [*flags, *cache, "--output_root", str(root)]
 
     undisturbed, command = run_in("undisturbed")
     began = time.monotonic()
     os.waitpid(start(script, command, folder / "log"), 0)
     alone = time.monotonic() - began
-    if not (undisturbed / FINISHED).exists():
+    if not (undisturbed / METRICS).exists():
         raise UserError(f"the undisturbed run of {setting} did not finish: see {folder / 'log'}")
     counts = {"setting": setting, "kills": 0, **dict.fromkeys(MOMENTS, 0), "found half written": 0, "resumes": 0, "runs": 0}
     counts["identical"] = 0

@@ -42,7 +42,7 @@ def load_run(folder, text_model=None, speech_model=None):
     """
     path, folder = Path(folder) / BEST_MODEL, Path(folder)
     config = read_config(folder / CONFIG)
-    arguments, adapters = config.get("arguments"), config["method"].startswith("adapter")
+    arguments, adapters = config["arguments"], config["method"].startswith("adapter")
     _require_arguments(arguments, adapters, folder / CONFIG)
     state = read_state(path)
     if adapters:
@@ -104,10 +104,7 @@ def read_config(path):
     Raises:
         UserError: as ``require_facts``, or if the file is not a JSON object.
     """
-    try:
-        config = read_json(path)
-    except RecursionError:
-        raise UserError(f"{path} cannot be read (nested too deep)") from None
+    config = read_json(path)
     require_facts(config, path)
     _require({"arguments": isinstance(config.get("arguments"), dict)}, path)
     return config

@@ -36,6 +36,8 @@ def read_json(path):
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error})") from None
+    except RecursionError:
+        raise UserError(f"{path} cannot be read (nested too deep)") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object")
     return content

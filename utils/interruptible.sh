@@ -34,6 +34,5 @@ say_go_on_later() {
 
 # For scripts that have started several at once: a signal goes to all of them, and the script waits.
 interruptible_together() {
-  trap 'trap "" INT TERM; kill -TERM 0; wait; echo "interrupted: the same command goes on from here" >&2; exit "$GO_ON_LATER"' \
-    INT TERM
+  trap 'trap "" INT TERM; kill -TERM 0; wait; say_go_on_later "$@"; exit "$GO_ON_LATER"' INT TERM
 }

@@ -43,10 +43,10 @@ class SpeechFeatures:
     """
 
     def __init__(self, folder):
+        index = read_json(folder / INDEX)
         try:
-            index = read_json(folder / INDEX)
             self.width, precision, lengths = index["width"], index["dtype"], index["frames"].items()
-        except (KeyError, AttributeError, RecursionError):
+        except (KeyError, AttributeError):
             raise UserError(f"{folder / INDEX} is not whole") from None
         if precision not in PRECISIONS or not all(type(n) is int and n > 0 for n in (self.width, *dict(lengths).values())):
             raise UserError(f"{folder / INDEX} says what no cache holds")
