@@ -100,7 +100,7 @@ def flags(data_root, encoders, output_root):
 def shell(*command, **environment):
     """Run a command in the repository with one thread, as a user would; returns the finished process."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
 
 
 @pytest.fixture(scope="session")

@@ -51,9 +51,9 @@ def start(script, flags, log):
     code = 1
     tqdm.set_lock(threading.RLock())  # the parent's is shared, and stays locked when its holder is killed
     try:
-        with open(log, "a") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = open(log, "a", buffering=1)  # a line is there when its process is killed
+        os.dup2(sys.stdout.fileno(), 1)
+        os.dup2(sys.stdout.fileno(), 2)
         sys.argv = [f"{script.__name__}.py", *flags]
         script.main()
         code = 0

@@ -1,10 +1,11 @@
 """Runs that are cut off, by SIGKILL, by a signal, by a loss that is no number, and go on."""
 
+import itertools
 import os
-import random
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, digest, flags, folder, shell
-from stress import MOMENTS, differences, kill, start
+from stress import differences, start
 
 import adapter
 import continual_learning_init
@@ -57,16 +58,59 @@ def signal_at(monkeypatch):
     return signal_at
 
 
+@pytest.fixture()
+def sigkill_at():
+    """sigkill_at(patch, moment, n): SIGKILL in the n-th step from now, in the n-th write, or right after it."""
+
+    def sigkill_at(patch, moment, number):
+        seen, backward, fsync, replace = [], torch.Tensor.backward, os.fsync, os.replace
+
+        def due():
+            seen.append(None)
+            return len(seen) == number
+
+        def die():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def before_the_optimizer(*arguments, **options):
+            backward(*arguments, **options)
+            if due():
+                die()
+
+        def half_written(file):
+            if stat.S_ISREG(os.fstat(file).st_mode) and due():
+                os.ftruncate(file, os.fstat(file).st_size // 2)
+                die()
+            fsync(file)
+
+        def just_renamed(*paths):
+            replace(*paths)
+            if due():
+                die()
+
+        owner, name, dying = {
+            "step": (torch.Tensor, "backward", before_the_optimizer),
+            "write": (os, "fsync", half_written),
+            "new file": (os, "replace", just_renamed),
+        }[moment]
+        patch.setattr(owner, name, dying)
+
+    return sigkill_at
+
+
 @pytest.mark.parametrize(("script", "experiment"), [(continual_learning_init, "task_a"), (ewc, "ewc"), (adapter, "adapter")])
-def test_a_run_that_is_killed_ends_with_the_same_bits(script, experiment, again, outputs, data_root, encoders):
-    generator, path = random.Random(3), folder(again, experiment, "KEMDy20")
-    command = [*flags(data_root, encoders, again), "--task", "KEMDy20"]
-    kills = 0
-    # 0.1 s apart, so that kills fall into start-up, training and writing whatever the machine's speed.
-    for number in range(8):
-        process = start(script, command, again / "log")
-        kills += kill(process, path, MOMENTS[number % 3], 0.4 + 0.1 * number, generator)
-    assert kills
+def test_a_run_that_is_killed_ends_with_the_same_bits(
+    script, experiment, again, outputs, data_root, encoders, sigkill_at, monkeypatch
+):
+    path, command = folder(again, experiment, "KEMDy20"), [*flags(data_root, encoders, again), "--task", "KEMDy20"]
+    codes = []
+    for moment, number in itertools.product(("step", "write", "new file"), (1, 2, 3)):
+        with monkeypatch.context() as patch:
+            sigkill_at(patch, moment, number)
+            process = start(script, command, again / "log")  # forked, so what is patched is so there
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+    log = (again / "log").read_text()
+    assert set(codes) == {-signal.SIGKILL} and log.count("going on after epoch 1 of 2") > 1, (codes, log)
     process = start(script, command, again / "log")
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, (again / "log").read_text()
     assert differences(folder(outputs, experiment, "KEMDy20"), path) == [] and names(path) == FINISHED
@@ -190,11 +234,11 @@ def test_the_best_model_of_a_run_that_goes_on_must_be_there(call, cut_off, again
 
 def test_two_processes_on_one_folder(call, data_root, encoders, again):
     path, lock = folder(again, "task_a", "KEMDy20"), folder(again, "task_a", ".KEMDy20.lock")
-    command = [*flags(data_root, encoders, again), "--task", "KEMDy20", "--num_epochs", "50"]
+    command = [*flags(data_root, encoders, again), "--task", "KEMDy20", "--num_epochs", "9999"]
     process = start(continual_learning_init, command, again / "log")
     while not (path / "last_checkpoint.pt").exists():
         time.sleep(0.01)
-    code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", "--num_epochs", 50, output_root=again)
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", "--num_epochs", 9999, output_root=again)
     assert code == 1 and f"is being written by process {process} on " in stderr
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
@@ -323,7 +367,7 @@ def interrupted(command, environment, sign, number=signal.SIGTERM, to="script"):
                         os.kill(one, number)
             sign = "never again"
     code = process.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while everyone(process.pid):  # nothing goes on behind the script's back; what reads wavs looks every 5 s for its parent
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -362,7 +406,7 @@ def test_slurm_queues_a_run_again_that_it_warned(tmp_path):
     (tmp_path / "python").write_text(
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: (print('kept', flush=True), sys.exit(75)))\n"
-        "print('under way', flush=True)\ntime.sleep(60)\n"
+        "print('under way', flush=True)\ntime.sleep(600)\n"
     )
     environment = {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -382,8 +426,10 @@ def test_slurm_queues_a_run_again_that_it_warned(tmp_path):
 def test_the_grid_starts_nothing_more_after_a_signal(tmp_path):
     (tmp_path / "run.py").write_text(
         "import signal, sys, time\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"  # none between the two lines: both say what they do
         "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), print('kept', flush=True), sys.exit(75)))\n"
-        "print('under way', flush=True)\ntime.sleep(60)\n"
+        "print('under way', flush=True)\n"
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])\ntime.sleep(600)\n"
     )
     environment = {"GPUS": "2", "LAUNCH": f"{sys.executable} {tmp_path / 'run.py'}", "FOLDS": "0 1 2"}
     for to in ("script", "group"):

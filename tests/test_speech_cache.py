@@ -134,20 +134,22 @@ def test_a_copy_that_was_cut_off_is_made_anew(corpus, encoder, tmp_path, file, d
 
 
 def test_two_runs_that_want_it_at_once_compute_it_once(corpus, encoder, tmp_path, monkeypatch):
-    compute, started, computed = speech_cache._compute, threading.Event(), []
+    compute, started, waiting, computed = speech_cache._compute, threading.Event(), threading.Event(), []
 
     def slow(*arguments):
         computed.append(threading.current_thread().name)
         started.set()
-        threading.Event().wait(0.5)
+        assert waiting.wait(60)
         compute(*arguments)
 
     monkeypatch.setattr(speech_cache, "_compute", slow)
     said, found = [], []
     first = threading.Thread(target=lambda: found.append(make(corpus, encoder, tmp_path)))
     first.start()
-    started.wait()
-    found.append(make(corpus, encoder, tmp_path, said=said))
+    assert started.wait(60)
+    found.append(
+        corpus_features(corpus, encoder, 5.0, "float16", tmp_path, CPU, lambda line: (said.append(line), waiting.set()))
+    )
     first.join()
     name = corpus.utterances["segment_id"][0]
     assert len(computed) == 1 and "waiting for it" in said[0] and torch.equal(found[0][name], found[1][name])
