@@ -42,7 +42,7 @@ def load_run(folder, text_model=None, speech_model=None):
     """
     path, folder = Path(folder) / BEST_MODEL, Path(folder)
     config = read_config(folder / CONFIG)
-    arguments, adapters = config["arguments"], config["method"].startswith("adapter")
+    arguments, adapters = config["arguments"], has_adapters(config["method"])
     _require_arguments(arguments, adapters, folder / CONFIG)
     state = read_state(path)
     if adapters:
@@ -67,9 +67,14 @@ def load_run(folder, text_model=None, speech_model=None):
     return model.eval(), config
 
 
+def has_adapters(method):
+    """Is it a method that trains adapters, on frozen encoders?"""
+    return method.startswith("adapter")
+
+
 def assemble(method, text_encoder, speech_encoder, adapter_size):
     """The model of a method over its encoders, with new layers drawn from the current random state."""
-    if method.startswith("adapter"):
+    if has_adapters(method):
         return AdapterFusionClassifier(text_encoder, speech_encoder, adapter_size=adapter_size)
     return FusionClassifier(text_encoder, speech_encoder)
 

@@ -14,7 +14,17 @@ import safetensors.torch
 import torch
 
 from models.encoders import HUB_NAME, architecture, build_encoder, cached_folder, load_encoder
-from utils.checkpoints import CARD, FACTS, assemble, load_run, misfit, read_export, read_state, require_same_encoders
+from utils.checkpoints import (
+    CARD,
+    FACTS,
+    assemble,
+    has_adapters,
+    load_run,
+    misfit,
+    read_export,
+    read_state,
+    require_same_encoders,
+)
 from utils.errors import UserError, one_line_errors
 from utils.files import BEST_MODEL, METRICS, read_json, whole_file, write_text
 from utils.kemdy import CORPORA
@@ -117,7 +127,7 @@ def load_export(path, text_model=None, speech_model=None):
 
 def is_whole(facts):
     """Does the file hold the whole model, its encoders too?"""
-    return not facts["method"].startswith("adapter") or facts["without_pretraining"]
+    return not has_adapters(facts["method"]) or facts["without_pretraining"]
 
 
 def _read(path):
@@ -126,7 +136,7 @@ def _read(path):
     if facts.get("format") != FORMAT:
         raise UserError(f"{path} is of format {str(facts.get('format'))[:20]!r}, and this code reads {FORMAT}: update the code")
     size, without = facts.get("adapter_size"), facts.get("without_pretraining")
-    adapters = facts["method"].startswith("adapter")
+    adapters = has_adapters(facts["method"])
     if not isinstance(without, bool) or (adapters and not (type(size) is int and 0 < size < 2**31)):
         raise UserError(f"{path} has no 'adapter_size' or 'without_pretraining', or not as it was written: copy it again")
     with torch.device("meta"):  # takes no memory, whatever sizes the file names
@@ -261,7 +271,7 @@ def model_card(facts):
         "",
         base,
     ]
-    if not facts["method"].startswith("adapter"):
+    if not has_adapters(facts["method"]):
         lines += [
             "",
             "A model of one corpus is also a start for the other: `python finetune.py --task OTHER --checkpoint FILE`.",

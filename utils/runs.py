@@ -33,7 +33,7 @@ from models import load_tokenizer
 from models.encoders import count_parameters
 from utils.arguments import WITHOUT_EFFECT, differing_arguments
 from utils.batches import load_task
-from utils.checkpoints import read_config, read_file, read_state
+from utils.checkpoints import has_adapters, read_config, read_file, read_state
 from utils.errors import GoOnLater, UserError
 from utils.files import (
     BEST_MODEL,
@@ -264,7 +264,7 @@ class Run:
         for kind, encoder in encoders.items():
             if encoder["drawn_at_random"]:
                 lacking = ", ".join(encoder["drawn_at_random"])
-                frozen = ", and frozen so" if self.method.startswith("adapter") else ""
+                frozen = ", and frozen so" if has_adapters(self.method) else ""
                 self.say(f"the {kind} encoder {encoder['name']} lacks {lacking}: drawn at random{frozen}")
         stored = model.checkpoint_state()
         config = {
