@@ -4,25 +4,38 @@
 set -euo pipefail
 CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")"
 source utils/interruptible.sh
-gpus=${GPUS:-$(nvidia-smi -L 2>/dev/null | wc -l)}
-if [ "$gpus" -lt 1 ]; then
-  echo "error: no GPU found; GPUS=1 runs one run at a time all the same (with --cpu if there is none)" >&2
+fail() {
+  echo "error: $*" >&2
   exit 1
-fi
+}
+
+# Whoever shares the machine names the devices that are free.
+IFS=, read -ra devices <<<"${CUDA_VISIBLE_DEVICES:-}"
+gpus=${GPUS:-${#devices[@]}}
+[ -n "${GPUS:-}" ] || [ "$gpus" != 0 ] || gpus=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)
+[ -z "${DRY_RUN:-}" ] || gpus=1
+[[ $gpus =~ ^[0-9]{1,4}$ ]] || fail "GPUS=$gpus is not a number of GPUs"
+[ "$gpus" -ge 1 ] || fail "no GPU found; GPUS=1 runs one run at a time all the same (with --cpu if there is none)"
+[ ${#devices[@]} != 0 ] || read -ra devices <<<"$(seq -s ' ' 0 $((gpus - 1)))"
+[ "$gpus" -le ${#devices[@]} ] || fail "GPUS=$gpus, and CUDA_VISIBLE_DEVICES names ${#devices[@]}"
+[ -z "${EXP_NAME:-}" ] || fail "EXP_NAME=$EXP_NAME would put all settings into one folder: unset it"
+export DEVICES="${devices[*]}"
 
 flags=("$@")
-# stage SCRIPT...: all runs of some scripts; xargs gives each the number of a slot that is free, as its device. It starts no other
-# once a run has been cut off by a signal (255 tells it so), and waits for those that are keeping what they have.
+# What xargs runs: SLOT is the number of a free slot, hence of a device; 255 tells it to start no other, since a signal came.
+of_slot='trap : INT TERM; devices=($DEVICES); export CUDA_VISIBLE_DEVICES=${devices[SLOT]}'
+judged="case \$? in $GO_ON_LATER | 130 | 143) exit 255 ;; *) exit 1 ;; esac"
+# stage SCRIPT...: all runs of some scripts. After a signal it waits for those that are keeping what they have.
 stage() {
   local script
   trap : INT TERM
   for script in "$@"; do
     DRY_RUN=1 bash "$script" "${flags[@]}"
-  done | (
+  done | if [ -n "${DRY_RUN:-}" ]; then cat; else (
     trap '' INT TERM
-    xargs -r -d '\n' -P "$gpus" --process-slot-var=CUDA_VISIBLE_DEVICES -I{} env --default-signal=INT,TERM \
-      bash -c "trap : INT TERM; {} || { code=\$?; case \$code in $GO_ON_LATER | 130 | 143) exit 255 ;; *) exit \$code ;; esac; }"
-  )
+    xargs -r -d '\n' -P "$gpus" --process-slot-var=SLOT -I{} env --default-signal=INT,TERM \
+      bash -c "$of_slot; {} || $judged"
+  ); fi
 }
 
 # What fails is said, and the rest goes on, unless a signal is the reason (124 is what xargs makes of 255).

@@ -4,6 +4,10 @@
 set -euo pipefail
 CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.."
 
+if [ -n "${EXP_NAME:-}" ]; then
+  echo "error: EXP_NAME=$EXP_NAME would put all settings into one folder: unset it" >&2
+  exit 1
+fi
 options=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   options+=("$1")

@@ -97,9 +97,21 @@ def flags(data_root, encoders, output_root):
     ]
 
 
+# What the scripts take from the environment must not come from the shell that the tests were started in.
+OF_SCRIPTS = ("FOLDS", "TASKS", "SEEDS", "LAMBDAS", "EXP_NAME", "LAUNCH", "DRY_RUN", "GPUS", "TEXT_MODEL", "SPEECH_MODEL")
+OF_MACHINE = ("CUDA_VISIBLE_DEVICES", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def clean_environment(**more):
+    """The environment of a user who has set nothing, with one thread, and ``more``."""
+    kept = {name: value for name, value in os.environ.items() if name not in (*OF_SCRIPTS, *OF_MACHINE)}
+    kept = {name: value for name, value in kept.items() if not name.startswith("SLURM_")}
+    return kept | {"OMP_NUM_THREADS": "1"} | more
+
+
 def shell(*command, **environment):
-    """Run a command in the repository with one thread, as a user would; returns the finished process."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    """Run a command in the repository as a user would; returns the finished process."""
+    environment = clean_environment(**environment)
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
 
 

@@ -3,6 +3,7 @@
 import os
 import shlex
 
+import pytest
 from conftest import RUN_SCRIPTS, shell
 
 from utils.arguments import training_parser
@@ -34,7 +35,31 @@ def test_the_grid_gives_every_run_a_device():
     # What starts from task_a comes after it.
     first = [index for index, run in enumerate(runs) if run.startswith(("finetune", "ewc"))][0]
     assert sum("--exp_name task_a" in run for run in runs[:first]) == 4
-    assert shell("bash", "run-grid.sh", GPUS="0").returncode == 1
+    for none in ({"GPUS": "0"}, {"PATH": "/usr/bin:/bin"}):  # where there is no nvidia-smi either
+        done = shell("bash", "run-grid.sh", **none)
+        assert done.returncode == 1 and done.stderr.startswith("error: no GPU found; "), done
+
+
+def test_the_grid_keeps_to_the_devices_that_are_named():
+    launch = {"LAUNCH": "printenv CUDA_VISIBLE_DEVICES ; echo", "FOLDS": "0"}
+    done = shell("bash", "run-grid.sh", CUDA_VISIBLE_DEVICES="5,GPU-2f", **launch)
+    assert done.returncode == 0 and {line for line in done.stdout.splitlines() if " " not in line} == {"5", "GPU-2f"}
+    done = shell("bash", "run-grid.sh", CUDA_VISIBLE_DEVICES="5", GPUS="2", **launch)
+    assert done.returncode == 1 and done.stderr == "error: GPUS=2, and CUDA_VISIBLE_DEVICES names 1\n"
+
+
+def test_the_grid_in_a_dry_run_starts_nothing(tmp_path):
+    done = shell("bash", "run-grid.sh", DRY_RUN="1", FOLDS="0", LAUNCH=f"touch {tmp_path}/started")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 2 * 5 + 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [("GPUS", "all", "not a number"), ("EXP_NAME", "x", "unset it"), ("SEEDS", "012", "not a number")],
+)
+def test_odd_values_in_the_environment_are_one_line(name, value, told):
+    done = shell("bash", "run-init.sh" if name == "SEEDS" else "run-grid.sh", **{"GPUS": "1", "LAUNCH": "false", name: value})
+    assert done.returncode == 1 and told in done.stderr and value in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_grid_says_that_a_run_failed():

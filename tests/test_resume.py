@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, digest, flags, folder, shell
+from conftest import ROOT, clean_environment, digest, flags, folder, shell
 from stress import differences, start
 
 import adapter
@@ -237,6 +237,7 @@ def test_two_processes_on_one_folder(call, data_root, encoders, again):
     command = [*flags(data_root, encoders, again), "--task", "KEMDy20", "--num_epochs", "9999"]
     process = start(continual_learning_init, command, again / "log")
     while not (path / "last_checkpoint.pt").exists():
+        assert os.waitpid(process, os.WNOHANG) == (0, 0), (again / "log").read_text()
         time.sleep(0.01)
     code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", "--num_epochs", 9999, output_root=again)
     assert code == 1 and f"is being written by process {process} on " in stderr
@@ -348,7 +349,7 @@ def interrupted(command, environment, sign, number=signal.SIGTERM, to="script"):
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        env=clean_environment(**environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

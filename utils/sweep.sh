@@ -1,5 +1,6 @@
 # Sourced by run-*.sh: one training script over seeds, folds and both tasks. Paths in flags are relative to the repository.
 set -euo pipefail
+set -f  # FOLDS and their like hold words, no patterns
 CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.."
 source utils/environment.sh
 source utils/interruptible.sh
@@ -16,25 +17,26 @@ sweep() {
   local script=$1 exp_name=${EXP_NAME:-$2} seed fold task run code
   shift 2
   for seed in ${SEEDS:-12}; do
+    [[ $seed =~ ^(0|[1-9][0-9]*)$ ]] || { echo "error: SEEDS: $seed is not a number as --seed takes it" >&2 && exit 1; }
     for fold in ${FOLDS:-0 1 2 3 4}; do
       for task in ${TASKS:-KEMDy19 KEMDy20}; do
         # The default seed has the plain name; others lie beside it.
         run=("$script" --task "$task" --num_fold "$fold" --seed "$seed" --exp_name "$exp_name$([ "$seed" = 12 ] || echo "-seed$seed")"
           ${TEXT_MODEL:+--text_model "$TEXT_MODEL"} ${SPEECH_MODEL:+--speech_model "$SPEECH_MODEL"} "$@")
         if [ -n "${DRY_RUN:-}" ]; then
-          printf '%s' "${LAUNCH-$(printf '%q' "${PYTHON:-python}")}"
+          printf '%s' "${LAUNCH:-$(printf '%q' "${PYTHON:-python}")}"
           printf ' %q' "${run[@]}"
           echo
           continue
         fi
         # LAUNCH is several words, such as "accelerate launch --num_processes 4"; PYTHON may hold a space.
         code=0
-        interruptible ${LAUNCH-"$PYTHON"} "${run[@]}" || code=$?
+        interruptible ${LAUNCH:-"$PYTHON"} "${run[@]}" || code=$?
         if [ "$code" = "$GO_ON_LATER" ]; then
           say_go_on_later "$@"
           exit "$GO_ON_LATER"
         elif [ "$code" != 0 ]; then
-          echo "error: stopped at the run that failed: ${LAUNCH-python} ${run[*]}" >&2
+          echo "error: stopped at the run that failed: ${LAUNCH:-python} ${run[*]}" >&2
           exit 1
         fi
       done
