@@ -1,10 +1,8 @@
 """Train one corpus's adapters over frozen encoders (settings adapter and adapter_wo_pretraining)."""
 
-from pathlib import Path
-
 from models import AdapterFusionClassifier
 from models.encoders import ENCODER_SEED
-from utils.arguments import count, parse_training_args, positive_int, training_parser
+from utils.arguments import named_path, parse_training_args, positive_int, seed_number, training_parser
 from utils.errors import one_line_errors
 from utils.runs import Run
 from utils.speech_cache import use_cached_features
@@ -19,12 +17,14 @@ def main():
     adapters = parser.add_argument_group("adapters")
     adapters.add_argument("--without_pretraining", action="store_true", help="freeze encoders with random weights instead")
     adapters.add_argument("--adapter_size", type=positive_int, default=64, help="width of the bottlenecks in BERT")
-    adapters.add_argument("--encoder_seed", type=count, default=ENCODER_SEED, help="seed of the random encoders")
+    adapters.add_argument("--encoder_seed", type=seed_number, default=ENCODER_SEED, help="seed of the random encoders")
     cache = parser.add_argument_group("features of the frozen speech encoder")
     cache.add_argument(
         "--no_speech_cache", action="store_true", help="run the speech encoder in every step instead of keeping what it makes"
     )
-    cache.add_argument("--speech_cache", type=Path, help="folder to keep it in (default: speech_features under --output_root)")
+    cache.add_argument(
+        "--speech_cache", type=named_path, help="folder to keep it in (default: speech_features under --output_root)"
+    )
     cache.add_argument(
         "--speech_cache_precision", choices=("float16", "float32"), default="float16", help="precision in which it is kept"
     )

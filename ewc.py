@@ -105,7 +105,12 @@ def main():
         tasks, model, before = continue_from_first_task(run)
         # Always the first task's training set: it is what the penalty guards.
         first_task = tasks[other_task(args.task)]
-        fisher = run.once(FISHER, lambda: fisher_information(run, model, first_task.splits["train"], args.fisher_batch_size))
+        parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        fisher = run.once(
+            FISHER,
+            lambda: fisher_information(run, model, first_task.splits["train"], args.fisher_batch_size),
+            like=parameters,
+        )
         best_epoch = train(run, model, tasks, ElasticPenalty(model, fisher, args.ewc_lambda))
         test_and_finish(run, model, tasks, best_epoch, before)
 

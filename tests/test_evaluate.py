@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 import shlex
 import shutil
@@ -295,10 +296,17 @@ def test_settings_on_different_encoders_are_compared_with_a_word_of_warning(ask,
     [
         *(("config.json", text) for text in ("{}", "not json", '{"method": 3}')),
         *(("metrics.json", text) for text in ("{}", '{"test": {"KEMDy19": {"f1_weighted": 0.5}}}', '{"test": null}')),
+        *(("metrics.json", part) for part in ({"f1_macro": "x"}, {"f1_micro": math.nan}, {"per_class": {}}, {"n": None})),
+        *(("metrics.json", {"confusion_matrix": rows}) for rows in ([[1]], [["x"] * 7] * 7, 3)),
     ],
+    ids=str,
 )
 def test_a_damaged_run_is_one_line_and_is_listed(ask, tmp_path, file, content):
     path = invent(tmp_path, "task_a", A, {A: 0.5})
+    if isinstance(content, dict):
+        metrics = read(path / file)
+        metrics["test"][A] |= content
+        content = json.dumps(metrics)
     (path / file).write_text(content)
     code, _, stderr = ask(tmp_path)
     assert code == 1 and str(path) in stderr and stderr.count("\n") == 1
@@ -465,7 +473,7 @@ def test_recompute_finds_equal_what_is_equal(ask, outputs, tmp_path):
         "corpus": "no corpus at",
         "predictions": "predictions.csv cannot be read",
         "encoder": "text encoder",
-        "nan": "is not the model that was tested",
+        "nan": "classifier.bias holds numbers that are not finite",
         "answer": "an answer is not the emotion with the highest probability",
         "matrix": "has another confusion_matrix",
         "row": "predictions.csv cannot be read",
@@ -665,7 +673,7 @@ def test_the_curve_along_lambda_is_of_like_runs(ask, tmp_path):
         invent(tmp_path, f"ewc-lambda{ewc_lambda:g}", B, {A: score, B: 0.9}, {A: 0.7, B: 0.2}, ewc_lambda=ewc_lambda)
     for fold in (0, 1):
         invent(tmp_path, "ewc", B, {A: 0.55, B: 0.8}, {A: 0.7, B: 0.2}, fold=fold, ewc_lambda=100.0)
-        invent(tmp_path, "finetune", B, {A: 0.3 + fold, B: 0.9}, {A: 0.7, B: 0.2}, fold=fold)
+        invent(tmp_path, "finetune", B, {A: 0.3 + fold / 2, B: 0.9}, {A: 0.7, B: 0.2}, fold=fold)
     along = records(ask, tmp_path, "--metric", "weighted")
     along = (
         along[(along["table"] == "ewc_lambda") & (along["column"] == f"{A} (task 1)")].set_index("row")["value"].astype(float)

@@ -24,7 +24,7 @@ def test_dry_run_prints_the_commands_of_every_run_script():
             assert args.exp_name.endswith("-seed13") == (args.seed == 13)
 
 
-def test_the_grid_gives_every_run_a_device():
+def test_the_grid_gives_every_run_a_device(tmp_path):
     # LAUNCH stands in for Python: each run prints the device that it was given.
     done = shell("bash", "run-grid.sh", "--lr", "1e-4", GPUS="3", LAUNCH="printenv CUDA_VISIBLE_DEVICES ; echo", FOLDS="0 1")
     assert done.returncode == 0, done.stderr
@@ -35,8 +35,10 @@ def test_the_grid_gives_every_run_a_device():
     # What starts from task_a comes after it.
     first = [index for index, run in enumerate(runs) if run.startswith(("finetune", "ewc"))][0]
     assert sum("--exp_name task_a" in run for run in runs[:first]) == 4
-    for none in ({"GPUS": "0"}, {"PATH": "/usr/bin:/bin"}):  # where there is no nvidia-smi either
-        done = shell("bash", "run-grid.sh", **none)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")  # without a card, or not there at all
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    for none in ({"GPUS": "0"}, {"PATH": f"{tmp_path}:{os.environ['PATH']}"}):
+        done = shell("bash", "run-grid.sh", LAUNCH="false", **none)
         assert done.returncode == 1 and done.stderr.startswith("error: no GPU found; "), done
 
 

@@ -359,6 +359,19 @@ def test_wav_that_broke_or_vanished_since_is_noticed(tmp_path):
     assert read(tmp_path).dropped == {"no wav": 1}
 
 
+INDEX = b"path,size,mtime_ns,frames,samplerate,channels,streamed\r\n"
+
+
+@pytest.mark.parametrize("numbers", [(9, 0, 1, 0), (int("9" * 400), 16_000, 1, 0), (-9, 16_000, 1, 0), (16_000, 16_000, 0, 7)])
+def test_an_index_that_says_what_no_wav_says_is_made_again(tmp_path, numbers):
+    make_kemdy20(tmp_path, sessions=2, utterances=2)
+    first, path = read(tmp_path), tmp_path / ".wav_index.csv"
+    assert path.read_bytes().startswith(INDEX)
+    rows = [line.split(",")[:3] + list(map(str, numbers)) for line in path.read_text().splitlines()[1:]]
+    path.write_bytes(INDEX + "".join(",".join(row) + "\n" for row in rows).encode())
+    pd.testing.assert_frame_equal(first.utterances, read(tmp_path).utterances)
+
+
 @pytest.mark.parametrize("damage", [b"", b"path,size\n\xff\xfe,,\n", b"path,size,mtime_ns,frames\na.wav,1\n"])
 def test_damaged_index_is_made_again(tmp_path, no_sound, damage):
     make_kemdy20(tmp_path, sessions=2, utterances=2)

@@ -192,9 +192,50 @@ def test_a_run_goes_on_with_its_own_arguments_only(call, cut_off, again, outputs
     assert code == 0 and "going on" not in stdout, stderr
     assert names(cut_off) == FINISHED | {"last_checkpoint.pt"}
     assert digest(cut_off / "best_model.pt") == digest(folder(outputs, "task_a", "KEMDy20") / "best_model.pt")
-    # Done, so what is left of it goes once it is no longer wanted.
+    # What was to be kept stays; what a run left that was killed when it was done goes.
+    for keep_last, kept in ((True, FINISHED | {"last_checkpoint.pt"}), (False, FINISHED)):
+        config = read_json(cut_off / "config.json")
+        config["arguments"]["keep_last"] = keep_last
+        write_json(cut_off / "config.json", config)
+        code, stdout, _ = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
+        assert code == 0 and "skipped" in stdout and names(cut_off) == kept
+
+
+def test_the_best_model_is_of_the_epoch_that_the_run_goes_on_after(
+    again, outputs, data_root, encoders, sigkill_at, monkeypatch, call
+):
+    path, command = folder(again, "task_a", "KEMDy20"), [*flags(data_root, encoders, again), "--task", "KEMDy20"]
+    with monkeypatch.context() as patch:
+        sigkill_at(patch, "new file", 4)  # between the last checkpoint of epoch 1 and its model
+        os.waitpid(start(continual_learning_init, command, again / "log"), 0)
+    assert names(path) == {"config.json", "history.csv", "last_checkpoint.pt"}
     code, stdout, _ = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
-    assert code == 0 and "skipped" in stdout and names(cut_off) == FINISHED
+    assert code == 0 and "going on after epoch 1 of 2" in stdout
+    assert differences(folder(outputs, "task_a", "KEMDy20"), path) == []
+
+
+def test_a_corpus_that_moved_is_gone_on_with(call, cut_off, again, data_root, outputs):
+    (again / "moved").symlink_to(data_root)
+    code, stdout, stderr = call(continual_learning_init, "--task", "KEMDy20", "--data_root", again / "moved", output_root=again)
+    assert code == 0 and "going on after" in stdout, stderr
+    assert differences(folder(outputs, "task_a", "KEMDy20"), cut_off) == []
+
+
+def test_a_kept_fisher_that_is_damaged_is_made_again(call, signal_at, monkeypatch, again, outputs):
+    path = folder(again, "ewc", "KEMDy20")
+    for content in (b"cut", {"classifier.weight": torch.zeros(1)}):
+        with monkeypatch.context() as patch:
+            signal_at(9)
+            code, _, _ = call(ewc, "--task", "KEMDy20", "--overwrite", output_root=again)
+            patch.undo()
+        assert code == GO_ON_LATER
+        if isinstance(content, bytes):
+            (path / "fisher.pt").write_bytes(content)
+        else:
+            torch.save(content, path / "fisher.pt")
+        code, stdout, stderr = call(ewc, "--task", "KEMDy20", output_root=again)
+        assert code == 0 and "fisher.pt is not used, and made again" in stdout, stderr
+        assert differences(folder(outputs, "ewc", "KEMDy20"), path) == []
 
 
 @pytest.mark.parametrize("what", ["corpora", "encoders"])
@@ -209,7 +250,14 @@ def test_a_run_does_not_go_on_with_other_material(what, call, cut_off, again):
     assert code == 1 and f"was begun with other {what} than now" in stderr
 
 
-@pytest.mark.parametrize("damage", ["cut short", "another run's", "no dictionary", "code"])
+ROW = {"epoch": 0}
+ODD = [
+    *({"history": []}, {"history": [1, 2]}, {"history": [{"epoch": "x"}]}, {"history": [{}, {}]}, {"history": [ROW, ROW]}),
+    *({"epoch": "a"}, {"epoch": 7}, {"step": 10**6}, {"step": -1}, {"best_epoch": 2}, {"best_score": "a"}, {"random": []}),
+]
+
+
+@pytest.mark.parametrize("damage", ["cut short", "another run's", "no dictionary", "code", *ODD], ids=str)
 def test_a_last_checkpoint_that_cannot_be_used(damage, call, cut_off, again):
     path = cut_off / "last_checkpoint.pt"
     if damage == "cut short":
@@ -218,6 +266,8 @@ def test_a_last_checkpoint_that_cannot_be_used(damage, call, cut_off, again):
         last = torch.load(path, weights_only=True)
         last["model"] = {"classifier.weight": torch.zeros(1)}
         torch.save(last, path)
+    elif isinstance(damage, dict):
+        torch.save(torch.load(path, weights_only=True) | damage, path)
     elif damage == "no dictionary":
         torch.save([1, 2], path)
     else:

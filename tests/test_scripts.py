@@ -279,7 +279,9 @@ def test_a_run_that_was_cut_off_is_not_overwritten_by_another(call, outputs, tmp
     code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--lr", 0.5, output_root=tmp_path)
     assert code == 1 and "--lr 0.001 then, 0.5 now" in stderr and digest(path / "best_model.pt") == before
     code, stdout, stderr = call(continual_learning_init, "--task", "KEMDy19", output_root=tmp_path)
-    assert code == 0 and "was cut off" in stdout and digest(path / "best_model.pt") == before
+    assert (
+        code == 0 and "holds a best_model.pt and no last_checkpoint.pt" in stdout and digest(path / "best_model.pt") == before
+    )
 
 
 def test_a_run_whose_start_has_changed_is_not_passed_for_finished(call, outputs, tmp_path):
@@ -405,6 +407,13 @@ def damage(kind, outputs, tmp_path):
         return folder(outputs, "finetune", "KEMDy19") / "best_model.pt"
     elif kind == "folder":
         return tmp_path
+    elif kind == "not finite":
+        state = torch.load(good, weights_only=True)
+        state["classifier.bias"][2] = float("nan")
+        torch.save(state, path)
+    elif kind == "beside another's config":
+        shutil.copy(good, path)
+        (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     return path
 
 
@@ -425,6 +434,8 @@ def damage(kind, outputs, tmp_path):
         "same task": "is of task KEMDy20",
         "other fold": "is of fold 3",
         "other encoder": "another-bert (000000000000)",
+        "not finite": "classifier.bias holds numbers that are not finite",
+        "beside another's config": "put best_model.pt into a folder without a config.json",
         "after both tasks": "has already been trained on KEMDy20",
     }.items(),
 )
@@ -433,7 +444,7 @@ def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, module, kind, a
     code, _, stderr = call(module, "--task", "KEMDy20", "--checkpoint", path, output_root=tmp_path / "outputs")
     assert code == 1
     assert stderr.startswith("error: ") and stderr.count("\n") == 1
-    assert answer in stderr and str(path) in stderr
+    assert answer in stderr and str(tmp_path if "config" in kind else path) in stderr
     assert not (tmp_path / "harm").exists()
 
 
@@ -444,12 +455,26 @@ def test_wrong_flags_are_answered_by_name(call):
         (("--k_fold", 1), "--k_fold 1: at least 2"),
         (("--max_text_len", 1), "--max_text_len 1"),
         (("--lr", "nan"), "--lr: nan is not a number above 0"),
+        (("--seed", 2**32), "--seed: 4294967296 is not below 2**32"),
+        (("--max_seq_len", "1e308"), "--max_seq_len: 1e308 is not between 0.025 and 120 seconds"),
+        (("--text_model", ""), "--text_model: an empty name"),
+        (("--output_root", ""), "--output_root: an empty name"),
         (("--batch_size", 0), "--batch_size: 0 is not at least 1"),
         (("--exp_name", "../elsewhere"), "--exp_name"),
         (("--task", "IEMOCAP"), "--task"),
     ):
         code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", *arguments)
         assert code == 2 and answer in stderr.splitlines()[-1]
+
+
+def test_a_terminal_and_folders_that_are_not_utf8(data_root, encoders, tmp_path):
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out_\xb0\xa1"))
+    command = [sys.executable, "continual_learning_init.py", *flags(data_root, encoders, root), "--task", "KEMDy20"]
+    done = shell(*command, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "task_a on KEMDy20 \\u2192 " in done.stdout, done.stderr
+    assert read(folder(root, "task_a", "KEMDy20") / "config.json")["arguments"]["output_root"] == str(root)
+    done = shell(sys.executable, "evaluate.py", "--output_root", root, "--list", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "KEMDy20" in done.stdout, done.stderr
 
 
 def test_too_few_sessions_for_the_folds(call):
@@ -532,7 +557,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_written(call, monkeypatch, 
     assert code == 1 and stderr == (
         f"error: {run_folder / 'best_model.pt'} cannot be written (No space left on device); what was written before stands\n"
     )
-    assert {path.name for path in run_folder.iterdir()} == {"config.json", "history.csv"}
+    assert {path.name for path in run_folder.iterdir()} == {"config.json", "history.csv", "last_checkpoint.pt"}
 
 
 def test_a_transcript_longer_than_the_text_encoder_reads(call, data_root, tmp_path):

@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 
 from utils.kemdy import CORPORA
+from utils.wavs import SECONDS
 
 # Both corpora at once: what continual_learning_init.py can train beside one of them.
 JOINT = "joint"
+# Flags that say where something lies. Of a run that goes on, what lies there is compared, not where.
+COMPARED_BY_CONTENT = ("data_root", "checkpoint")
 # Flags that say where and how fast a run is made, not what comes out of it (but for rounding).
 WITHOUT_EFFECT = (
     *("output_root", "cpu", "num_workers", "overwrite", "keep_last", "micro_batch_size"),
@@ -32,10 +35,25 @@ def count(text):
     return value
 
 
+def seed_number(text):
+    value = count(text)
+    if value >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not below 2**32")
+    return value
+
+
 def positive_float(text):
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def seconds_heard(text):
+    value = float(text)
+    shortest, longest = SECONDS
+    if not shortest <= value <= longest:
+        raise argparse.ArgumentTypeError(f"{text} is not between {shortest} and {longest} seconds")
     return value
 
 
@@ -46,10 +64,27 @@ def non_negative_float(text):
     return value
 
 
+def word(text):
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name")
+    return text
+
+
+def named_path(text):
+    return Path(word(text))
+
+
 def folder_name(text):
     if text in ("", ".", "..") or Path(text).name != text:
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of one folder")
     return text
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but for those that a help text explains itself."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def training_parser(description, exp_name, tasks=CORPORA):
@@ -60,7 +95,7 @@ def training_parser(description, exp_name, tasks=CORPORA):
         exp_name: default of ``--exp_name``, or several of which the script chooses one after parsing.
         tasks: what ``--task`` can be.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     run = parser.add_argument_group("the run")
     together = f"; {JOINT} is both at once" if JOINT in tasks else ""
     run.add_argument("--task", choices=tasks, required=True, help=f"corpus that the run trains on{together}")
@@ -71,7 +106,7 @@ def training_parser(description, exp_name, tasks=CORPORA):
         default=argparse.SUPPRESS if several else exp_name,
         help="folder of the experiment under --output_root" + (f" (default: {' or '.join(exp_name)})" if several else ""),
     )
-    run.add_argument("--seed", type=count, default=12, help="seed of initialisation and order; the folds never move")
+    run.add_argument("--seed", type=seed_number, default=12, help="seed of initialisation and order; the folds never move")
     run.add_argument("--num_fold", type=count, default=0, help="which fold, from 0")
     run.add_argument("--k_fold", type=positive_int, default=5, help="number of session-wise folds")
     run.add_argument("--overwrite", action="store_true", help="start anew where a run lies, finished or cut off")
@@ -82,20 +117,20 @@ def training_parser(description, exp_name, tasks=CORPORA):
     training.add_argument("--batch_size", type=positive_int, default=32, help="utterances a step, over all processes")
     training.add_argument("--num_epochs", type=positive_int, default=40, help="epochs")
     training.add_argument("--max_text_len", type=positive_int, default=256, help="tokens of a transcript that are read")
-    training.add_argument("--max_seq_len", type=positive_float, default=5, help="seconds of a recording that are heard")
+    training.add_argument("--max_seq_len", type=seconds_heard, default=5, help="seconds of a recording that are heard")
 
     places = parser.add_argument_group("corpora, encoders, outputs")
-    places.add_argument("--data_root", type=Path, default="data", help="folder that holds KEMDy19 and KEMDy20")
+    places.add_argument("--data_root", type=named_path, default="data", help="folder that holds KEMDy19 and KEMDy20")
     places.add_argument(
         "--skip_bad_files",
         action="store_true",
         default=argparse.SUPPRESS,  # a run without it is one from before there was the flag
         help="train without the wavs that cannot be used, which otherwise end the run before it starts",
     )
-    places.add_argument("--output_root", type=Path, default="outputs", help="folder that all experiments are written to")
+    places.add_argument("--output_root", type=named_path, default="outputs", help="folder that all experiments are written to")
     encoder_help = "hub name (NAME@REVISION if wanted) or folder of the %s encoder"
-    places.add_argument("--text_model", default=TEXT_MODEL, help=encoder_help % "text")
-    places.add_argument("--speech_model", default=SPEECH_MODEL, help=encoder_help % "speech")
+    places.add_argument("--text_model", type=word, default=TEXT_MODEL, help=encoder_help % "text")
+    places.add_argument("--speech_model", type=word, default=SPEECH_MODEL, help=encoder_help % "speech")
 
     machine = parser.add_argument_group("machine")
     machine.add_argument("--cpu", action="store_true", help="do not use a GPU")
@@ -123,7 +158,9 @@ def add_start_flags(parser):
     """Flags of the methods that go on from a model of the other corpus (finetune, ewc)."""
     start = parser.add_argument_group("the model to start from")
     start.add_argument(
-        "--checkpoint", type=Path, help="best_model.pt of the other corpus; without it, that of --init_name for the same fold"
+        "--checkpoint",
+        type=named_path,
+        help="best_model.pt of the other corpus; without it, that of --init_name for the same fold",
     )
     start.add_argument(
         "--init_name",

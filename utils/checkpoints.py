@@ -100,6 +100,8 @@ def misfit(state, own):
             return f"{name} is {tuple(tensor.shape)} there and {tuple(own[name].shape)} in the model"
         if tensor.is_floating_point() != own[name].is_floating_point():
             return f"{name} is {tensor.dtype} there and {own[name].dtype} in the model"
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            return f"{name} holds numbers that are not finite"
     return None
 
 
@@ -111,7 +113,12 @@ def read_config(path):
     """
     config = read_json(path)
     require_facts(config, path)
-    _require({"arguments": isinstance(config.get("arguments"), dict)}, path)
+    start = config.get("started_from")
+    right = {"arguments": isinstance(config.get("arguments"), dict)}
+    right["started_from"] = start is None or (
+        isinstance(start, dict) and _is_word(start.get("checkpoint")) and _is_word(start.get("sha256"))
+    )
+    _require(right, path)
     return config
 
 
@@ -220,7 +227,7 @@ def with_present_names(state):
     return present
 
 
-def read_file(path):
+def read_file(path, way_out="copy it again"):
     """Read what torch.save wrote, tensors and plain numbers, on the CPU; nothing in the file can run.
 
     Raises:
@@ -232,7 +239,7 @@ def read_file(path):
     except pickle.UnpicklingError:
         raise UserError(f"{path} is refused: not a plain state dict of tensors, and more than tensors could run code") from None
     except Exception as error:  # torch.load raises nearly anything on a damaged file, OSError and AttributeError included
-        raise UserError(f"{path} cannot be read as a checkpoint ({_reason(error)}): copy it again") from None
+        raise UserError(f"{path} cannot be read as a checkpoint ({_reason(error)}): {way_out}") from None
 
 
 def read_state(path):

@@ -72,7 +72,12 @@ class StartingPoint:
         if is_export(path):
             config = read_export(path)[1]
         elif config_path.exists():
-            config = read_config(config_path)
+            try:
+                config = read_config(config_path)
+            except UserError as error:
+                raise UserError(
+                    f"{error}; if it is of something else, put {path.name} into a folder without a {CONFIG}"
+                ) from None
         else:
             config = {}
             run.say(f"{path} has no config.json beside it: its task, fold and encoders cannot be checked")

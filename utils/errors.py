@@ -31,6 +31,10 @@ def one_line_errors(main):
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError):  # what stands in for a terminal need not be one
+                # A terminal may lack "→", and names of folders need not be UTF-8.
+                stream.reconfigure(errors="backslashreplace")
         try:
             return main(*args, **kwargs)
         except UserError as error:
@@ -52,6 +56,7 @@ def one_line_errors(main):
             print("interrupted", file=sys.stderr)
             sys.exit(130)
         rank = os.environ.get("RANK", "0")
+        message = " ".join(message.splitlines())  # a damaged file may hold what has line ends
         print("error: " + ("" if rank == "0" else f"[process {rank}] ") + message, file=sys.stderr)
         sys.exit(1)
 

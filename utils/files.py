@@ -55,9 +55,18 @@ def whole_file(path):
 
     It is written whole or not at all: whatever kills the process, or stops the machine, a reader sees the old file or the new.
 
+    A link stays one, and what it names is replaced; a device or a pipe, which holds nothing, is written as it is.
+
     Raises:
-        UserError: if it cannot be written; what was written before stands.
+        UserError: if it is a folder, or cannot be written; what was written before stands.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file")
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path))
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb") as file:
@@ -90,4 +99,9 @@ def write_text(path, content):
 
 def write_json(path, content):
     """Write JSON, as ``whole_file``."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # names of folders need not be UTF-8
+        text = json.dumps(content, indent=1)
+    write_text(path, text + "\n")

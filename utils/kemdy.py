@@ -11,7 +11,6 @@ import errno
 import io
 import os
 import re
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,6 +47,8 @@ DROP_REASONS = (
 )
 # Not faults: every copy has such rows.
 BY_DESIGN = ("other speaker's file", "several labels")
+# The real corpora have a few of these; a file that was cut short at a line's end leaves many.
+NO_ROW, MANY_WITHOUT_ROW = "wavs without a row", 0.005
 # Bytes. What is larger is another file; the real ones stay below 1 kB and 1 MB.
 LARGEST_TRANSCRIPT, LARGEST_ANNOTATION = 100_000, 100_000_000
 # What no text has: NUL and the other control characters, but for white space, line ends and the old end-of-file mark.
@@ -147,6 +148,12 @@ class Corpus:
             lines += [f"left out, {kind} {path} {reason}" for path, reason in files[:SHOWN]]
             if len(files) > SHOWN:
                 lines.append(f"left out, {len(files) - SHOWN:,} more {kind}s (python -m utils.kemdy {self.root} lists all)")
+        without_row = self.notes.get(NO_ROW, 0)
+        if without_row > MANY_WITHOUT_ROW * self.rows:
+            lines.append(
+                f"{without_row:,} wavs have no row in annotation/, so their labels are lost: was a file cut short? (python -m "
+                f"utils.kemdy {self.root} lists them)"
+            )
         return lines + self.missing_sessions()
 
     def missing_sessions(self):
@@ -218,7 +225,7 @@ def read_corpus(root, progress=True):
     for session in sorted(recorded.keys() - set(sessions)):
         what = f"session {session} has {recorded[session]:,} wavs and no file here"
         note("sessions without annotation", root / "annotation", "", what)
-    rows, candidates, seen = 0, [], set()
+    rows, candidates, seen, annotated = 0, [], set(), set()
     for path, file_match in annotations:
         session = int(file_match["session"])
         for number, segment_id, label in _read_annotation(path):
@@ -234,6 +241,8 @@ def read_corpus(root, progress=True):
                 reason, emotion = "id of another session", None
             else:
                 reason, emotion = _examine_row(match, file_match, segment_id, label, seen)
+            if reason != "other speaker's file":
+                annotated.add(segment_id)
             if reason is None and segment_id not in wavs:
                 reason = "no wav"
             if reason is None and segment_id not in transcripts:
@@ -247,6 +256,11 @@ def read_corpus(root, progress=True):
                     shown = {"malformed id": annotated_id, "unknown label": label}.get(reason)
                     what = reason if shown is None else f"{reason} {shown[:40]!r}"
                     faults.append(Fault(reason, str(path), number, annotated_id if match else "", what))
+
+    for stem in sorted(wavs.keys() - annotated):
+        match = corpus_format.segment_id.fullmatch(stem)
+        if match and int(match["session"]) in sessions:
+            note(NO_ROW, wavs[stem], stem, "has no row in annotation/, so its label is lost")
 
     texts = _read_transcripts([transcripts[segment_id] for segment_id, *_ in candidates])
     readable, unreadable_transcripts = [], []
@@ -527,7 +541,6 @@ def main():
         if args.folds_json:
             raise
         folds = str(error)
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of folders need not be UTF-8
     print(audit(corpus, folds))
     faults = pd.DataFrame(corpus.faults, columns=list(Fault._fields))
     for path, table in ((args.csv, corpus.utterances), (args.faults, faults)):

@@ -11,6 +11,7 @@ from scipy import stats
 from utils.arguments import JOINT, WITHOUT_EFFECT, differing_arguments, other_task, split_seed
 from utils.errors import UserError
 from utils.files import CONFIG, HISTORY, METRICS, read_json
+from utils.kemdy import EMOTIONS
 from utils.metrics import majority_scores
 
 # The published table's settings, in its order, by the experiments' default names; then the upper bound.
@@ -91,10 +92,26 @@ def _problem_of_metrics(metrics):
         if not isinstance(tests, dict) or not all(isinstance(test, dict) for test in tests.values()):
             return f"{METRICS} has no {when!r}, or not as it was written"
         for name, test in tests.items():
-            lacking = {*METRIC_TITLES, "n", "per_class", "confusion_matrix"} - test.keys()
-            if lacking:
-                return f"{METRICS} has no {sorted(lacking)[0]!r} of {name}"
+            counts, per_class, rows = (test.get(part) for part in ("n", "per_class", "confusion_matrix"))
+            right = {metric: _is_share(test.get(metric)) for metric in METRIC_TITLES} | {"n": type(counts) is int}
+            right["per_class"] = (
+                isinstance(per_class, dict)
+                and per_class.keys() == set(EMOTIONS)
+                and all(isinstance(of, dict) and _is_share(of.get("f1")) for of in per_class.values())
+            )
+            right["confusion_matrix"] = (
+                isinstance(rows, list)
+                and [len(row) if isinstance(row, list) else 0 for row in rows] == [len(EMOTIONS)] * len(EMOTIONS)
+                and all(type(count) is int and count >= 0 for row in rows for count in row)
+            )
+            wrong = [part for part, is_right in right.items() if not is_right]
+            if wrong:
+                return f"{METRICS} has no {wrong[0]!r} of {name}, or not as it was written"
     return None
+
+
+def _is_share(value):
+    return type(value) in (int, float) and 0 <= value <= 1
 
 
 def comparable_runs(found):

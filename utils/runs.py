@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 from models import load_tokenizer
 from models.encoders import count_parameters
-from utils.arguments import WITHOUT_EFFECT, differing_arguments
+from utils.arguments import COMPARED_BY_CONTENT, WITHOUT_EFFECT, differing_arguments
 from utils.batches import load_task
-from utils.checkpoints import has_adapters, read_config, read_file, read_state
+from utils.checkpoints import has_adapters, misfit, read_config, read_file, read_state
 from utils.errors import GoOnLater, UserError
 from utils.files import (
     BEST_MODEL,
@@ -88,7 +88,7 @@ class Run:
         self.interruption, self._held = Interruption(), ExitStack()
         self.path = run_folder(args.output_root, args.exp_name, args.num_fold, args.task)
         self.history = []
-        self._resumes = False
+        self._resumes = self._kept_last = False
         without_gpu = not args.cpu and not torch.cuda.is_available()
         on_cpu = args.cpu or without_gpu
         self.precision = args.mixed_precision
@@ -110,8 +110,19 @@ class Run:
         self._held.enter_context(self.interruption)
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, kind, error, traceback):
         self._held.close()
+        if isinstance(error, RuntimeError):
+            told = str(error)
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in told:
+                raise UserError(
+                    "out of memory: --micro_batch_size 4, or less, takes the same steps with less; the same command goes on"
+                ) from None
+            if "DataLoader worker" in told:
+                raise UserError(
+                    f"a process that reads wavs was ended from outside ({told.splitlines()[0]}); the same command goes on, and "
+                    "--num_workers 0 reads without such processes, if memory is short"
+                ) from None
 
     def leave_if_asked(self, together=True):
         """Raise GoOnLater if a signal that was held back asks to leave.
@@ -148,10 +159,10 @@ class Run:
             self._main_process_first(self._claim, lambda: None)
             finished = self._lies_finished()  # another process may have finished it meanwhile
             if not (finished or self._resumes or self.args.overwrite) and (self.path / BEST_MODEL).exists():
-                self.say(f"{self.path} holds a run that was cut off in its first epoch: it starts again")
+                self.say(f"{self.path} holds a {BEST_MODEL} and no {LAST_CHECKPOINT} to go on from: the run starts again")
         if finished:
             self.say(f"{self.path} is finished: skipped (--overwrite runs it again)")
-            self._remove_progress()
+            self._remove_progress(self._kept_last)
         return finished
 
     def _lies_finished(self):
@@ -159,9 +170,14 @@ class Run:
         self._resumes, finished = False, METRICS in kept
         if self.args.overwrite or not kept:
             return False
-        config = read_config(self.path / CONFIG)
+        try:
+            config = read_config(self.path / CONFIG)
+        except UserError as error:
+            raise UserError(f"{error}; {WAY_OUT}") from None
         # Whoever leaves the precision to the device takes a finished run as it was made elsewhere.
         overlooked = (*WITHOUT_EFFECT, *(["mixed_precision"] if finished and self.args.mixed_precision == "auto" else []))
+        if not finished:
+            overlooked = (*overlooked, *COMPARED_BY_CONTENT)  # see _require_same_beginning
         differing = differing_arguments(config["arguments"], self._arguments(), overlooked)
         if differing:
             changes = ", ".join(f"--{name} {then} then, {now} now" for name, then, now in differing)
@@ -170,8 +186,10 @@ class Run:
             self._resumes = kept != [BEST_MODEL]
             return False
         start = config.get("started_from") or {}
-        if start and Path(start["checkpoint"]).is_file() and sha256(start["checkpoint"]) != start["sha256"]:
+        if start and os.path.isfile(start["checkpoint"]) and sha256(start["checkpoint"]) != start["sha256"]:
             raise UserError(f"{self.path} started from {start['checkpoint']}, which is another model now: {WAY_OUT}")
+        # A later start of it may have asked to keep it.
+        self._kept_last = any(of["arguments"].get("keep_last") for of in (config, *config.get("continued", [])))
         return True
 
     def _claim(self):
@@ -188,7 +206,7 @@ class Run:
                 self._held.enter_context(lock.acquire(timeout=0))
             except Timeout:
                 time.sleep(0.2)  # the first writes its name just after it has the lock
-                owner = Path(lock.lock_file).read_text(encoding="utf-8").strip() or "another process"
+                owner = Path(lock.lock_file).read_text(encoding="utf-8", errors="replace").strip() or "another process"
                 raise UserError(f"{self.path} is being written by {owner}: wait for it, or name another --exp_name") from None
             since = datetime.now().astimezone().isoformat(timespec="seconds")
             Path(lock.lock_file).write_text(
@@ -200,10 +218,10 @@ class Run:
         except OSError as error:
             raise UserError(f"--output_root: {self.path} cannot be written ({error.strerror}); name another folder") from None
 
-    def _remove_progress(self):
+    def _remove_progress(self, keep_last):
         """What only a run under way needs."""
         if self.accelerator.is_main_process:
-            for name in (LAST_CHECKPOINT, FISHER) if not self.args.keep_last else (FISHER,):
+            for name in (LAST_CHECKPOINT, FISHER) if not keep_last else (FISHER,):
                 with suppress(OSError):
                     (self.path / name).unlink()
 
@@ -359,16 +377,34 @@ class Run:
                 f"{free / 1e9:.2f} GB are free: make room, or name another folder"
             )
 
-    def once(self, name, compute):
-        """``compute()``, a dictionary of tensors, or what an earlier start of this run has kept of it in the file ``name``."""
-        if (self.path / name).exists():
-            self.say(f"{self.path / name}: taken from before")
-            return {key: tensor.to(self.accelerator.device) for key, tensor in read_state(self.path / name).items()}
+    def once(self, name, compute, like):
+        """``compute()``, or what an earlier start of this run has kept of it in the file ``name``.
+
+        Args:
+            name: of a file in the run folder.
+            compute: gives a dictionary of tensors.
+            like: a dictionary of tensors of the same names and shapes. What is kept is made again if it is otherwise.
+        """
+        kept = self._main_process_first(lambda: self._kept(name, like))
+        if kept is not None:
+            return {key: tensor.to(self.accelerator.device) for key, tensor in kept.items()}
         result = compute()
         if self.accelerator.is_main_process:
             with whole_file(self.path / name) as file:
                 torch.save(result, file)
         return result
+
+    def _kept(self, name, like):
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            kept = read_state(path)
+            wrong = misfit(kept, like)
+        except UserError as error:
+            wrong = error
+        self.say(f"{path}: taken from before" if not wrong else f"{path} is not used, and made again ({wrong})")
+        return None if wrong else kept
 
     def save_last(self, state):
         """Write last_checkpoint.pt: ``state`` (tensors and plain numbers), the history and the arguments."""
@@ -381,10 +417,10 @@ class Run:
         path = self.path / LAST_CHECKPOINT
         if not (self._resumes and path.exists()):
             return None
-        last = read_file(path)
+        last = read_file(path, way_out="--overwrite starts anew")
         try:
             self.history = list(last["history"])
-            best_is_kept = not last["best_epoch"] or (self.path / BEST_MODEL).exists()
+            best_is_kept = last["best_epoch"] in (0, last["epoch"]) or (self.path / BEST_MODEL).exists()
         except (KeyError, TypeError):
             raise UserError(f"{path} is not the last checkpoint of a run: --overwrite starts anew") from None
         if not best_is_kept:
@@ -414,7 +450,7 @@ class Run:
         if self.accelerator.is_main_process:
             write_text(self.path / PREDICTIONS, predictions.to_csv(index=False, float_format="%.6g"))
             write_json(self.path / METRICS, metrics)
-        self._remove_progress()
+        self._remove_progress(self.args.keep_last)
         self.accelerator.wait_for_everyone()
 
     def _arguments(self):

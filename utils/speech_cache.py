@@ -60,13 +60,19 @@ class SpeechFeatures:
         self._mapped = None
 
     def is_whole(self):
-        """Has the file the size that its index says?"""
-        return self.path.stat().st_size == self.shape[0] * self.width * self.dtype.itemsize
+        """Has the file the size that its index says? It is then opened, and stays usable when it is deleted."""
+        if self.path.stat().st_size != self.shape[0] * self.width * self.dtype.itemsize:
+            return False
+        self._open()
+        return True
+
+    def _open(self):
+        self._mapped = np.memmap(self.path, self.dtype, "r", shape=self.shape)
 
     def __getitem__(self, segment_id):
         """The frames of an utterance, (frames, width), in the precision that they are kept in."""
-        if self._mapped is None:  # by each worker process for itself
-            self._mapped = np.memmap(self.path, self.dtype, "r", shape=self.shape)
+        if self._mapped is None:  # in a process that was not forked
+            self._open()
         start, stop = self.spans[segment_id]
         return torch.from_numpy(np.array(self._mapped[start:stop]))
 
@@ -105,6 +111,8 @@ def corpus_features(corpus, encoder, max_seq_len, precision, cache_root, device,
                 if found is None:
                     _compute(folder, corpus, encoder, max_seq_len, precision, device, say)
                     found = _find(folder, *wanted)
+    except BrokenPipeError:  # of what is said
+        raise
     except OSError as error:
         raise UserError(
             f"the speech features in {folder} cannot be kept ({error.strerror or error}): make room, name another "
@@ -144,7 +152,10 @@ def cache_key(corpus, encoder, max_seq_len, precision):
         settings.pop(name, None)
     digest.update(json.dumps([facts, settings], sort_keys=True, default=str).encode())
     for segment_id, path in zip(corpus.utterances["segment_id"], corpus.utterances["wav_path"]):
-        stat = os.stat(path)
+        try:
+            stat = os.stat(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read any more ({error.strerror}); copy it again") from None
         digest.update(f"{segment_id} {os.path.relpath(path, corpus.root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 

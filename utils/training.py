@@ -184,18 +184,37 @@ class Training:
             for name in ("epoch", "step", "seconds", "best_epoch", "best_score"):
                 setattr(self, name, last[name])
             self.losses, self.penalties = (last[name].to(accelerator.device) for name in ("losses", "penalties"))
-            if len(self.losses) != len(self.sampler):
-                raise ValueError(f"{len(self.losses)} steps an epoch")
+            self._require_sound(run.history)
+            if not last["random"]:
+                raise ValueError("it holds no random state")
             if len(last["random"]) == accelerator.num_processes:
                 restore_random_state(last["random"][accelerator.process_index])
             else:
+                if self.step < len(self.sampler):
+                    run.say(f"cut off with {len(last['random'])} processes: the rest of epoch {self.epoch} draws other numbers")
                 set_seed(derived_seed(run.args.seed, self.epoch, accelerator.process_index, self.step))
-        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError, OverflowError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{run.path / LAST_CHECKPOINT} is not of this run ({reason}): --overwrite starts anew") from None
         if not accelerator.is_main_process:
             self.losses.zero_()  # they are summed over processes already
+        if self.best_epoch == self.epoch:  # it was cut off before best_model.pt was written, or after
+            run.save_best(model)
         return True
+
+    def _require_sound(self, history):
+        """Raise ValueError unless the numbers of the training fit each other, and the history's rows."""
+        steps, done = len(self.sampler), len(history) - 1
+        if not all(type(number) is int for number in (self.epoch, self.step, self.best_epoch)):
+            raise ValueError("its epochs and steps are not numbers")
+        if not all(type(number) in (int, float) for number in (self.seconds, self.best_score)):
+            raise ValueError("its score and seconds are not numbers")
+        if self.losses.shape != (steps,) or self.penalties.shape != (steps,) or not 0 <= self.step <= steps:
+            raise ValueError(f"{len(self.losses)} steps an epoch, {steps} here")
+        rows = [row["epoch"] for row in history]
+        whole = self.epoch == done and self.step == steps or self.epoch == done + 1
+        if rows != list(range(done + 1)) or not whole or not 0 <= self.best_epoch <= done:
+            raise ValueError(f"its history does not end with epoch {self.epoch}")
 
 
 def random_state():
@@ -346,9 +365,10 @@ def _whole_epoch(run, model, tasks, training, epoch, penalty):
     score = row[f"{args.task}_valid_f1_micro"]
     if score > training.best_score:
         training.best_epoch, training.best_score = epoch, score
-        run.save_best(model)
     run.log_epoch(row)
     training.save(run, model)
+    if training.best_epoch == epoch:
+        run.save_best(model)
     run.say(_epoch_line(row, args.num_epochs, _validated(run, tasks), training.best_epoch))
     run.leave_if_asked()
 

@@ -5,7 +5,9 @@ import csv
 import errno
 import math
 import os
+import socket
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,18 +173,30 @@ def _unchanged(path, header):
     return (stat.st_size, stat.st_mtime_ns) == (header.size, header.mtime_ns)
 
 
+def _is_usable(header):
+    """Can ``read_header`` have said so?"""
+    shortest, longest = SECONDS
+    frames_fit = shortest * header.samplerate <= header.frames <= longest * header.samplerate
+    return header.samplerate in RATES and frames_fit and header.channels > 0 and header.streamed in (0, 1)
+
+
 def _read_index(index_path):
     try:
         with open(index_path, encoding="utf-8", newline="") as file:
             columns, *entries = csv.reader(file)
-        return {path: WavHeader(*map(int, fields)) for path, *fields in entries} if columns == INDEX_COLUMNS else {}
+        known = {path: WavHeader(*map(int, fields)) for path, *fields in entries} if columns == INDEX_COLUMNS else {}
+        return {path: header for path, header in known.items() if _is_usable(header)}
     except (OSError, ValueError, TypeError, csv.Error):
         return {}  # missing, or damaged: it is made again
 
 
 def _write_index(index_path, root, headers):
-    partial = index_path.with_name(f"{INDEX_NAME}.{os.getpid()}")
+    # Several first runs may write it at once, on several machines.
+    partial = index_path.with_name(f"{INDEX_NAME}.{socket.gethostname()}.{os.getpid()}")
     try:
+        for left in index_path.parent.glob(f"{INDEX_NAME}.*"):  # by one that was killed
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink()
         with open(partial, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(INDEX_COLUMNS)
