@@ -6,6 +6,7 @@ their ratio. Encoders have full size and random weights; ``--small`` is a quick 
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -17,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.material import corpus_paths, make_corpus
+from utils.arguments import HelpFormatter, named_path, positive_int
 from utils.errors import UserError, one_line_errors
 from utils.files import write_json
 
@@ -65,27 +67,41 @@ def machine():
 
 
 def take(rows, args):
-    """All measurements, plain and ours by turns: ``{(what, precision, side): [measurement, …]}``."""
+    """All measurements, plain and ours by turns.
+
+    Returns:
+        (results, failed): ``{(what, precision, side): [measurement, …]}``, and what the failed ones said, which are left out,
+        since the others took their time.
+    """
     sizes = {"KEMDy19": 400, "KEMDy20": 500} if args.small else {"KEMDy19": 9627, "KEMDy20": 12828}
-    results = {}
+    results, failed = {}, []
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         for name, path in corpus_paths(folder).items():
             make_corpus(path, name, sizes[name])
+
+        def attempt(*arguments):
+            try:
+                return [measure(*arguments)]
+            except UserError as error:
+                failed.append(str(error))
+                tqdm.write(failed[-1], file=sys.stderr)
+                return []
+
         turns = [(row[:2], side) for row in rows for _ in range(args.repeats) for side in ("plain", "ours")]
         for (what, precision), side in tqdm(turns, desc="measurements", disable=None):
             of = results.setdefault((what, precision, side), [])
             if side == "plain" and precision != "no" and (what, "no", side) in results:
                 results[what, precision, side] = results[what, "no", side]  # the published procedure knows float32 only
             elif not (what == "written" and of):  # which is the same each time
-                of.append(measure(what, side, folder, precision, args))
+                of += attempt(what, side, folder, precision, args)
         for what in args.only or ("flops", "features", "loading"):
             if what in ("flops", "features"):
-                results[what, "no", "ours"] = [measure(what, "ours", folder, "no", args) for _ in range(args.repeats)]
+                results[what, "no", "ours"] = sum((attempt(what, "ours", folder, "no", args) for _ in range(args.repeats)), [])
             elif what == "loading":
-                results["loading"] = {n: measure(what, "ours", folder, "no", args, n) for n in WORKERS}
+                results["loading"] = {n: one for n in WORKERS for one in attempt(what, "ours", folder, "no", args, n)}
         if args.profile:
-            results["profile"] = measure("profile", "ours", folder, "bf16", args)["text"]
-    return results
+            results["profile"] = "".join(one["text"] for one in attempt("profile", "ours", folder, "bf16", args))
+    return {key: of for key, of in results.items() if of}, failed
 
 
 def median(measurements, key="value"):
@@ -94,13 +110,11 @@ def median(measurements, key="value"):
 
 def report(rows, results, args):
     """The table and the sentences below it, as lines, and all numbers as a dictionary."""
-    lines = [
-        f"{machine()}; batches of {args.batch_size}, {'small' if args.small else 'full-size'} encoders",
-        "",
-        "| | published procedure | ours | ratio | peak memory, published | ours |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    lines = [f"{machine()}; batches of {args.batch_size}, {'small' if args.small else 'full-size'} encoders", ""]
     numbers = {"machine": machine(), "arguments": {name: str(value) for name, value in vars(args).items()}}
+    rows = [row for row in rows if all((*row[:2], side) in results for side in ("plain", "ours"))]
+    if rows:
+        lines += ["| | published procedure | ours | ratio | peak memory, published | ours |", "|---|---:|---:|---:|---:|---:|"]
     for what, precision, title in rows:
         sides = [results[what, precision, side] for side in ("plain", "ours")]
         plain, ours = (median(of) / (args.steps if what in PER_STEP else 1) for of in sides)
@@ -109,21 +123,28 @@ def report(rows, results, args):
         unit = (lambda value: f"{value / 1e6:,.0f} MB") if what == "written" else (lambda value: f"{value:.3g} s")
         gigabytes = [f"{of / 1e9:.1f} GB" if what != "written" else "" for of in memory]
         lines.append(f"| {title} | {unit(plain)} | {unit(ours)} | {plain / ours:.2g} | {gigabytes[0]} | {gigabytes[1]} |")
-    lines.append("")
+    if rows:
+        lines.append("")
     if "ewc no" in numbers and "fusion no" in numbers:
         numbers["ewc over finetune"] = numbers["ewc no"]["ours"] / numbers["fusion no"]["ours"]
         lines.append(f"A step of ewc takes {numbers['ewc over finetune']:.3f} of one of finetune.")
-    if ("flops", "no", "ours") in results and "fusion bf16" in numbers:
-        lines.append(_rate(numbers["fusion bf16"], median(results["flops", "no", "ours"]), args.batch_size))
-    if ("features", "no", "ours") in results and "adapter no" in numbers:
+    if ("flops", "no", "ours") in results:
+        flops = numbers["flops_per_step"] = median(results["flops", "no", "ours"])
+        lines.append(f"A training step of the fusion model has {flops:.3g} floating-point operations.")
+        if "fusion bf16" in numbers:
+            lines.append(_rate(numbers["fusion bf16"], flops, args.batch_size))
+    if ("features", "no", "ours") in results:
         made = median(results["features", "no", "ours"]) / args.steps / args.batch_size
+        numbers["features"] = {"seconds_per_utterance": made}
+        lines.append(f"Features take {made:.2g} s an utterance, once.")
+    if "features" in numbers and "adapter no" in numbers:
         step = numbers["adapter no"]["ours"] / args.batch_size
         share = made / (EPOCHS * FOLDS * TRAINED_SHARE * step)
         whole = numbers["adapter no"]["published"] / args.batch_size / (step * (1 + share))
-        numbers["features"] = {"seconds_per_utterance": made, "share_of_training": share, "ratio_with_features": whole}
+        numbers["features"] |= {"share_of_training": share, "ratio_with_features": whole}
         lines.append(
-            f"Features take {made:.2g} s an utterance, once: {share:.1%} of what {EPOCHS} epochs of {FOLDS} folds then take; "
-            f"over all of these, making them included, an adapter's training is {whole:.3g} times as fast."
+            f"That is {share:.1%} of what {EPOCHS} epochs of {FOLDS} folds then take; over all of these, making them included, "
+            f"an adapter's training is {whole:.3g} times as fast."
         )
     if "loading" in results:
         numbers["loading"] = {n: {k: one[k] for k in ("value", "worker_bytes")} for n, one in results["loading"].items()}
@@ -144,22 +165,27 @@ def _rate(numbers, flops, batch_size):
 
 @one_line_errors
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
     parser.add_argument("--small", action="store_true", help="small encoders and corpora")
-    parser.add_argument("--steps", type=int, default=3, help="steps of each measurement, after one to warm up")
-    parser.add_argument("--repeats", type=int, default=3, help="measurements of each side, by turns")
-    parser.add_argument("--batch_size", type=int, default=8, help="utterances a step")
+    parser.add_argument("--steps", type=positive_int, default=3, help="steps of each measurement, after one to warm up")
+    parser.add_argument("--repeats", type=positive_int, default=3, help="measurements of each side, by turns")
+    parser.add_argument("--batch_size", type=positive_int, default=8, help="utterances a step")
     names = list(dict.fromkeys([*(what for what, *_ in ROWS), "flops", "features", "loading"]))
     parser.add_argument("--only", nargs="+", choices=names, help="some of the measurements")
     parser.add_argument("--profile", action="store_true", help="also show where the time of fusion training in bf16 goes")
-    parser.add_argument("--output", type=Path, help="also write the numbers as JSON")
+    parser.add_argument("--output", type=named_path, help="also write the numbers as JSON")
     args = parser.parse_args()
+    if args.output and (args.output.is_dir() or not os.access(args.output.resolve().parent, os.W_OK)):
+        raise UserError(f"--output {args.output} cannot be written: name a file in a folder that is there")
 
     rows = [row for row in ROWS if not args.only or row[0] in args.only]
-    lines, numbers = report(rows, take(rows, args), args)
+    results, failed = take(rows, args)
+    lines, numbers = report(rows, results, args)
     print("\n".join(lines).rstrip())
     if args.output:
         write_json(args.output, numbers)
+    if failed:
+        raise UserError(f"{len(failed)} measurements failed, and are left out: {failed[0]}")
 
 
 if __name__ == "__main__":

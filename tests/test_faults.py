@@ -415,6 +415,18 @@ def test_sessions_that_do_not_match(copy):
     assert listed(corpus, "sessions without annotation") == [(str(folder), "", "", "session 1 has 3 wavs and no file here")]
 
 
+def test_an_annotation_file_that_was_cut_at_a_line_end(copy):
+    lines = copy.csv.read_text().splitlines(keepends=True)
+    copy.csv.write_text("".join(lines[:3]))
+    corpus = read(copy.root)
+    lost = [line.split(",")[3] for line in lines[3:]]
+    expected = [
+        (str(copy.wav.with_name(f"{name}.wav")), "", name, "has no row in annotation/, so its label is lost") for name in lost
+    ]
+    assert len(lost) == 2 and listed(corpus, "wavs without a row") == expected
+    assert [line.split(",")[0] for line in corpus.warnings()][0] == "2 wavs have no row in annotation/"
+
+
 # The audit
 
 

@@ -314,6 +314,48 @@ def test_a_disk_that_is_full_leaves_the_last_good_file(tmp_path):
         assert names(tmp_path) == {"file.pt"} and path.read_bytes() == good
 
 
+def test_a_link_stays_one_and_a_pipe_is_written_to(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    write_json(tmp_path / "link", {"new": 1})
+    assert (tmp_path / "link").is_symlink() and read_json(tmp_path / "target") == {"new": 1}
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_json(tmp_path / "pipe", {})
+    assert os.read(reader, 100) == b"{}\n" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+    for folder_path in (tmp_path, Path("/"), Path(".")):
+        with pytest.raises(UserError, match="is a folder: name a file"):
+            write_json(folder_path, {})
+
+
+def test_memory_that_does_not_suffice_is_one_line(call, monkeypatch, again):
+    def full(batch, device):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(training, "to_device", full)
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
+    assert code == 1 and stderr.startswith("error: out of memory: --micro_batch_size") and stderr.count("\n") == 1
+
+
+def test_a_killed_reader_of_wavs_is_one_line(call, monkeypatch, again):
+    validate, parent = training._validation_scores, os.getpid()
+
+    def killed(path, *seconds):
+        assert os.getpid() != parent
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def validating(*arguments):
+        monkeypatch.setattr("utils.batches.read_waveform", killed)
+        return validate(*arguments)
+
+    monkeypatch.setattr(training, "_validation_scores", validating)
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", "--num_workers", 1, output_root=again)
+    last = stderr.splitlines()[-1]
+    assert code == 1 and last.startswith("error: a process that reads wavs was ended from outside (DataLoader worker"), stderr
+    assert "Traceback" not in stderr
+
+
 def test_a_disk_that_is_too_small_is_told_before_training(call, monkeypatch, again):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(runs.shutil, "disk_usage", lambda path: usage(100_000))

@@ -155,6 +155,14 @@ def test_two_runs_that_want_it_at_once_compute_it_once(corpus, encoder, tmp_path
     assert len(computed) == 1 and "waiting for it" in said[0] and torch.equal(found[0][name], found[1][name])
 
 
+def test_it_may_be_deleted_while_a_run_uses_it(corpus, encoder, tmp_path):
+    features, names = make(corpus, encoder, tmp_path), list(corpus.utterances["segment_id"])
+    before = [features[name] for name in names]
+    shutil.rmtree(tmp_path)
+    loader = torch.utils.data.DataLoader(names, batch_size=None, num_workers=1, collate_fn=lambda name: features[name])
+    assert all(map(torch.equal, before, loader))
+
+
 def test_a_disk_that_is_too_small_or_closed_is_one_line(corpus, encoder, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
