@@ -335,7 +335,7 @@ def test_memory_that_does_not_suffice_is_one_line(call, monkeypatch, again):
 
     monkeypatch.setattr(training, "to_device", full)
     code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
-    assert code == 1 and stderr.startswith("error: out of memory: --micro_batch_size") and stderr.count("\n") == 1
+    assert code == 1 and stderr.startswith("error: out of memory: a smaller --micro_batch_size") and stderr.count("\n") == 1
 
 
 def test_a_killed_reader_of_wavs_is_one_line(call, monkeypatch, again):

@@ -113,10 +113,13 @@ def read_config(path):
     """
     config = read_json(path)
     require_facts(config, path)
-    start = config.get("started_from")
+    start, continued = config.get("started_from"), config.get("continued", [])
     right = {"arguments": isinstance(config.get("arguments"), dict)}
     right["started_from"] = start is None or (
-        isinstance(start, dict) and _is_word(start.get("checkpoint")) and _is_word(start.get("sha256"))
+        isinstance(start, dict) and all(isinstance(start.get(name), str) for name in ("checkpoint", "sha256"))
+    )
+    right["continued"] = isinstance(continued, list) and all(
+        isinstance(of, dict) and isinstance(of.get("arguments"), dict) for of in continued
     )
     _require(right, path)
     return config

@@ -99,14 +99,14 @@ class StartingPoint:
         """Give a fusion model the checkpoint's parameters. Returns the facts for config.json.
 
         Raises:
-            UserError: if the checkpoint is corrupt, could run code, is of another architecture or other encoders.
+            UserError: if the checkpoint is corrupt, could run code, is not finite, or of another architecture or encoders.
         """
         require_same_encoders(model, self.config, self.path)
         state = read_weights(self.path)
         wrong = misfit(state, model.state_dict())
         if wrong:
             raise UserError(
-                f"--checkpoint {self.path} is of another architecture: {wrong}; it should be a whole fusion model over "
+                f"--checkpoint {self.path} does not fit: {wrong}; it should be a whole fusion model over "
                 "--text_model and --speech_model as named"
             )
         model.load_checkpoint_state(state)

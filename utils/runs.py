@@ -116,7 +116,7 @@ class Run:
             told = str(error)
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in told:
                 raise UserError(
-                    "out of memory: --micro_batch_size 4, or less, takes the same steps with less; the same command goes on"
+                    "out of memory: a smaller --micro_batch_size takes the same steps with less, and goes on from here"
                 ) from None
             if "DataLoader worker" in told:
                 raise UserError(
@@ -421,7 +421,7 @@ class Run:
         try:
             self.history = list(last["history"])
             best_is_kept = last["best_epoch"] in (0, last["epoch"]) or (self.path / BEST_MODEL).exists()
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError, RuntimeError):
             raise UserError(f"{path} is not the last checkpoint of a run: --overwrite starts anew") from None
         if not best_is_kept:
             raise UserError(f"{self.path / BEST_MODEL} is gone, and {path.name} goes on beside it: --overwrite starts anew")
