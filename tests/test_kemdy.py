@@ -382,6 +382,16 @@ def test_damaged_index_is_made_again(tmp_path, no_sound, damage):
     read(tmp_path)
 
 
+def test_what_a_killed_process_left_of_an_index_goes_in_time(tmp_path):
+    make_kemdy20(tmp_path, sessions=2, utterances=2)
+    old, young = (tmp_path / f".wav_index.csv.{host}.7" for host in ("a", "b"))
+    old.touch()
+    young.touch()
+    os.utime(old, (1, 1))
+    read(tmp_path)
+    assert not old.exists() and young.exists()  # which another process may be writing
+
+
 def test_corpus_on_read_only_storage(tmp_path, monkeypatch):
     make_kemdy20(tmp_path, sessions=2, utterances=2)
     before = sorted(tmp_path.rglob("*"))
