@@ -257,7 +257,9 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("damage", ["cut short", "another run's", "no dictionary", "code", *ODD], ids=str)
+@pytest.mark.parametrize(
+    "damage", ["cut short", "another run's", "another's optimizer", "no dictionary", "code", *ODD], ids=str
+)
 def test_a_last_checkpoint_that_cannot_be_used(damage, call, cut_off, again):
     path = cut_off / "last_checkpoint.pt"
     if damage == "cut short":
@@ -268,6 +270,10 @@ def test_a_last_checkpoint_that_cannot_be_used(damage, call, cut_off, again):
         torch.save(last, path)
     elif isinstance(damage, dict):
         torch.save(torch.load(path, weights_only=True) | damage, path)
+    elif damage == "another's optimizer":
+        last = torch.load(path, weights_only=True)
+        last["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3, 5)
+        torch.save(last, path)
     elif damage == "no dictionary":
         torch.save([1, 2], path)
     else:

@@ -211,6 +211,9 @@ class Training:
             raise ValueError("its score and seconds are not numbers")
         if self.losses.shape != (steps,) or self.penalties.shape != (steps,) or not 0 <= self.step <= steps:
             raise ValueError(f"{len(self.losses)} steps an epoch, {steps} here")
+        for parameter, moments in self.optimizer.state.items():
+            if any(tensor.shape not in ((), parameter.shape) for tensor in moments.values()):
+                raise ValueError("its optimizer is of other parameters")
         rows = [row["epoch"] for row in history]
         whole = self.epoch == done and self.step == steps or self.epoch == done + 1
         if rows != list(range(done + 1)) or not whole or not 0 <= self.best_epoch <= done:
