@@ -60,19 +60,18 @@ class SpeechFeatures:
         self._mapped = None
 
     def is_whole(self):
-        """Has the file the size that its index says? It is then opened, and stays usable when it is deleted."""
-        if self.path.stat().st_size != self.shape[0] * self.width * self.dtype.itemsize:
-            return False
-        self._open()
-        return True
+        """Has the file the size that its index says?"""
+        return self.path.stat().st_size == self.shape[0] * self.width * self.dtype.itemsize
 
-    def _open(self):
+    def open(self):
+        """Open the file, which stays usable, in forked processes too, when its folder is deleted. Returns itself."""
         self._mapped = np.memmap(self.path, self.dtype, "r", shape=self.shape)
+        return self
 
     def __getitem__(self, segment_id):
         """The frames of an utterance, (frames, width), in the precision that they are kept in."""
         if self._mapped is None:  # in a process that was not forked
-            self._open()
+            self.open()
         start, stop = self.spans[segment_id]
         return torch.from_numpy(np.array(self._mapped[start:stop]))
 
@@ -167,7 +166,7 @@ def _find(folder, segment_ids, width, precision):
     try:
         found = SpeechFeatures(folder)
         as_wanted = (found.width, found.dtype) == (width, precision) and found.spans.keys() >= set(segment_ids)
-        return found if as_wanted and found.is_whole() else None
+        return found.open() if as_wanted and found.is_whole() else None
     except (UserError, OSError):
         return None
 
