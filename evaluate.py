@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.arguments import count
+from utils.arguments import HelpFormatter, count
 from utils.errors import UserError, one_line_errors
 from utils.files import write_text
 from utils.kemdy import CORPORA
@@ -35,7 +35,7 @@ MACHINE_FLAGS = ("cpu", "num_workers", "data_root", "text_model", "speech_model"
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--output_root", type=Path, default=Path("outputs"), help="folder that the experiments were written to")
     parser.add_argument("--folds", type=count, nargs="+", metavar="K", help="only these folds (default: all that were run)")
     parser.add_argument("--metric", choices=METRICS, help="only this F1 (default: weighted, macro, micro)")

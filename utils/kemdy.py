@@ -225,7 +225,7 @@ def read_corpus(root, progress=True):
     for session in sorted(recorded.keys() - set(sessions)):
         what = f"session {session} has {recorded[session]:,} wavs and no file here"
         note("sessions without annotation", root / "annotation", "", what)
-    rows, candidates, seen, annotated = 0, [], set(), set()
+    rows, candidates, seen = 0, [], set()
     for path, file_match in annotations:
         session = int(file_match["session"])
         for number, segment_id, label in _read_annotation(path):
@@ -241,8 +241,6 @@ def read_corpus(root, progress=True):
                 reason, emotion = "id of another session", None
             else:
                 reason, emotion = _examine_row(match, file_match, segment_id, label, seen)
-            if reason != "other speaker's file":
-                annotated.add(segment_id)
             if reason is None and segment_id not in wavs:
                 reason = "no wav"
             if reason is None and segment_id not in transcripts:
@@ -257,7 +255,7 @@ def read_corpus(root, progress=True):
                     what = reason if shown is None else f"{reason} {shown[:40]!r}"
                     faults.append(Fault(reason, str(path), number, annotated_id if match else "", what))
 
-    for stem in sorted(wavs.keys() - annotated):
+    for stem in sorted(wavs.keys() - seen):
         match = corpus_format.segment_id.fullmatch(stem)
         if match and int(match["session"]) in sessions:
             note(NO_ROW, wavs[stem], stem, "has no row in annotation/, so its label is lost")

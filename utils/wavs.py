@@ -175,9 +175,8 @@ def _unchanged(path, header):
 
 def _is_usable(header):
     """Can ``read_header`` have said so?"""
-    shortest, longest = SECONDS
-    frames_fit = shortest * header.samplerate <= header.frames <= longest * header.samplerate
-    return header.samplerate in RATES and frames_fit and header.channels > 0 and header.streamed in (0, 1)
+    heard = header.samplerate in RATES and SECONDS[0] <= header.duration <= SECONDS[1]
+    return heard and header.channels > 0 and header.streamed in (0, 1)
 
 
 def _read_index(index_path):
@@ -186,7 +185,7 @@ def _read_index(index_path):
             columns, *entries = csv.reader(file)
         known = {path: WavHeader(*map(int, fields)) for path, *fields in entries} if columns == INDEX_COLUMNS else {}
         return {path: header for path, header in known.items() if _is_usable(header)}
-    except (OSError, ValueError, TypeError, csv.Error):
+    except (OSError, ValueError, TypeError, OverflowError, csv.Error):
         return {}  # missing, or damaged: it is made again
 
 
