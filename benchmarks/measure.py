@@ -21,7 +21,7 @@ from benchmarks.material import NumberTokenizer, corpus_paths, encoders
 from ewc import ElasticPenalty, fisher_information
 from models import AdapterFusionClassifier, FusionClassifier
 from utils.arguments import training_parser
-from utils.batches import BalancedBatchSampler, Task, UtteranceDataset, training_loader
+from utils.batches import BalancedBatchSampler, Loader, Task, UtteranceDataset
 from utils.folds import SPLITS, session_folds, split_utterances
 from utils.kemdy import find_corpus, read_corpus
 from utils.runs import Run
@@ -202,7 +202,7 @@ def loading(args):
     task, batches = load(args.folder), 100
     dataset = shortened(task.splits["train"], args.batch_size * batches)
     sampler = BalancedBatchSampler(dataset.labels, args.batch_size, 12)
-    loader = training_loader(dataset, sampler, args.num_workers)
+    loader = Loader(dataset, sampler, args.num_workers)
     next(iter(loader))  # the worker processes start once for all epochs
     return timed(lambda: [None for _ in loader]) / batches
 

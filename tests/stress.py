@@ -39,7 +39,7 @@ SETTINGS = {
     "adapter": (adapter, ["--lr", "4e-3", "--num_epochs", "20"]),
     "adapter_wo_pretraining": (adapter, ["--lr", "4e-3", "--num_epochs", "20", "--without_pretraining"]),
 }
-GOING_ON = "going on after epoch"
+RESUMING = "resuming after epoch"
 MOMENTS = ("any moment", "inside a write", "between two files")
 
 
@@ -113,13 +113,13 @@ def files(folder):
 
 
 def differences(undisturbed, killed):
-    """What two run folders do not share, bit for bit, but for times."""
+    """What two run folders do not share, bit for bit, but for times and the run's id."""
     states = [torch.load(folder / BEST_MODEL, weights_only=True) for folder in (undisturbed, killed)]
     found = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
     found += sorted(states[0].keys() ^ states[1].keys())
     found += [BEST_MODEL] * (len({(folder / BEST_MODEL).read_bytes() for folder in (undisturbed, killed)}) > 1)
     histories = [pd.read_csv(folder / HISTORY).drop(columns="seconds") for folder in (undisturbed, killed)]
-    metrics = [read_json(folder / METRICS) | {"seconds_training": 0} for folder in (undisturbed, killed)]
+    metrics = [read_json(folder / METRICS) | {"seconds_training": 0, "run": ""} for folder in (undisturbed, killed)]
     predictions = [(folder / PREDICTIONS).read_bytes() for folder in (undisturbed, killed)]
     found += [HISTORY] * (not histories[0].equals(histories[1]))
     found += [METRICS] * (metrics[0] != metrics[1]) + [PREDICTIONS] * (predictions[0] != predictions[1])
@@ -174,7 +174,7 @@ def stress(setting, args, folder, generator, bar):
                 counts["found half written"] += files(killed)[0]
                 bar.update()
         counts["runs"] += 1
-        counts["resumes"] += log.read_text().count(GOING_ON)
+        counts["resumes"] += log.read_text().count(RESUMING)
         different = differences(undisturbed, killed)
         if different:
             raise UserError(f"{killed} and {undisturbed} differ in {', '.join(different)}")
@@ -190,7 +190,7 @@ def main():
     parser.add_argument("--kills", type=int, default=50, help="kills of each setting")
     parser.add_argument("--encoders", type=Path, default=ROOT / "data" / "demo" / "encoders", help="text/ and speech/")
     parser.add_argument("--num_epochs", type=int, default=5, help="epochs of each run")
-    parser.add_argument("--num_workers", type=int, default=0, help="processes that read wavs")
+    parser.add_argument("--num_workers", type=int, default=0, help="threads that read wavs")
     parser.add_argument("--patience", type=float, default=0.8, help="a start lives at most so many times a whole run")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     args = parser.parse_args()

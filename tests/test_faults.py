@@ -29,7 +29,7 @@ import continual_learning_init
 import ewc
 import finetune
 from utils import kemdy
-from utils.batches import UtteranceDataset, training_loader
+from utils.batches import Loader, UtteranceDataset
 from utils.errors import UserError
 from utils.kemdy import read_corpus
 from utils.wavs import INDEX_NAME, read_waveform
@@ -520,7 +520,7 @@ def test_a_wav_that_goes_bad_while_it_is_trained_on(copy, case):
     dataset = UtteranceDataset(utterances, Tokens(), 16, 5.0)
     damage(copy.wav)
     with pytest.raises(UserError) as caught:
-        list(training_loader(dataset, [[0, 1], [2, 3]], num_workers=0))
+        list(Loader(dataset, [[0, 1], [2, 3]], num_threads=0))
     line = str(caught.value)
     assert line.startswith(f"{copy.wav} went bad since it was looked at: {reason}") and "\n" not in line
 

@@ -1,4 +1,4 @@
-"""Runs that are cut off, by SIGKILL, by a signal, by a loss that is no number, and go on."""
+"""Runs that are killed, signalled, or meet a loss that is no number, and resume; and whose folder is whose."""
 
 import itertools
 import os
@@ -15,16 +15,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, clean_environment, digest, flags, folder, shell
+from conftest import ROOT, clean_environment, digest, flags, folder
 from stress import differences, start
 
 import adapter
 import continual_learning_init
 import ewc
-from utils import interruption, runs, training
-from utils.errors import GO_ON_LATER, GoOnLater, UserError
+from utils import runs, training
+from utils.errors import RESUMABLE, UserError
 from utils.files import read_json, whole_file, write_json
-from utils.interruption import Interruption
 
 FINISHED = {"best_model.pt", "config.json", "history.csv", "metrics.json", "predictions.csv"}
 
@@ -40,22 +39,22 @@ def again(outputs, tmp_path):
     return tmp_path
 
 
-@pytest.fixture()
-def signal_at(monkeypatch):
-    """signal_at(n): SIGTERM comes while the n-th batch from now is on its way to the model."""
+def signal_at(patch, number, sign=signal.SIGTERM):
+    """A signal comes while the n-th batch from now is on its way to the model."""
+    seen, to_device = [], training.to_device
 
-    def signal_at(number):
-        seen, to_device = [], training.to_device
+    def counting(*arguments):
+        seen.append(arguments)
+        if len(seen) == number:
+            os.kill(os.getpid(), sign)
+        return to_device(*arguments)
 
-        def counting(*arguments):
-            seen.append(arguments)
-            if len(seen) == number:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return to_device(*arguments)
+    patch.setattr(training, "to_device", counting)
 
-        monkeypatch.setattr(training, "to_device", counting)
 
-    return signal_at
+def forked(script, command, log):
+    """Exit code of a script that runs in a process of its own, patched as this one is."""
+    return os.waitstatus_to_exitcode(os.waitpid(start(script, command, log), 0)[1])
 
 
 @pytest.fixture()
@@ -110,7 +109,7 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(
             process = start(script, command, again / "log")  # forked, so what is patched is so there
         codes.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
     log = (again / "log").read_text()
-    assert set(codes) == {-signal.SIGKILL} and log.count("going on after epoch 1 of 2") > 1, (codes, log)
+    assert set(codes) == {-signal.SIGKILL} and log.count("resuming after epoch 1 of 2") > 1, (codes, log)
     process = start(script, command, again / "log")
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, (again / "log").read_text()
     assert differences(folder(outputs, experiment, "KEMDy20"), path) == [] and names(path) == FINISHED
@@ -118,69 +117,43 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(
 
 # 14 utterances in batches of 8, two epochs of two steps; finetune and ewc test on two corpora, and ewc estimates F, before.
 @pytest.mark.parametrize(
-    ("script", "experiment", "batch", "told"),
+    ("script", "experiment", "batch", "sign", "code"),
     [
-        (continual_learning_init, "task_a", 3, "after epoch 0 of 2, 1 of 2 steps into the next"),
-        (continual_learning_init, "task_a", 4, "after epoch 0 of 2, 2 of 2 steps into the next"),
-        (continual_learning_init, "task_a", 5, "after epoch 0 of 2, 2 of 2 steps into the next"),
-        (continual_learning_init, "task_a", 10, "after epoch 1 of 2, 2 of 2 steps into the next"),
-        (ewc, "ewc", 9, "after epoch 0 of 2, 1 of 2 steps into the next"),
-        (adapter, "adapter", 7, "after epoch 1 of 2, 1 of 2 steps into the next"),
+        (continual_learning_init, "task_a", 1, signal.SIGTERM, 143),  # in the validation before the first epoch
+        (continual_learning_init, "task_a", 4, signal.SIGINT, 130),
+        (continual_learning_init, "task_a", 7, signal.SIGTERM, RESUMABLE),
+        (continual_learning_init, "task_a", 10, signal.SIGINT, RESUMABLE),  # in the test of the best model
+        (ewc, "ewc", 9, signal.SIGTERM, 143),
+        (adapter, "adapter", 7, signal.SIGTERM, RESUMABLE),
     ],
 )
-def test_a_signal_is_kept_waiting_until_the_step_is_saved(
-    script, experiment, batch, told, call, signal_at, monkeypatch, again, outputs
+def test_a_signal_ends_a_run_at_once_and_it_resumes_after_a_whole_epoch(
+    script, experiment, batch, sign, code, monkeypatch, again, outputs, data_root, encoders
 ):
-    path = folder(again, experiment, "KEMDy20")
+    path, command = folder(again, experiment, "KEMDy20"), [*flags(data_root, encoders, again), "--task", "KEMDy20"]
     with monkeypatch.context() as patch:
-        signal_at(batch)
-        code, _, stderr = call(script, "--task", "KEMDy20", output_root=again)
-        patch.undo()
-    assert code == GO_ON_LATER and stderr.endswith("interrupted: the same command goes on from here\n")
-    assert "last_checkpoint.pt" in names(path) and "metrics.json" not in names(path)
-    code, stdout, stderr = call(script, "--task", "KEMDy20", output_root=again)
-    assert code == 0 and f"going on {told}" in stdout, (stdout, stderr)
-    assert ("fisher.pt: taken from before" in stdout) == (experiment == "ewc")
+        signal_at(patch, batch, sign)
+        assert forked(script, command, again / "log") == code
+    told = (again / "log").read_text().splitlines()[-1]
+    resumes = ": the same command resumes after the last whole epoch" if code == RESUMABLE else ""
+    assert told == f"{sign.name}{resumes}"
+    assert ("last_checkpoint.pt" in names(path)) == (code == RESUMABLE) and "metrics.json" not in names(path)
+    assert forked(script, command, again / "log") == 0
+    assert ("resuming after epoch" in (again / "log").read_text()) == (code == RESUMABLE)
     assert differences(folder(outputs, experiment, "KEMDy20"), path) == [] and names(path) == FINISHED
 
 
-def test_a_signal_before_training_leaves_at_once(call, signal_at, again):
-    signal_at(1)  # in the validation before the first epoch, where there is nothing to keep
-    code, _, _ = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
-    assert code == GO_ON_LATER and names(folder(again, "task_a", "KEMDy20")) == {"config.json"}
-
-
-def test_ctrl_c_pressed_again_does_not_wait(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(interruption.time, "monotonic", lambda: now[0])
-    before = signal.getsignal(signal.SIGINT)
-    with Interruption() as asked:
-        with pytest.raises(GoOnLater):
-            signal.raise_signal(signal.SIGTERM)
-        with asked.held_back():
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)  # a launcher passes it on once more
-            now[0] += 2
-            signal.raise_signal(signal.SIGTERM)  # Slurm repeats itself, and must not break what is being written
-            assert asked.requested
-            with pytest.raises(KeyboardInterrupt) as raised:
-                signal.raise_signal(signal.SIGINT)
-            assert raised.type is KeyboardInterrupt  # a step that was cut through is not saved
-    assert signal.getsignal(signal.SIGINT) is before
-
-
 @pytest.fixture()
-def cut_off(call, signal_at, monkeypatch, again):
-    """Folder of a run on KEMDy20 that a signal cut off in its second epoch."""
+def cut_off(monkeypatch, again, data_root, encoders):
+    """Folder of a run on KEMDy20 that a signal ended in its second epoch."""
     with monkeypatch.context() as patch:
-        signal_at(9)
-        code, _, _ = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
-        patch.undo()
-    assert code == GO_ON_LATER
+        signal_at(patch, 8)
+        command = [*flags(data_root, encoders, again), "--task", "KEMDy20"]
+        assert forked(continual_learning_init, command, again / "log") == RESUMABLE
     return folder(again, "task_a", "KEMDy20")
 
 
-def test_a_run_goes_on_with_its_own_arguments_only(call, cut_off, again, outputs):
+def test_a_run_resumes_with_its_own_arguments_only(call, cut_off, again, outputs):
     last = digest(cut_off / "last_checkpoint.pt")
     for flag, value, told in (("--lr", 0.5, "--lr 0.001 then, 0.5 now"), ("--seed", 13, "--seed 12 then, 13 now")):
         code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", flag, value, output_root=again)
@@ -189,7 +162,7 @@ def test_a_run_goes_on_with_its_own_arguments_only(call, cut_off, again, outputs
     # Flags without effect may differ, and --overwrite starts anew.
     arguments = ("--task", "KEMDy20", "--num_workers", 1, "--keep_last", "--overwrite")
     code, stdout, stderr = call(continual_learning_init, *arguments, output_root=again)
-    assert code == 0 and "going on" not in stdout, stderr
+    assert code == 0 and "resuming" not in stdout, stderr
     assert names(cut_off) == FINISHED | {"last_checkpoint.pt"}
     assert digest(cut_off / "best_model.pt") == digest(folder(outputs, "task_a", "KEMDy20") / "best_model.pt")
     # What was to be kept stays; what a run left that was killed when it was done goes.
@@ -201,41 +174,49 @@ def test_a_run_goes_on_with_its_own_arguments_only(call, cut_off, again, outputs
         assert code == 0 and "skipped" in stdout and names(cut_off) == kept
 
 
-def test_the_best_model_is_of_the_epoch_that_the_run_goes_on_after(
-    again, outputs, data_root, encoders, sigkill_at, monkeypatch, call
+def test_the_best_model_is_of_the_epoch_that_the_run_resumes_after(
+    again, outputs, data_root, encoders, monkeypatch, call
 ):
     path, command = folder(again, "task_a", "KEMDy20"), [*flags(data_root, encoders, again), "--task", "KEMDy20"]
     with monkeypatch.context() as patch:
-        sigkill_at(patch, "new file", 4)  # between the last checkpoint of epoch 1 and its model
-        os.waitpid(start(continual_learning_init, command, again / "log"), 0)
+        replace = os.replace
+
+        def die_before_the_model(partial, file):
+            replace(partial, file)
+            if Path(file).name == "last_checkpoint.pt":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        patch.setattr(os, "replace", die_before_the_model)
+        assert forked(continual_learning_init, command, again / "log") == -signal.SIGKILL
     assert names(path) == {"config.json", "history.csv", "last_checkpoint.pt"}
     code, stdout, _ = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
-    assert code == 0 and "going on after epoch 1 of 2" in stdout
+    assert code == 0 and "resuming after epoch 1 of 2" in stdout
     assert differences(folder(outputs, "task_a", "KEMDy20"), path) == []
 
 
-def test_a_corpus_that_moved_is_gone_on_with(call, cut_off, again, data_root, outputs):
+def test_a_run_resumes_on_a_corpus_that_moved(call, cut_off, again, data_root, outputs):
     (again / "moved").symlink_to(data_root)
     code, stdout, stderr = call(continual_learning_init, "--task", "KEMDy20", "--data_root", again / "moved", output_root=again)
-    assert code == 0 and "going on after" in stdout, stderr
+    assert code == 0 and "resuming after" in stdout, stderr
     assert differences(folder(outputs, "task_a", "KEMDy20"), cut_off) == []
 
 
-def test_a_kept_fisher_that_is_damaged_is_made_again(call, signal_at, monkeypatch, again, outputs):
-    path = folder(again, "ewc", "KEMDy20")
-    for content in (b"cut", {"classifier.weight": torch.zeros(1)}):
-        with monkeypatch.context() as patch:
-            signal_at(9)
-            code, _, _ = call(ewc, "--task", "KEMDy20", "--overwrite", output_root=again)
-            patch.undo()
-        assert code == GO_ON_LATER
-        if isinstance(content, bytes):
-            (path / "fisher.pt").write_bytes(content)
-        else:
-            torch.save(content, path / "fisher.pt")
-        code, stdout, stderr = call(ewc, "--task", "KEMDy20", output_root=again)
-        assert code == 0 and "fisher.pt is not used, and made again" in stdout, stderr
-        assert differences(folder(outputs, "ewc", "KEMDy20"), path) == []
+@pytest.mark.parametrize("damage", ["cut short", "another run's", "another model's"])
+def test_a_kept_fisher_that_does_not_fit_is_made_again(damage, call, monkeypatch, again, outputs, data_root, encoders):
+    path, command = folder(again, "ewc", "KEMDy20"), [*flags(data_root, encoders, again), "--task", "KEMDy20"]
+    with monkeypatch.context() as patch:
+        signal_at(patch, 9)
+        assert forked(ewc, command, again / "log") == 143
+    fisher = torch.load(path / "fisher.pt", weights_only=True)
+    if damage == "cut short":
+        (path / "fisher.pt").write_bytes(b"cut")
+    elif damage == "another run's":
+        torch.save(fisher | {"run": "another"}, path / "fisher.pt")
+    else:
+        torch.save(fisher | {"values": {"classifier.weight": torch.zeros(1)}}, path / "fisher.pt")
+    code, stdout, stderr = call(ewc, "--task", "KEMDy20", output_root=again)
+    assert code == 0 and "fisher.pt is not used, and made again" in stdout, stderr
+    assert differences(folder(outputs, "ewc", "KEMDy20"), path) == []
 
 
 @pytest.mark.parametrize("what", ["corpora", "encoders"])
@@ -250,30 +231,17 @@ def test_a_run_does_not_go_on_with_other_material(what, call, cut_off, again):
     assert code == 1 and f"was begun with other {what} than now" in stderr
 
 
-ROW = {"epoch": 0}
-ODD = [
-    *({"history": []}, {"history": [1, 2]}, {"history": [{"epoch": "x"}]}, {"history": [{}, {}]}, {"history": [ROW, ROW]}),
-    *({"epoch": "a"}, {"epoch": 7}, {"step": 10**6}, {"step": -1}, {"best_epoch": 2}, {"best_score": "a"}, {"random": []}),
-]
-
-
-@pytest.mark.parametrize(
-    "damage", ["cut short", "another run's", "another's optimizer", "no dictionary", "code", *ODD], ids=str
-)
+@pytest.mark.parametrize("damage", ["cut short", "one bit", "another run's", "no dictionary", "code"])
 def test_a_last_checkpoint_that_cannot_be_used(damage, call, cut_off, again):
     path = cut_off / "last_checkpoint.pt"
     if damage == "cut short":
         path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "one bit":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
     elif damage == "another run's":
-        last = torch.load(path, weights_only=True)
-        last["model"] = {"classifier.weight": torch.zeros(1)}
-        torch.save(last, path)
-    elif isinstance(damage, dict):
-        torch.save(torch.load(path, weights_only=True) | damage, path)
-    elif damage == "another's optimizer":
-        last = torch.load(path, weights_only=True)
-        last["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3, 5)
-        torch.save(last, path)
+        torch.save(torch.load(path, weights_only=True) | {"run": "another"}, path)
     elif damage == "no dictionary":
         torch.save([1, 2], path)
     else:
@@ -282,8 +250,10 @@ def test_a_last_checkpoint_that_cannot_be_used(damage, call, cut_off, again):
     assert code == 1 and stderr.startswith("error: ") and str(path) in stderr and stderr.count("\n") == 1
 
 
-def test_the_best_model_of_a_run_that_goes_on_must_be_there(call, cut_off, again):
+def test_the_best_model_of_a_run_that_resumes_must_be_there(call, cut_off, again):
     (cut_off / "best_model.pt").unlink()
+    path = cut_off / "last_checkpoint.pt"
+    torch.save(torch.load(path, weights_only=True) | {"best_epoch": 0}, path)
     code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
     assert code == 1 and f"{cut_off / 'best_model.pt'} is gone" in stderr
 
@@ -344,30 +314,12 @@ def test_memory_that_does_not_suffice_is_one_line(call, monkeypatch, again):
     assert code == 1 and stderr.startswith("error: out of memory: a smaller --micro_batch_size") and stderr.count("\n") == 1
 
 
-def test_a_killed_reader_of_wavs_is_one_line(call, monkeypatch, again):
-    validate, parent = training._validation_scores, os.getpid()
-
-    def killed(path, *seconds):
-        assert os.getpid() != parent
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def validating(*arguments):
-        monkeypatch.setattr("utils.batches.read_waveform", killed)
-        return validate(*arguments)
-
-    monkeypatch.setattr(training, "_validation_scores", validating)
-    code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", "--num_workers", 1, output_root=again)
-    last = stderr.splitlines()[-1]
-    assert code == 1 and last.startswith("error: a process that reads wavs was ended from outside (DataLoader worker"), stderr
-    assert "Traceback" not in stderr
-
-
 def test_a_disk_that_is_too_small_is_told_before_training(call, monkeypatch, again):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(runs.shutil, "disk_usage", lambda path: usage(100_000))
     code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
     path = folder(again, "task_a", "KEMDy20")
-    assert code == 1 and f"{path} needs " in stderr and "0.00 GB are free" in stderr and names(path) == set()
+    assert code == 1 and f"{path} needs " in stderr and "0.00 GB are free" in stderr and not path.exists()
 
 
 def test_a_loss_that_is_not_finite_names_its_batch(call, monkeypatch, again):
@@ -391,45 +343,6 @@ def test_a_loss_that_is_not_finite_names_its_batch(call, monkeypatch, again):
     last = torch.load(path / "last_checkpoint.pt", weights_only=True)
     assert last["epoch"] == 1 and all(torch.isfinite(tensor).all() for tensor in last["model"].values())
     assert names(path) == {"best_model.pt", "config.json", "history.csv", "last_checkpoint.pt"}
-
-
-def test_parameters_that_are_not_finite_are_not_saved(call, monkeypatch, again):
-    path, validate = folder(again, "task_a", "KEMDy20"), training._validation_scores
-    seen = []
-
-    def validating(run, model, tasks):
-        seen.append(None)
-        if len(seen) == 3:  # after the second epoch
-            model.classifier.bias.data.fill_(float("nan"))
-            os.kill(os.getpid(), signal.SIGTERM)
-        return validate(run, model, tasks)
-
-    monkeypatch.setattr(training, "_validation_scores", validating)
-    code, _, _ = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
-    last = torch.load(path / "last_checkpoint.pt", weights_only=True)
-    assert code == GO_ON_LATER and last["epoch"] == 1
-    assert all(torch.isfinite(tensor).all() for tensor in last["model"].values())
-
-
-def test_a_crash_with_worker_processes_ends(data_root, encoders, tmp_path):
-    # Python waits for them when it ends, and they are deaf to what it asks of them before.
-    crash = (
-        "import sys, continual_learning_init as script\n"
-        "from utils import training\n"
-        "def broken(batch, size): raise RuntimeError('a bug')\n"
-        "training.micro_batches = broken\n"
-        "script.main()\n"
-    )
-    command = [*flags(data_root, encoders, tmp_path), "--task", "KEMDy20", "--num_workers", "1"]
-    done = shell(sys.executable, "-c", crash, *command)
-    assert done.returncode == 1 and done.stderr.rstrip().endswith("RuntimeError: a bug")
-
-
-def test_a_run_that_fails_with_worker_processes_ends(data_root, encoders, tmp_path):
-    flags_of_run = [*flags(data_root, encoders, tmp_path), "--task", "KEMDy20", "--num_workers", "2", "--lr", "1e30"]
-    done = shell(sys.executable, "continual_learning_init.py", *flags_of_run)
-    assert done.returncode == 1 and done.stderr.startswith("error: epoch 1, batch 2 of 2: the loss is nan with Sess"), done
-    assert done.stderr.count("\n") == 1
 
 
 def everyone(session):
@@ -467,36 +380,36 @@ def interrupted(command, environment, sign, number=signal.SIGTERM, to="script"):
             sign = "never again"
     code = process.wait()
     deadline = time.monotonic() + 120
-    while everyone(process.pid):  # nothing goes on behind the script's back; what reads wavs looks every 5 s for its parent
+    while everyone(process.pid):  # nothing goes on behind the script's back
         assert time.monotonic() < deadline
         time.sleep(0.1)
     return code, "".join(lines)
 
 
 @pytest.mark.parametrize(("number", "to"), [(signal.SIGTERM, "script"), (signal.SIGINT, "group"), (signal.SIGTERM, "everyone")])
-def test_run_scripts_leave_with_their_run_and_go_on(number, to, again, outputs, data_root, encoders):
+def test_run_scripts_end_with_their_run_and_resume(number, to, again, outputs, data_root, encoders):
     # Slurm warns the script alone, a terminal signals its group; at the end of a job everyone is told.
     command = ["bash", "run-init.sh", *flags(data_root, encoders, again), "--num_workers", "2", "--num_epochs", "400"]
     only = {"FOLDS": "0", "TASKS": "KEMDy20 KEMDy19"}
     code, output = interrupted(command, only, "epoch  2/400", number, to)
-    assert code == GO_ON_LATER and "Traceback" not in output, output
-    assert "interrupted: the same command goes on from here" in output and "KEMDy19" not in output
+    assert code == RESUMABLE and "Traceback" not in output, output
+    assert f"{number.name}: the same command resumes after the last whole epoch" in output and "KEMDy19" not in output
     assert "stopped by a signal; the same command goes on from here" in output
     last = torch.load(folder(again, "task_a", "KEMDy20") / "last_checkpoint.pt", weights_only=True)
     assert 2 <= last["epoch"] < 400
-    code, output = interrupted(command, only, f"going on after epoch {len(last['history']) - 1} of 400", number, to)
-    assert code == GO_ON_LATER, output
+    code, output = interrupted(command, only, f"resuming after epoch {last['epoch']} of 400", number, to)
+    assert code == RESUMABLE, output
 
 
 def test_several_processes_leave_together(again, data_root, encoders):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "continual_learning_init.py"]
     command = [*launch, *flags(data_root, encoders, again), "--task", "KEMDy20", "--num_epochs", "400"]
     _, output = interrupted(command, {}, "epoch  2/400")
-    assert "interrupted: the same command goes on" in output, output
+    assert "SIGTERM: the same command resumes" in output, output
     last = torch.load(folder(again, "task_a", "KEMDy20") / "last_checkpoint.pt", weights_only=True)
-    assert len(last["random"]) == 2 and 2 <= last["epoch"] < 400
-    _, output = interrupted(command, {}, "going on after epoch")
-    assert f"going on after epoch {len(last['history']) - 1} of 400" in output
+    assert 2 <= last["epoch"] < 400
+    _, output = interrupted(command, {}, "resuming after epoch")
+    assert f"resuming after epoch {last['epoch']} of 400" in output
 
 
 def test_slurm_queues_a_run_again_that_it_warned(tmp_path):
@@ -515,7 +428,7 @@ def test_slurm_queues_a_run_again_that_it_warned(tmp_path):
     environment |= {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "77", "SLURM_SUBMIT_DIR": str(ROOT)}
     command = ["bash", "slurm/run.sbatch", "run-init.sh"]
     code, output = interrupted(command, environment, "under way")
-    assert code == GO_ON_LATER and "kept" in output and (tmp_path / "called").read_text() == "requeue 77_3\n"
+    assert code == RESUMABLE and "kept" in output and (tmp_path / "called").read_text() == "requeue 77_3\n"
     (tmp_path / "called").unlink()
     (tmp_path / "python").write_text("import sys; sys.exit(1)")
     code, _ = interrupted(command, environment, "nothing")
@@ -533,4 +446,4 @@ def test_the_grid_starts_nothing_more_after_a_signal(tmp_path):
     environment = {"GPUS": "2", "LAUNCH": f"{sys.executable} {tmp_path / 'run.py'}", "FOLDS": "0 1 2"}
     for to in ("script", "group"):
         code, output = interrupted(["bash", "run-grid.sh"], environment, "under way", to=to)
-        assert code == GO_ON_LATER and output.count("under way") == output.count("kept") <= 2, output
+        assert code == RESUMABLE and output.count("under way") == output.count("kept") <= 2, output

@@ -59,7 +59,6 @@ def run():
         accelerator=Accelerator(cpu=True),
         args=SimpleNamespace(num_workers=0, batch_size=8),
         quiet=False,
-        leave_if_asked=lambda together: None,
     )
 
 

@@ -10,13 +10,6 @@ from utils.wavs import SECONDS
 
 # Both corpora at once: what continual_learning_init.py can train beside one of them.
 JOINT = "joint"
-# Flags that say where something lies. Of a run that goes on, what lies there is compared, not where.
-COMPARED_BY_CONTENT = ("data_root", "checkpoint")
-# Flags that say where and how fast a run is made, not what comes out of it (but for rounding).
-WITHOUT_EFFECT = (
-    *("output_root", "cpu", "num_workers", "overwrite", "keep_last", "micro_batch_size"),
-    *("no_speech_cache", "speech_cache", "speech_cache_precision"),
-)
 TEXT_MODEL = "skt/kobert-base-v1"
 SPEECH_MODEL = "facebook/wav2vec2-base-960h"
 
@@ -182,12 +175,6 @@ def parse_training_args(parser, argv=None):
     if "checkpoint" in args and "init_name" not in args:
         args.init_name = "task_a" + split_seed(args.exp_name)[1]
     return args
-
-
-def differing_arguments(one, other, overlooked):
-    """(name, value in ``one``, value in ``other``) of every argument that differs, sorted, without those ``overlooked``."""
-    names = sorted((one.keys() | other.keys()) - set(overlooked))
-    return [(name, one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)]
 
 
 def split_seed(exp_name):

@@ -1,19 +1,25 @@
 """A corpus and a fold → the batches that a model trains on and is tested with."""
 
 import copy
+import queue
+import threading
+from collections import deque
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from utils.errors import UserError
 from utils.folds import SPLITS, session_folds, split_utterances
-from utils.interruption import deaf_to_signals
 from utils.kemdy import EMOTIONS, Corpus, find_corpus, read_corpus
 from utils.wavs import read_waveform
+
+# A storage that has not answered for so long is gone; the slowest that still works gives a batch in far less.
+SECONDS_FOR_A_BATCH = 300
 
 
 class UtteranceDataset(Dataset):
@@ -87,7 +93,7 @@ class BalancedBatchSampler(Sampler):
 
     An epoch draws as many utterances as there are, utterance i with weight N / count(class of i); a class that is absent
     from the split has no utterance to weigh. The draw depends on seed and epoch alone, so that any number of processes
-    sees the same global batches in the same order. Iterating gives the batches of ``epoch`` from ``first_step`` on.
+    sees the same global batches in the same order. Iterating gives the batches of ``epoch``.
 
     Args:
         labels: class indices (n,).
@@ -101,7 +107,7 @@ class BalancedBatchSampler(Sampler):
         self.weights = torch.from_numpy(len(labels) / counts[labels])
         self.batch_size, self.seed = batch_size, seed
         self.process_index, self.num_processes = process_index, num_processes
-        self.epoch = self.first_step = 0
+        self.epoch = 0
 
     def __len__(self):
         return -(-len(self.weights) // self.batch_size)
@@ -113,7 +119,7 @@ class BalancedBatchSampler(Sampler):
     def __iter__(self):
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
         drawn = torch.multinomial(self.weights, len(self.weights), replacement=True, generator=generator).tolist()
-        for step in range(self.first_step, len(self)):
+        for step in range(len(self)):
             batch = drawn[step * self.batch_size : (step + 1) * self.batch_size]
             # A process that has no share in a small last batch gets one utterance, which training weighs with zero.
             yield batch[self.process_index :: self.num_processes] or batch[:1]
@@ -124,18 +130,79 @@ def derived_seed(*parts):
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-def training_loader(dataset, sampler, num_workers):
-    """Batches of ``sampler``. Its own generator keeps the loader from drawing on the run's random state."""
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=dataset.collate,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        worker_init_fn=deaf_to_signals(),
-        generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available(),
-    )
+class Loader:
+    """Reads batches of a dataset in order, some ahead of time.
+
+    In threads, not processes: decoding and arithmetic release Python's lock, and there is no shared memory to run out of, no
+    process that can die or hang on its own, and an error is raised here as it was there.
+
+    Args:
+        dataset: an UtteranceDataset.
+        batches: lists of indices; iterated anew for every pass.
+        num_threads: that read; with 0 the caller's own thread does.
+    """
+
+    def __init__(self, dataset, batches, num_threads):
+        self.dataset, self.batches, self.num_threads = dataset, batches, num_threads
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        """Yields what ``UtteranceDataset.collate`` makes of each batch.
+
+        Raises:
+            UserError: if a wav cannot be read, or no batch comes for ``SECONDS_FOR_A_BATCH``.
+        """
+        if self.num_threads == 0:
+            yield from map(self._read, self.batches)
+            return
+        jobs, ahead = queue.SimpleQueue(), deque()
+        for _ in range(self.num_threads):
+            # Daemons: one that a storage never answers must not keep the process.
+            threading.Thread(target=self._work, args=(jobs,), daemon=True).start()
+        try:
+            for indices in self.batches:
+                ahead.append(Future())
+                jobs.put((ahead[-1], indices))
+                if len(ahead) > 2 * self.num_threads:
+                    yield self._wait_for(ahead.popleft())
+            while ahead:
+                yield self._wait_for(ahead.popleft())
+        finally:
+            for future in ahead:
+                future.cancel()
+            for _ in range(self.num_threads):
+                jobs.put(None)
+
+    def _read(self, indices):
+        batch = self.dataset.collate([self.dataset[index] for index in indices])
+        return _pinned(batch) if torch.cuda.is_available() else batch
+
+    def _work(self, jobs):
+        while (job := jobs.get()) is not None:
+            future, indices = job
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self._read(indices))
+            except BaseException as error:
+                future.set_exception(error)
+
+    def _wait_for(self, future):
+        try:
+            return future.result(SECONDS_FOR_A_BATCH)
+        except TimeoutError:
+            if future.done():  # it is what the reading itself raised
+                raise
+            raise UserError(
+                f"no batch could be read for {SECONDS_FOR_A_BATCH} s: the storage of {self.dataset.wav_paths[0]} does not "
+                "answer; the same command resumes the run once it does"
+            ) from None
+
+
+def _pinned(batch):
+    return {name: _pinned(values) if isinstance(values, dict) else values.pin_memory() for name, values in batch.items()}
 
 
 def ordered_loader(dataset, batch_size, num_workers, process_index=0, num_processes=1, by_length=False):
@@ -147,15 +214,7 @@ def ordered_loader(dataset, batch_size, num_workers, process_index=0, num_proces
     if by_length:
         order = np.argsort(-dataset.utterances["duration"].to_numpy(), kind="stable")
     batches = [order[start : start + batch_size].tolist() for start in range(0, len(dataset), batch_size)]
-    return DataLoader(
-        dataset,
-        batch_sampler=batches[process_index::num_processes],
-        collate_fn=dataset.collate,
-        num_workers=num_workers,
-        worker_init_fn=deaf_to_signals(),
-        generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available(),
-    )
+    return Loader(dataset, batches[process_index::num_processes], num_workers)
 
 
 @dataclass
@@ -168,19 +227,28 @@ class Task:
     splits: dict
 
 
-def load_task(args, name, tokenizer):
-    """Read the corpus ``name`` and divide it by the run's fold.
+def read_fold(args, name):
+    """Read the corpus ``name`` and find the run's fold: (Corpus, ``{split: session numbers}``).
 
     Raises:
         UserError: if the corpus is missing or not in KEMDy's form, holds wavs that cannot be used (without
-            ``--skip_bad_files``), or has too few sessions or an empty split.
+            ``--skip_bad_files``), or has too few sessions.
     """
     corpus = read_corpus(find_corpus(args.data_root, name))
     if corpus.name != name:
         raise UserError(f"{corpus.root} holds the annotations of {corpus.name}, not of {name}")
     if not getattr(args, "skip_bad_files", False):
         corpus.require_readable_wavs()
-    fold = session_folds(corpus.sessions, args.k_fold)[args.num_fold]
+    return corpus, session_folds(corpus.sessions, args.k_fold)[args.num_fold]
+
+
+def load_task(args, name, tokenizer):
+    """Read the corpus ``name`` and divide it by the run's fold.
+
+    Raises:
+        UserError: as ``read_fold``, or if a split is empty.
+    """
+    corpus, fold = read_fold(args, name)
     tables = split_utterances(corpus.utterances, fold)
     for split in SPLITS:
         if tables[split].empty:

@@ -1,8 +1,10 @@
 """Models that come back from files: a run's, rebuilt whole, or a checkpoint's parameters. Nothing in a file can run."""
 
+import hashlib
 import json
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -11,11 +13,14 @@ from safetensors import safe_open
 from models import AdapterFusionClassifier, FusionClassifier
 from models.encoders import ENCODER_SEED, load_encoder, local_folder
 from utils.errors import UserError
-from utils.files import BEST_MODEL, CONFIG, read_json
+from utils.files import BEST_MODEL, CONFIG
+from utils.identity import read_run_config
 from utils.kemdy import EMOTIONS
 
 # Parts of an exported file's metadata.
-FACTS, CARD = "facts", "card"
+FACTS, CARD, DIGEST = "facts", "card", "sha256"
+# Raised when files of before are no longer read.
+EXPORT_FORMAT = 2
 # Buffers that transformers stored once and makes anew today.
 FORMER_BUFFERS = tuple(f"text_encoder.embeddings.{name}" for name in ("position_ids", "token_type_ids"))
 FORMER_NAMES = {
@@ -111,7 +116,7 @@ def read_config(path):
     Raises:
         UserError: as ``require_facts``, or if the file is not a JSON object.
     """
-    config = read_json(path)
+    config = read_run_config(path)
     require_facts(config, path)
     start, continued = config.get("started_from"), config.get("continued", [])
     right = {"arguments": isinstance(config.get("arguments"), dict)}
@@ -204,8 +209,23 @@ def read_export(path):
         facts, card = None, ""
     if not isinstance(facts, dict) or not all(line.isprintable() for line in card.split("\n")):
         raise UserError(f"{path} is refused: its metadata are not those that 'python -m utils.export' writes")
+    if facts.get("format") != EXPORT_FORMAT:
+        raise UserError(
+            f"{path} is of format {facts.get('format')!r:.20}, and this version reads format {EXPORT_FORMAT}: export it again"
+        )
+    if metadata.get(DIGEST) != content_digest(state, metadata[FACTS], card):
+        raise UserError(f"{path} is damaged (its checksum is another): copy it again")
     require_facts(facts, path)
     return state, facts, card
+
+
+def content_digest(state, facts, card):
+    """SHA-256 of all that an exported file holds: its tensors, the facts as JSON text, and the card."""
+    digest = hashlib.sha256(json.dumps([facts, card]).encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def read_weights(path):
@@ -230,19 +250,29 @@ def with_present_names(state):
     return present
 
 
-def read_file(path, way_out="copy it again"):
+def read_file(path, hint="copy it again"):
     """Read what torch.save wrote, tensors and plain numbers, on the CPU; nothing in the file can run.
+
+    The zip format, torch's own since 2020, holds a checksum of everything, which torch does not look at. The one before it has
+    none: of such a file a flipped bit is not noticed.
 
     Raises:
         UserError: if the file is corrupt, or holds anything else.
     """
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise UserError(f"{path} is damaged (the checksum of {damaged} is another): {hint}")
         with warnings.catch_warnings(action="ignore"):  # one line is enough for a file that is refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path} is refused: not a plain state dict of tensors, and more than tensors could run code") from None
+    except UserError:
+        raise
     except Exception as error:  # torch.load raises nearly anything on a damaged file, OSError and AttributeError included
-        raise UserError(f"{path} cannot be read as a checkpoint ({_reason(error)}): {way_out}") from None
+        raise UserError(f"{path} cannot be read as a checkpoint ({_reason(error)}): {hint}") from None
 
 
 def read_state(path):

@@ -7,7 +7,8 @@ from models import FusionClassifier
 from utils.arguments import other_task
 from utils.checkpoints import is_export, misfit, read_config, read_export, read_weights, require_same_encoders
 from utils.errors import UserError
-from utils.files import BEST_MODEL, CONFIG, METRICS, run_folder, sha256
+from utils.files import CONFIG, METRICS, sha256
+from utils.identity import fold_digest, starting_checkpoint
 from utils.training import test
 
 
@@ -25,6 +26,7 @@ def continue_from_first_task(run):
     first_task = other_task(args.task)
     starting_point = StartingPoint.find(run, first_task)
     tasks = run.load_tasks([first_task, args.task])
+    starting_point.require_same_fold(tasks[first_task])
     run.seed()
     model = FusionClassifier.from_pretrained(args.text_model, args.speech_model)
     run.start(model, tasks, started_from=starting_point.load_into(model))
@@ -52,9 +54,8 @@ class StartingPoint:
                 ``first_task`` that was kept from the test sessions of this run's fold.
         """
         args = run.args
-        path = args.checkpoint
-        if path is None:
-            path = run_folder(args.output_root, args.init_name, args.num_fold, first_task) / BEST_MODEL
+        path = starting_checkpoint(args)
+        if args.checkpoint is None:
             if not (path.parent / METRICS).exists():
                 command = (
                     f"python continual_learning_init.py --task {first_task} --num_fold {args.num_fold} "
@@ -94,6 +95,20 @@ class StartingPoint:
                 f"told; name the best_model.pt of a run on {first_task} alone"
             )
         return cls(path, config)
+
+    def require_same_fold(self, task):
+        """Raise UserError if the first task's test sessions are not those that the checkpoint was kept from."""
+        corpora = self.config.get("corpora", {})
+        if task.name not in corpora:
+            return
+        then = corpora[task.name]
+        if not isinstance(then, str):
+            then = fold_digest(then["splits"])
+        if then != fold_digest({split: {"sessions": sessions} for split, sessions in task.fold.items()}):
+            raise UserError(
+                f"--checkpoint {self.path} was trained on other sessions of {task.name} than this fold has now, and may have "
+                f"seen the test split: train it again on the corpus in {task.corpus.root}"
+            )
 
     def load_into(self, model):
         """Give a fusion model the checkpoint's parameters. Returns the facts for config.json.

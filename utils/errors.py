@@ -6,27 +6,19 @@ import functools
 import os
 import sys
 
-# EX_TEMPFAIL of sysexits.h: try again later.
-GO_ON_LATER = 75
+# EX_TEMPFAIL of sysexits.h, try again later: the exit code of a run that the same command resumes.
+RESUMABLE = 75
 
 
 class UserError(Exception):
     """Something the user can mend; its message is the one line that is shown."""
 
-    def __init__(self, message):
-        # A DataLoader raises a worker's error again with the worker's traceback for its message; that line is its last.
-        super().__init__(str(message).rpartition(f"\n{__name__}.UserError: ")[2].rstrip("\n"))
-
-
-class GoOnLater(KeyboardInterrupt):
-    """A signal asked the run to leave; what it has is kept, and the same command goes on from there."""
-
 
 def one_line_errors(main):
     """Let a script's ``main`` end with one line on stderr and exit code 1 instead of a traceback.
 
-    Only what the user can mend is shortened: :class:`UserError`, a full disk, a missing permission, Ctrl-C (code 130, or
-    GO_ON_LATER from a run). A bug keeps its traceback.
+    Only what the user can mend is shortened: :class:`UserError`, a full disk, a missing permission, Ctrl-C (code
+    130). A bug keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -47,11 +39,6 @@ def one_line_errors(main):
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             message = f"{error.filename or 'writing a file'}: {error.strerror}"
-        except GoOnLater:
-            without = " without --overwrite" if "--overwrite" in sys.argv else ""
-            with contextlib.suppress(OSError):  # whoever read it may be gone
-                print(f"interrupted: the same command{without} goes on from here", file=sys.stderr)
-            sys.exit(GO_ON_LATER)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)

@@ -16,8 +16,11 @@ import torch
 from models.encoders import HUB_NAME, architecture, build_encoder, cached_folder, load_encoder
 from utils.checkpoints import (
     CARD,
+    DIGEST,
+    EXPORT_FORMAT,
     FACTS,
     assemble,
+    content_digest,
     has_adapters,
     load_run,
     misfit,
@@ -27,9 +30,9 @@ from utils.checkpoints import (
 )
 from utils.errors import UserError, one_line_errors
 from utils.files import BEST_MODEL, METRICS, read_json, whole_file, write_text
+from utils.identity import fold_digest
 from utils.kemdy import CORPORA
 
-FORMAT = 1
 VERSION = re.compile(r"[\w.+-]+")  # of a package, or its name
 # Flags that the card tells of: how the model was trained, and what it must be given.
 TRAINING = (
@@ -82,7 +85,8 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
     trained = read_state(run_folder / BEST_MODEL)
     state = model.state_dict() if facts["without_pretraining"] else trained
     state = {name: tensor.contiguous() for name, tensor in state.items()}
-    metadata = {FACTS: json.dumps(facts, ensure_ascii=False), CARD: card}
+    told = json.dumps(facts, ensure_ascii=False)
+    metadata = {FACTS: told, CARD: card, DIGEST: content_digest(state, told, card)}
     with whole_file(path) as file:
         file.write(safetensors.torch.save(state, metadata))
     try:
@@ -133,8 +137,6 @@ def is_whole(facts):
 def _read(path):
     """``read_export``, once it is sure that the tensors are those of the model that the file describes."""
     state, facts, card = read_export(path)
-    if facts.get("format") != FORMAT:
-        raise UserError(f"{path} is of format {str(facts.get('format'))[:20]!r}, and this code reads {FORMAT}: update the code")
     size, without = facts.get("adapter_size"), facts.get("without_pretraining")
     adapters = has_adapters(facts["method"])
     if not isinstance(without, bool) or (adapters and not (type(size) is int and 0 < size < 2**31)):
@@ -200,12 +202,12 @@ def _facts(model, config, scores, run_folder):
     }
     own = ("method", "task", "fold", "k_fold", "seed", "synthetic", "labels")
     return (
-        {"format": FORMAT}
+        {"format": EXPORT_FORMAT}
         | {name: config[name] for name in own}
         | {
             "adapter_size": arguments.get("adapter_size"),
             "without_pretraining": bool(arguments.get("without_pretraining")),
-            "corpora": sorted(config["corpora"]),
+            "corpora": {name: fold_digest(of["splits"]) for name, of in sorted(config["corpora"].items())},
             "training": training,
             "encoders": encoders,
             "scores": scores,

@@ -4,7 +4,10 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 from utils.errors import UserError
 
@@ -17,6 +20,8 @@ BEST_MODEL, CONFIG, HISTORY, METRICS, PREDICTIONS = (
 )
 # Lie there while the run is under way.
 LAST_CHECKPOINT, FISHER = "last_checkpoint.pt", "fisher.pt"
+# In an output folder: digests of files that did not change since they were computed.
+DIGESTS = ".digests.json"
 # Lies at the top of a corpus or an encoder that a program made.
 SYNTHETIC_MARKER = "SYNTHETIC"
 
@@ -50,12 +55,16 @@ def sha256(path):
 
 
 @contextlib.contextmanager
-def whole_file(path):
+def whole_file(path, through_links=True, writer=""):
     """A file, open for bytes, that takes the place of ``path`` when the block ends.
 
     It is written whole or not at all: whatever kills the process, or stops the machine, a reader sees the old file or the new.
+    A device or a pipe, which holds nothing, is written as it is.
 
-    A link stays one, and what it names is replaced; a device or a pipe, which holds nothing, is written as it is.
+    Args:
+        path: the file.
+        through_links: a link stays one, and what it names is replaced; otherwise the link itself is.
+        writer: what tells the partial file from that of another process which writes the same file.
 
     Raises:
         UserError: if it is a folder, or cannot be written; what was written before stands.
@@ -66,8 +75,9 @@ def whole_file(path):
         with open(path, "wb") as file:
             yield file
         return
-    path = Path(os.path.realpath(path))
-    partial = path.with_name(f".{path.name}.partial")
+    if through_links:
+        path = Path(os.path.realpath(path))
+    partial = path.with_name(f".{path.name}{writer and '.' + writer}.partial")
     try:
         with open(partial, "wb") as file:
             yield file
@@ -97,11 +107,67 @@ def write_text(path, content):
         file.write(content.encode())
 
 
-def write_json(path, content):
-    """Write JSON, as ``whole_file``."""
+def as_json(content):
+    """JSON as all files hold it."""
     text = json.dumps(content, indent=1, ensure_ascii=False)
     try:
         text.encode()
     except UnicodeEncodeError:  # names of folders need not be UTF-8
         text = json.dumps(content, indent=1)
-    write_text(path, text + "\n")
+    return text + "\n"
+
+
+def write_json(path, content):
+    """Write JSON, as ``whole_file``."""
+    write_text(path, as_json(content))
+
+
+class Locked(Exception):
+    """Another process holds the lock; the message is what it wrote into it, who it is."""
+
+
+class LockFile:
+    """A lock that one process holds, whatever happens to the file meanwhile.
+
+    The lock is the system's (flock), which ends with its process, however that ends. On NFS (Linux, version 3 with lockd or 4)
+    the server holds it, so that other machines see it, and takes it from one that is gone after its lease.
+
+    Args:
+        path: the lock file, which is made if missing, in a folder that is there.
+        owner: a line for others to read.
+        wait: until nobody else holds it.
+
+    Raises:
+        Locked: if another process holds it.
+        OSError: if it cannot be made.
+    """
+
+    def __init__(self, path, owner, wait=False):
+        self.path = Path(path)
+        while True:
+            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            if not lock_descriptor(self.descriptor, blocking=wait):
+                time.sleep(0.2)  # the first writes who it is just after it has the lock
+                held_by = os.pread(self.descriptor, 1000, 0).decode(errors="replace").strip()
+                os.close(self.descriptor)
+                raise Locked(held_by or "another process")
+            if self.is_held():
+                break
+            os.close(self.descriptor)  # who held it before has removed it since it was opened
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, owner.encode() + b"\n", 0)
+
+    def is_held(self):
+        """Is what lies at the path still the file that is locked? Not after its folder was removed or moved away."""
+        try:
+            found = os.lstat(self.path)
+        except OSError:
+            return False
+        return os.path.samestat(found, os.fstat(self.descriptor))
+
+    def release(self):
+        """Remove the file, if it is still there, and let others have the lock."""
+        if self.is_held():
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        os.close(self.descriptor)

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 from utils.arguments import JOINT, other_task
 from utils.kemdy import CORPORA
-from utils.results import ADAPTERS, CONTINUAL, difference, differences, is_lambda_run, over_folds, scores
+from utils.results import ADAPTERS, CONTINUAL, difference, is_lambda_run, over_folds, run_differences, scores
 
 # The corpora in both orders in which they can be learned.
 ORDERS = tuple((task, other_task(task)) for task in CORPORA)
@@ -80,7 +80,7 @@ def lambda_curve(runs, first, second, metric):
     points = [run for run in runs if is_lambda_run(run) and run.task == second]
     keys = {run.key for run in points}
     for run in runs:
-        if (run.method, run.task) == ("ewc", second) and points and not differences(points[0], run):
+        if (run.method, run.task) == ("ewc", second) and points and not run_differences(points[0], run):
             if keys <= {other.key for other in runs if (other.method, other.task) == ("ewc", second)}:
                 points.append(run)
     # On the folds and seeds that every λ has, or one point would be the mean over other splits than the next.

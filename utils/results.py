@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from utils.arguments import JOINT, WITHOUT_EFFECT, differing_arguments, other_task, split_seed
+from utils.arguments import JOINT, other_task, split_seed
 from utils.errors import UserError
 from utils.files import CONFIG, HISTORY, METRICS, read_json
+from utils.identity import differences, identity, read_run_config
 from utils.kemdy import EMOTIONS
 from utils.metrics import majority_scores
 
@@ -23,12 +24,8 @@ ADAPTERS = ("adapter", "adapter_wo_pretraining")
 METRIC_TITLES = {"f1_weighted": "weighted F1", "f1_macro": "macro F1", "f1_micro": "micro F1"}
 # run-ewc-lambda.sh keeps its experiments under names that begin so.
 LAMBDA_PREFIX = "ewc-lambda"
-# Arguments in which runs that are averaged may differ: which of the grid they are, and, since corpora and encoders are compared
-# themselves, where these lie.
-MAY_DIFFER = (
-    *("task", "num_fold", "seed", "exp_name", "checkpoint", "init_name", "data_root", "text_model", "speech_model"),
-    *WITHOUT_EFFECT,
-)
+# In what runs that are averaged may differ: which of the grid they are, and what each starts from.
+MAY_DIFFER = ("--task", "--num_fold", "--seed", "--exp_name", "--init_name", "starting model")
 # What config.json must hold, and of which type.
 NEEDED = {"method": str, "task": str, "fold": int, "seed": int, "synthetic": bool} | {
     name: dict for name in ("arguments", "encoders", "corpora")
@@ -74,7 +71,7 @@ def find_runs(output_root):
 def _read_run(folder):
     run = FoundRun(folder, folder.parts[-3], {})
     try:
-        config = read_json(folder / CONFIG)
+        config = read_run_config(folder / CONFIG)
         metrics = read_json(folder / METRICS) if (folder / METRICS).exists() else None
     except UserError as error:
         return replace(run, problem=str(error))
@@ -83,6 +80,8 @@ def _read_run(folder):
         # What is there is not to be trusted either: it would be looked at part by part.
         return replace(run, problem=f"{CONFIG} has no {wrong[0]!r}, or not as it was written")
     problem = _problem_of_metrics(metrics) if metrics is not None else None
+    if metrics is not None and metrics.get("run") != config.get("run"):
+        problem = f"{METRICS} is not of the run in {CONFIG}"
     return replace(run, config=config, metrics=None if problem else metrics, problem=problem)
 
 
@@ -138,7 +137,7 @@ def comparable_runs(found):
                 f"{run.path} is a run of {run.config['method']} under the name of {method}: give it another --exp_name"
             )
         first = first_of.setdefault(LAMBDA_PREFIX if is_lambda_run(run) else run.method, run)
-        differing = differences(first, run)
+        differing = run_differences(first, run)
         if differing:
             raise UserError(
                 f"{first.path} and {run.path} differ in {', '.join(differing)}: they are not averaged; keep them under "
@@ -148,8 +147,12 @@ def comparable_runs(found):
         if twin is not run:
             raise UserError(f"{twin.path} and {run.path} are both of fold {run.key[0]} and seed {run.key[1]}: move one away")
         for name, facts in run.config["corpora"].items():
-            other, known = corpora.setdefault((name, run.config["fold"]), (run, facts["splits"]))
-            if known != facts["splits"]:
+            other, known = corpora.setdefault(name, (run, facts["digest"]))
+            same = known == facts["digest"]
+            if same:  # the same utterances could still be divided otherwise
+                other, known = corpora.setdefault((name, run.config["fold"]), (run, facts["splits"]))
+                same = known == facts["splits"]
+            if not same:
                 raise UserError(
                     f"{other.path} and {run.path} were made with other utterances of {name}: they are not compared; keep them "
                     "under different --output_root"
@@ -165,18 +168,16 @@ def comparable_runs(found):
     return runs
 
 
-def differences(one, other):
+def run_differences(one, other):
     """In what two runs differ that must not differ among those that are averaged: flags with both values, encoders.
 
-    λ may differ where one of the two is of a grid.
+    λ may differ where one of the two is of a grid. Corpora are compared over all runs of a table, see ``comparable_runs``.
     """
-    may_differ = (*MAY_DIFFER, "ewc_lambda") if is_lambda_run(one) or is_lambda_run(other) else MAY_DIFFER
-    arguments = differing_arguments(one.config["arguments"], other.config["arguments"], may_differ)
-    differing = [f"--{name} {here} and {there}" for name, here, there in arguments]
-    for kind, encoder in one.config["encoders"].items():
-        if encoder["fingerprint"] != other.config["encoders"].get(kind, {}).get("fingerprint"):
-            differing.append(f"{kind} encoders")
-    return differing
+    here, there = identity(one.config), identity(other.config)
+    may_differ = {*MAY_DIFFER, *(name for name in here | there if name.startswith(("corpus ", "folds of ")))}
+    if is_lambda_run(one) or is_lambda_run(other):
+        may_differ.add("--ewc_lambda")
+    return differences(here, there, may_differ, words="{} and {}")
 
 
 def are_synthetic(runs):

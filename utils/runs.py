@@ -1,4 +1,4 @@
-"""A run and its folder ``outputs/<exp_name>/fold_<k>/<task>/``, which tells its own story.
+"""A training run and its output folder ``outputs/<exp_name>/fold_<k>/<task>/``.
 
 best_model.pt      what the method trained, as a plain state dict of tensors
 config.json        what is needed to rebuild the rest, or to refuse a wrong base
@@ -6,18 +6,20 @@ history.csv        one row an epoch
 metrics.json       test scores of each task that the model knows; written last, so it marks a finished run
 predictions.csv    the test splits, utterance by utterance
 
-While it is under way there are also last_checkpoint.pt, from which it goes on when it was cut off, and, with ewc, fisher.pt.
-A lock beside the folder keeps a second process out.
+While it is under way there are also last_checkpoint.pt, from which it resumes, and, with ewc, fisher.pt. A lock beside the
+folder keeps a second process out.
 """
 
-import hashlib
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
-import time
-from contextlib import ExitStack, suppress
+import sys
+import threading
+import uuid
+from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,32 +28,31 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from models import load_tokenizer
-from models.encoders import count_parameters
-from utils.arguments import COMPARED_BY_CONTENT, WITHOUT_EFFECT, differing_arguments
-from utils.batches import load_task
+from models.encoders import count_parameters, load_encoder, local_folder
+from utils.batches import load_task, read_fold
 from utils.checkpoints import has_adapters, misfit, read_config, read_file, read_state
-from utils.errors import GoOnLater, UserError
+from utils.errors import RESUMABLE, UserError
 from utils.files import (
     BEST_MODEL,
     CONFIG,
+    DIGESTS,
     FISHER,
     HISTORY,
     LAST_CHECKPOINT,
     METRICS,
     PREDICTIONS,
+    Locked,
+    LockFile,
+    as_json,
     run_folder,
-    sha256,
     whole_file,
-    write_json,
-    write_text,
 )
 from utils.folds import SPLITS
-from utils.interruption import Interruption
-from utils.kemdy import EMOTIONS
+from utils.identity import FORMAT, FileDigests, differences, identity, starting_checkpoint
+from utils.kemdy import EMOTIONS, find_corpus
 
 PACKAGES = (
     "torch",
@@ -66,18 +67,20 @@ PACKAGES = (
 )
 # More of the text than this unknown means that a vocabulary is not used as it was made, not that words are rare.
 MANY_UNKNOWN = 0.2
-WAY_OUT = "name another --exp_name, or --overwrite"
+HINT = "name another --exp_name, or --overwrite"
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Run:
     """One run: its device and processes, its seeds, and its folder, which only the main process writes.
 
-    Used as ``with Run(...) as run``: within it the folder is this run's own, and SIGTERM and Ctrl-C lose nothing.
+    Used as ``with Run(...) as run``: within it the folder is this run's own, and SIGTERM and Ctrl-C end the process at once,
+    with exit code 75 where the same command resumes after a whole epoch.
 
     Args:
         args: parsed flags (see utils/arguments.py).
         method: task_a, joint, finetune, ewc, adapter or adapter_wo_pretraining.
-        quiet: say nothing.
+        quiet: print nothing.
 
     Raises:
         UserError: if the processes do not divide the batch.
@@ -85,10 +88,10 @@ class Run:
 
     def __init__(self, args, method, quiet=False):
         self.args, self.method, self.quiet = args, method, quiet
-        self.interruption, self._held = Interruption(), ExitStack()
         self.path = run_folder(args.output_root, args.exp_name, args.num_fold, args.task)
-        self.history = []
-        self._resumes = self._kept_last = False
+        self.history, self.id = [], None
+        self._resumes = self._resumable = False
+        self._lock, self._made, self._handlers = None, [], {}
         without_gpu = not args.cpu and not torch.cuda.is_available()
         on_cpu = args.cpu or without_gpu
         self.precision = args.mixed_precision
@@ -107,39 +110,37 @@ class Run:
             self.say("no GPU found: running on the CPU (--cpu asks for it)")
 
     def __enter__(self):
-        self._held.enter_context(self.interruption)
+        if threading.current_thread() is threading.main_thread():  # signals reach no other
+            self._handlers = {number: signal.signal(number, self._leave) for number in SIGNALS}
         return self
 
     def __exit__(self, kind, error, traceback):
-        self._held.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self._lock is not None:
+            if self._lock.is_held():
+                with suppress(OSError):  # a start that was refused leaves nothing
+                    self.path.rmdir()
+            self._lock.release()
+            for folder in self._made:
+                with suppress(OSError):
+                    folder.rmdir()
         if isinstance(error, RuntimeError):
-            told = str(error)
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in told:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise UserError(
                     "out of memory: a smaller --micro_batch_size takes the same steps with less, and goes on from here"
                 ) from None
-            if "DataLoader worker" in told:
-                raise UserError(
-                    f"a process that reads wavs was ended from outside ({told.splitlines()[0]}); the same command goes on, and "
-                    "--num_workers 0 reads without such processes, if memory is short"
-                ) from None
 
-    def leave_if_asked(self, together=True):
-        """Raise GoOnLater if a signal that was held back asks to leave.
-
-        Args:
-            together: all processes call it, and one that was asked takes the others along; otherwise only a run of a single
-                process leaves.
-        """
-        asked = self.interruption.requested
-        if self.accelerator.num_processes > 1:
-            if not together:
-                return
-            if asked:
-                self.accelerator.set_trigger()
-            asked = self.accelerator.check_trigger()
-        if asked:
-            raise GoOnLater
+    def _leave(self, number, frame):
+        """End the process at once: files are written whole, and an epoch that was cut off is repeated."""
+        with suppress(RuntimeError, OSError):  # the signal may have come inside a print; the reader may be gone
+            sys.stdout.flush()
+        if self.accelerator.is_main_process:
+            without = " without --overwrite" if self.args.overwrite else ""
+            resumes = f": the same command{without} resumes after the last whole epoch" if self._resumable else ""
+            with suppress(OSError):
+                os.write(2, f"\n{signal.Signals(number).name}{resumes}\n".encode())
+        os._exit(RESUMABLE if self._resumable else 128 + number)
 
     def say(self, line):
         """Print a line once, whatever the number of processes; unlike ``print`` it leaves progress bars whole."""
@@ -150,80 +151,122 @@ class Run:
         """Is this very run done already? It is then skipped, and said so; otherwise its folder is this process's own.
 
         Raises:
-            UserError: if a run with other arguments lies in the folder, finished or not, if the model that a finished one
-                started from is another now, or if the folder of a run that is to be made cannot be written, or another
-                process is writing it.
+            UserError: if another run lies in the folder, finished or not (see utils/identity.py), if the folder of a run that
+                is to be made cannot be written, or another process is writing it.
         """
-        finished = self._lies_finished()
-        if not finished:
-            self._main_process_first(self._claim, lambda: None)
-            finished = self._lies_finished()  # another process may have finished it meanwhile
-            if not (finished or self._resumes or self.args.overwrite) and (self.path / BEST_MODEL).exists():
-                self.say(f"{self.path} holds a {BEST_MODEL} and no {LAST_CHECKPOINT} to go on from: the run starts again")
-        if finished:
-            self.say(f"{self.path} is finished: skipped (--overwrite runs it again)")
-            self._remove_progress(self._kept_last)
-        return finished
+        state = self._from_main_process(self._find_or_claim)
+        self._resumes = state == "unfinished"
+        self._resumable = self._resumes and (self.path / LAST_CHECKPOINT).exists()
+        return state == "finished"
 
-    def _lies_finished(self):
+    def _find_or_claim(self):
+        state = self._find()
+        if state != "finished":
+            self._claim()
+            state = self._find()  # another process may have finished it meanwhile
+            if state == "new" and not self.args.overwrite and (self.path / BEST_MODEL).exists():
+                self.say(f"{self.path} holds a {BEST_MODEL} and no {LAST_CHECKPOINT} to resume from: the run starts again")
+        if state == "finished":
+            self.say(f"{self.path} is finished: skipped (--overwrite runs it again)")
+        return state
+
+    def _find(self):
+        """Is what lies in the folder this run, "finished" or "unfinished", or is it "new"?"""
         kept = [name for name in (METRICS, LAST_CHECKPOINT, FISHER, BEST_MODEL) if (self.path / name).exists()]
-        self._resumes, finished = False, METRICS in kept
         if self.args.overwrite or not kept:
-            return False
+            return "new"
         try:
             config = read_config(self.path / CONFIG)
         except UserError as error:
-            raise UserError(f"{error}; {WAY_OUT}") from None
-        # Whoever leaves the precision to the device takes a finished run as it was made elsewhere.
-        overlooked = (*WITHOUT_EFFECT, *(["mixed_precision"] if finished and self.args.mixed_precision == "auto" else []))
+            raise UserError(f"{error}; {HINT}") from None
+        finished = METRICS in kept
+        now = config | {"arguments": self._arguments()}
+        if finished:
+            now |= self._cheap_facts(config)
+            if self.args.mixed_precision == "auto":  # a finished run of either precision counts
+                now["arguments"]["mixed_precision"] = config["arguments"].get("mixed_precision")
+        self._require_same(config, now)
         if not finished:
-            overlooked = (*overlooked, *COMPARED_BY_CONTENT)  # see _require_same_beginning
-        differing = differing_arguments(config["arguments"], self._arguments(), overlooked)
-        if differing:
-            changes = ", ".join(f"--{name} {then} then, {now} now" for name, then, now in differing)
-            raise UserError(f"{self.path} holds a run with other arguments ({changes}): {WAY_OUT}")
-        if not finished:
-            self._resumes = kept != [BEST_MODEL]
-            return False
-        start = config.get("started_from") or {}
-        if start and os.path.isfile(start["checkpoint"]) and sha256(start["checkpoint"]) != start["sha256"]:
-            raise UserError(f"{self.path} started from {start['checkpoint']}, which is another model now: {WAY_OUT}")
+            return "unfinished" if kept != [BEST_MODEL] else "new"
         # A later start of it may have asked to keep it.
-        self._kept_last = any(of["arguments"].get("keep_last") for of in (config, *config.get("continued", [])))
-        return True
+        keep_last = any(of["arguments"].get("keep_last") for of in (config, *config.get("continued", [])))
+        self._remove_progress(keep_last)
+        return "finished"
+
+    def _require_same(self, then, now):
+        differing = differences(identity(then), identity(now))
+        if differing:
+            raise UserError(f"{self.path} holds another run ({'; '.join(differing)} changed): {HINT}")
+
+    def _cheap_facts(self, config):
+        """What a config.json of this run would say now of corpora, encoders and starting model, without loading a model.
+
+        Of what is not on this machine any more it says what ``config`` does: there is nothing to compare.
+        """
+        digests, corpora, encoders = FileDigests(Path(self.args.output_root) / DIGESTS), {}, {}
+        for name, then in config["corpora"].items():
+            try:
+                find_corpus(self.args.data_root, name)
+            except UserError:
+                corpora[name] = then
+                continue
+            corpus, fold = read_fold(self.args, name)
+            corpora[name] = {"digest": corpus.digest, "splits": {split: {"sessions": fold[split]} for split in SPLITS}}
+        for kind, then in config["encoders"].items():
+            name = getattr(self.args, f"{kind}_model")
+            try:
+                folder = local_folder(kind, name)
+            except UserError:
+                encoders[kind] = then
+                continue
+            if digests.of_encoder(folder) == then["files"]:
+                encoders[kind] = then
+            else:  # other files may hold the same encoder
+                encoders[kind] = load_encoder(kind, folder, then["pretrained"], then["seed"]).provenance
+        started_from = config["started_from"]
+        if started_from is not None and (path := starting_checkpoint(self.args)).is_file():
+            started_from = started_from | {"sha256": digests(path)[0]}
+        return {"corpora": corpora, "encoders": encoders, "started_from": started_from}
 
     def _claim(self):
-        """Keep every other process out of the folder until this run ends.
-
-        The lock is the system's (flock), which ends with its process, however that ends. On NFS (Linux, version 3 with lockd
-        or 4) the server holds it, so that other machines see it, and takes it from one that is gone after its lease.
-        """
+        """Keep every other process out of the folder until this run ends."""
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        owner = f"process {os.getpid()} on {socket.gethostname()} since {since}"
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            # Beside the folder, since it cannot be removed safely.
-            lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
-            try:
-                self._held.enter_context(lock.acquire(timeout=0))
-            except Timeout:
-                time.sleep(0.2)  # the first writes its name just after it has the lock
-                owner = Path(lock.lock_file).read_text(encoding="utf-8", errors="replace").strip() or "another process"
-                raise UserError(f"{self.path} is being written by {owner}: wait for it, or name another --exp_name") from None
-            since = datetime.now().astimezone().isoformat(timespec="seconds")
-            Path(lock.lock_file).write_text(
-                f"process {os.getpid()} on {socket.gethostname()} since {since}\n", encoding="utf-8"
-            )
+            self._made = [folder for folder in self.path.parents if not folder.exists()]
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Beside the folder, which may be removed or moved away with the run still under way.
+            self._lock = LockFile(self.path.with_name(f".{self.path.name}.lock"), owner)
+            self.path.mkdir(exist_ok=True)
             (self.path / ".probe.partial").touch()
             for partial in self.path.glob(".*.partial"):  # and what a killed process was writing
                 partial.unlink()
+        except Locked as held:
+            raise UserError(f"{self.path} is being written by {held}: wait for it, or name another --exp_name") from None
         except OSError as error:
             raise UserError(f"--output_root: {self.path} cannot be written ({error.strerror}); name another folder") from None
 
+    def _file(self, name):
+        """A file of the run folder, as ``whole_file``, for the main process.
+
+        Raises:
+            UserError: if the folder is not this run's any more: somebody removed or moved it, and another run may lie there.
+        """
+        if not self._lock.is_held():
+            raise UserError(
+                f"{self.path} was removed or moved while this run was writing it: the run ends here and writes nothing more"
+            )
+        return whole_file(self.path / name, through_links=False, writer=self.id)
+
+    def _write(self, name, text):
+        with self._file(name) as file:
+            file.write(text.encode())
+
     def _remove_progress(self, keep_last):
         """What only a run under way needs."""
-        if self.accelerator.is_main_process:
-            for name in (LAST_CHECKPOINT, FISHER) if not keep_last else (FISHER,):
-                with suppress(OSError):
-                    (self.path / name).unlink()
+        for name in (LAST_CHECKPOINT, FISHER) if not keep_last else (FISHER,):
+            with suppress(OSError):
+                (self.path / name).unlink()
 
     def load_tasks(self, names):
         """Read corpora → ``{name: Task}``, tokenised for this run's text encoder."""
@@ -244,19 +287,25 @@ class Run:
                 self.say(f"{name}: {warning}")
         return tasks
 
-    def _main_process_first(self, load, load_after=None):
-        """``load()`` in the main process, then (or ``load_after``) in the others; a UserError of the first is raised in all."""
-        result, problem = None, [None]
+    def _from_main_process(self, function):
+        """``function()`` of the main process, in every process; a UserError that it raises is raised in all."""
+        result, problem = None, None
         if self.accelerator.is_main_process:
             try:
-                result = load()
+                result = function()
             except UserError as error:
-                problem = [str(error)]
+                problem = str(error)
         if self.accelerator.num_processes > 1:
-            broadcast_object_list(problem)
-        if problem[0]:
-            raise UserError(problem[0])
-        return result if self.accelerator.is_main_process else (load_after or load)()
+            result, problem = broadcast_object_list([result, problem])
+        if problem:
+            raise UserError(problem)
+        return result
+
+    def _main_process_first(self, function):
+        """``function()`` in every process, in the main one before the others."""
+        result = []
+        self._from_main_process(lambda: result.append(function()))
+        return result[0] if result else function()
 
     def seed(self):
         """Seed Python, numpy and torch, so that every process draws the same new layers."""
@@ -278,7 +327,7 @@ class Run:
         """
         self._check_tokens(model.text_encoder.config, tasks)
         model.to(self.accelerator.device)
-        encoders = {kind: getattr(model, f"{kind}_encoder").provenance for kind in ("text", "speech")}
+        encoders = {kind: self._encoder_facts(kind, getattr(model, f"{kind}_encoder")) for kind in ("text", "speech")}
         for kind, encoder in encoders.items():
             if encoder["drawn_at_random"]:
                 lacking = ", ".join(encoder["drawn_at_random"])
@@ -286,6 +335,8 @@ class Run:
                 self.say(f"the {kind} encoder {encoder['name']} lacks {lacking}: drawn at random{frozen}")
         stored = model.checkpoint_state()
         config = {
+            "format": FORMAT,
+            "run": uuid.uuid4().hex,
             "method": self.method,
             "task": self.args.task,
             "fold": self.args.num_fold,
@@ -313,7 +364,10 @@ class Run:
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         if self._resumes:
-            begun = self._require_same_beginning(config)
+            begun = read_config(self.path / CONFIG)
+            self._require_same(begun, config)
+            config["run"] = begun["run"]
+        self.id = self._from_main_process(lambda: config["run"])
         parameters = config["parameters"]
         # AdamW keeps two numbers for each that is trained; the new checkpoint is whole before the old one goes.
         best, trained = (4 * parameters[kind] for kind in ("stored", "trained"))
@@ -322,10 +376,10 @@ class Run:
         if self.accelerator.is_main_process and not self._resumes:
             for name in (METRICS, PREDICTIONS, HISTORY, LAST_CHECKPOINT, FISHER, BEST_MODEL):
                 (self.path / name).unlink(missing_ok=True)
-            write_json(self.path / CONFIG, config)
+            self._write(CONFIG, as_json(config))
         elif self.accelerator.is_main_process:
             now = {name: config[name] for name in ("started", "commit", "versions", "machine", "arguments")}
-            write_json(self.path / CONFIG, begun | {"continued": [*begun.get("continued", []), now]})
+            self._write(CONFIG, as_json(begun | {"continued": [*begun.get("continued", []), now]}))
         self.accelerator.wait_for_everyone()
         self.say(
             f"{self.method} on {self.args.task} → {self.path} ({parameters['trained']:,} of {parameters['total']:,} parameters "
@@ -346,26 +400,11 @@ class Run:
                 f"{config.vocab_size}; they are not of one model"
             )
 
-    def _require_same_beginning(self, config):
-        """config.json, once it is sure that it tells of a run on the same data, encoders and starting model."""
-        then = read_config(self.path / CONFIG)
-
-        def told(config):
-            start = config.get("started_from") or {}
-            return {
-                "label order": config.get("labels"),
-                "encoders": {kind: of["fingerprint"] for kind, of in config["encoders"].items()},
-                "starting model": start.get("sha256"),
-                "corpora": {name: {**facts, "root": None} for name, facts in config["corpora"].items()},
-            }
-
-        try:
-            differing = [name for name, value in told(then).items() if value != told(config)[name]]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{self.path / CONFIG} is not whole ({error}): {WAY_OUT}") from None
-        if differing:
-            raise UserError(f"{self.path} was begun with other {' and '.join(differing)} than now: {WAY_OUT}")
-        return then
+    def _encoder_facts(self, kind, encoder):
+        digests = FileDigests(Path(self.args.output_root) / DIGESTS)
+        folder = self._from_main_process(lambda: local_folder(kind, encoder.provenance["name"]))
+        files = self._from_main_process(lambda: digests.of_encoder(folder))
+        return encoder.provenance | {"files": files}
 
     def _require_room(self, needed, names):
         """Raise UserError unless the disk has ``needed`` bytes, what lies in the folder under ``names`` counted in."""
@@ -390,8 +429,8 @@ class Run:
             return {key: tensor.to(self.accelerator.device) for key, tensor in kept.items()}
         result = compute()
         if self.accelerator.is_main_process:
-            with whole_file(self.path / name) as file:
-                torch.save(result, file)
+            with self._file(name) as file:
+                torch.save({"run": self.id, "values": result}, file)
         return result
 
     def _kept(self, name, like):
@@ -399,45 +438,51 @@ class Run:
         if not path.exists():
             return None
         try:
-            kept = read_state(path)
-            wrong = misfit(kept, like)
+            kept = read_file(path)
+            own = isinstance(kept, dict) and kept.get("run") == self.id
+            wrong = misfit(kept["values"], like) if own else "it is of another run"
         except UserError as error:
             wrong = error
         self.say(f"{path}: taken from before" if not wrong else f"{path} is not used, and made again ({wrong})")
-        return None if wrong else kept
+        return None if wrong else kept["values"]
 
     def save_last(self, state):
-        """Write last_checkpoint.pt: ``state`` (tensors and plain numbers), the history and the arguments."""
+        """Write last_checkpoint.pt: ``state`` (tensors and plain numbers), the history, the arguments and the run's id."""
         if self.accelerator.is_main_process:
-            with whole_file(self.path / LAST_CHECKPOINT) as file:
-                torch.save({**state, "history": self.history, "arguments": self._arguments()}, file)
+            with self._file(LAST_CHECKPOINT) as file:
+                torch.save({**state, "run": self.id, "history": self.history, "arguments": self._arguments()}, file)
+        self._resumable = True
 
     def read_last(self):
-        """What ``save_last`` wrote before this run was cut off, and None where there is nothing to go on from."""
+        """What ``save_last`` wrote before this run was killed, and None where there is nothing to resume from.
+
+        Raises:
+            UserError: if it is damaged or of another run, or the best model that goes with it is gone.
+        """
         path = self.path / LAST_CHECKPOINT
         if not (self._resumes and path.exists()):
             return None
-        last = read_file(path, way_out="--overwrite starts anew")
-        try:
-            self.history = list(last["history"])
-            best_is_kept = last["best_epoch"] in (0, last["epoch"]) or (self.path / BEST_MODEL).exists()
-        except (KeyError, TypeError, ValueError, RuntimeError):
-            raise UserError(f"{path} is not the last checkpoint of a run: --overwrite starts anew") from None
-        if not best_is_kept:
-            raise UserError(f"{self.path / BEST_MODEL} is gone, and {path.name} goes on beside it: --overwrite starts anew")
+        last = read_file(path, hint="--overwrite restarts the run")
+        if not isinstance(last, dict) or last.get("run") != self.id:
+            raise UserError(f"{path} is not of the run in {CONFIG} beside it: --overwrite restarts the run")
+        if last["best_epoch"] != last["epoch"] and not (self.path / BEST_MODEL).exists():
+            raise UserError(
+                f"{self.path / BEST_MODEL} is gone, and {path.name} alone cannot be resumed from: --overwrite restarts the run"
+            )
+        self.history = last["history"]
         return last
 
     def log_epoch(self, row):
         """Add an epoch's row (a dictionary) to history.csv."""
         self.history.append(row)
         if self.accelerator.is_main_process:
-            write_text(self.path / HISTORY, pd.DataFrame(self.history).to_csv(index=False))
+            self._write(HISTORY, pd.DataFrame(self.history).to_csv(index=False))
 
     def save_best(self, model):
         """Write what the model's method trained as best_model.pt."""
         if self.accelerator.is_main_process:
             # To an open file: the bytes that torch.save writes otherwise depend on the file's name.
-            with whole_file(self.path / BEST_MODEL) as file:
+            with self._file(BEST_MODEL) as file:
                 torch.save({name: tensor.detach().cpu().clone() for name, tensor in model.checkpoint_state().items()}, file)
 
     def load_best(self, model):
@@ -448,9 +493,9 @@ class Run:
     def finish(self, metrics, predictions):
         """Write predictions.csv (a table) and, last, metrics.json (a dictionary)."""
         if self.accelerator.is_main_process:
-            write_text(self.path / PREDICTIONS, predictions.to_csv(index=False, float_format="%.6g"))
-            write_json(self.path / METRICS, metrics)
-        self._remove_progress(self.args.keep_last)
+            self._write(PREDICTIONS, predictions.to_csv(index=False, float_format="%.6g"))
+            self._write(METRICS, as_json({"run": self.id} | metrics))
+            self._remove_progress(self.args.keep_last)
         self.accelerator.wait_for_everyone()
 
     def _arguments(self):
@@ -466,7 +511,7 @@ def _corpus_facts(task):
         "synthetic": task.corpus.synthetic,
         "rows": task.corpus.rows,
         "utterances": len(task.corpus.utterances),
-        "digest": _digest(task.corpus.utterances),
+        "digest": task.corpus.digest,
         "dropped": task.corpus.dropped,
         "notes": task.corpus.notes,
         "skipped_files": {os.path.relpath(path, task.corpus.root): reason for path, reason in task.corpus.unreadable},
@@ -479,12 +524,6 @@ def _corpus_facts(task):
             for split in SPLITS
         },
     }
-
-
-def _digest(utterances):
-    """SHA-256 of who says what, with which emotion and for how long: tells one copy's utterances from another's."""
-    rows = utterances[["segment_id", "emotion", "text", "duration"]].to_csv(index=False)
-    return hashlib.sha256(rows.encode(errors="surrogatepass")).hexdigest()
 
 
 def _unknown_share(task, tokenizer):

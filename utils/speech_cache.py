@@ -3,29 +3,32 @@
 ``<cache root>/<corpus>-<key>/`` holds ``features.bin``, the frames of all utterances one after another, and ``index.json``,
 which says whose they are. The key is a digest of everything that the features depend on, so that a changed encoder, wav,
 cut length or precision finds no cache rather than a wrong one. A folder of that name is whole: it is renamed to it when its
-last byte is on disk. An interrupted computation goes on where it was.
+last byte is on disk, and its checksum is looked at when a machine opens it for the first time. An interrupted computation
+resumes where it was.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import socket
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from models.encoders import speech_features
 from utils.batches import padded
 from utils.errors import UserError
-from utils.files import read_json, write_json
+from utils.files import DIGESTS, Locked, LockFile, read_json, sha256, write_json
+from utils.identity import FileDigests
 from utils.wavs import SAMPLE_RATE, read_waveform
 
 FEATURES, INDEX, PROGRESS = "features.bin", "index.json", "progress.csv"
 # Goes into the key: raise it when the same wavs would give other features.
-VERSION = 1
+VERSION = 2
 # Utterances a batch; a batch ends in the file before the next is begun.
 BATCH_SIZE = 16
 SPARE_BYTES = 100e6
@@ -46,6 +49,7 @@ class SpeechFeatures:
         index = read_json(folder / INDEX)
         try:
             self.width, precision, lengths = index["width"], index["dtype"], index["frames"].items()
+            self.checksum, self.told = index["sha256"], [self.width, precision, list(lengths)]
         except (KeyError, AttributeError):
             raise UserError(f"{folder / INDEX} is not whole") from None
         if precision not in PRECISIONS or not all(type(n) is int and n > 0 for n in (self.width, *dict(lengths).values())):
@@ -57,26 +61,20 @@ class SpeechFeatures:
             self.spans[segment_id] = (start, start + frames)
             start += frames
         self.shape = (start, self.width)
-        self._mapped = None
 
     def is_whole(self):
-        """Has the file the size that its index says?"""
-        return self.path.stat().st_size == self.shape[0] * self.width * self.dtype.itemsize
+        """Do file and index have the checksum that the index says? Read once on each machine, and again if the file changed."""
+        return self.checksum == _checksum(self.told, *FileDigests(self.path.parent.parent / DIGESTS)(self.path))
 
     def open(self):
-        """Open the file, which stays usable, in forked processes too, when its folder is deleted. Returns itself."""
+        """Open the file, which stays usable when its folder is deleted. Returns itself."""
         self._mapped = np.memmap(self.path, self.dtype, "r", shape=self.shape)
         return self
 
     def __getitem__(self, segment_id):
         """The frames of an utterance, (frames, width), in the precision that they are kept in."""
-        if self._mapped is None:  # in a process that was not forked
-            self.open()
         start, stop = self.spans[segment_id]
         return torch.from_numpy(np.array(self._mapped[start:stop]))
-
-    def __getstate__(self):
-        return {**self.__dict__, "_mapped": None}
 
 
 def corpus_features(corpus, encoder, max_seq_len, precision, cache_root, device, say):
@@ -142,21 +140,14 @@ def use_cached_features(run, encoder, tasks):
 
 
 def cache_key(corpus, encoder, max_seq_len, precision):
-    """Digest of all that the features depend on: weights, wavs (path, size and time of change), cut length, precision."""
-    digest = hashlib.sha256()
-    facts = [VERSION, encoder.provenance["fingerprint"], type(encoder).__name__, float(max_seq_len), precision, SAMPLE_RATE]
-    # What the weights do not tell of the encoder: activations, norms, strides.
-    settings = {name: value for name, value in sorted(encoder.config.to_dict().items()) if not name.startswith("_")}
-    for name in ("transformers_version", "torch_dtype", "dtype", "architectures"):
-        settings.pop(name, None)
-    digest.update(json.dumps([facts, settings], sort_keys=True, default=str).encode())
-    for segment_id, path in zip(corpus.utterances["segment_id"], corpus.utterances["wav_path"]):
-        try:
-            stat = os.stat(path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read any more ({error.strerror}); copy it again") from None
-        digest.update(f"{segment_id} {os.path.relpath(path, corpus.root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+    """Digest of all that the features depend on: encoder, sound, cut length and precision."""
+    sound = corpus.utterances[["segment_id", "wav_digest"]].to_csv(index=False)
+    facts = [VERSION, encoder.provenance["fingerprint"], float(max_seq_len), precision, SAMPLE_RATE, sound]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _checksum(told, of_features):
+    return hashlib.sha256(json.dumps([told, of_features]).encode()).hexdigest()
 
 
 def _find(folder, segment_ids, width, precision):
@@ -171,14 +162,18 @@ def _find(folder, segment_ids, width, precision):
         return None
 
 
+@contextmanager
 def _locked(folder, say):
-    # The system releases the lock of a dead process; on NFS it is a lock of the server's, which all machines see.
-    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    path, owner = folder.with_name(folder.name + ".lock"), f"process {os.getpid()} on {socket.gethostname()}"
     try:
-        return lock.acquire(timeout=0.1)
-    except Timeout:
-        say(f"another run computes {folder}: waiting for it")
-        return lock.acquire()
+        lock = LockFile(path, owner)
+    except Locked as held:
+        say(f"{folder} is being computed by {held}: waiting for it")
+        lock = LockFile(path, owner, wait=True)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _compute(folder, corpus, encoder, max_seq_len, precision, device, say):
@@ -227,7 +222,9 @@ def _compute(folder, corpus, encoder, max_seq_len, precision, device, say):
                 file.flush()
                 os.fsync(file.fileno())
             bar.update(len(batch))
-    write_json(partial / INDEX, {"width": width, "dtype": dtype.name, "frames": done})
+    told = [width, dtype.name, list(done.items())]
+    checksum = _checksum(told, sha256(partial / FEATURES))
+    write_json(partial / INDEX, {"width": width, "dtype": dtype.name, "frames": done, "sha256": checksum})
     (partial / PROGRESS).unlink()
     os.replace(partial, folder)
 

@@ -1,0 +1,114 @@
+"""What makes a run this very run: the arguments that matter, corpora, encoders and starting model, each by its content.
+
+Resuming, skipping, averaging and starting from a model all compare what is said here, and nothing else. No torch: evaluation
+reads it too.
+"""
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from utils.arguments import other_task
+from utils.errors import UserError
+from utils.files import BEST_MODEL, read_json, run_folder, sha256, write_json
+from utils.folds import SPLITS
+
+# Flags that say where and how fast a run is made, not what comes out of it (but for rounding).
+WITHOUT_EFFECT = (
+    *("output_root", "cpu", "num_workers", "overwrite", "keep_last", "micro_batch_size"),
+    *("no_speech_cache", "speech_cache", "speech_cache_precision"),
+)
+# Flags that say where something lies. What lies there is compared, not where.
+PLACES = ("data_root", "checkpoint", "text_model", "speech_model")
+# Raised when earlier run folders no longer say enough to be resumed, skipped or averaged.
+FORMAT = 2
+# What an encoder is loaded from.
+ENCODER_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
+
+
+def read_run_config(path):
+    """A run's config.json.
+
+    Raises:
+        UserError: if it is not a JSON object, or was written by another version of this code.
+    """
+    config = read_json(path)
+    if config.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is of format {config.get('format', 1)!r:.20}, and this version reads format {FORMAT}: train the run again "
+            "(--overwrite), or move its folder away"
+        )
+    return config
+
+
+def identity(config):
+    """Everything in a config.json that makes the run what it is, as ``{name: value}``."""
+    passed_over = {*WITHOUT_EFFECT, *PLACES}
+    facts = {f"--{name}": value for name, value in config["arguments"].items() if name not in passed_over}
+    for name, corpus in config["corpora"].items():
+        facts[f"corpus {name}"] = corpus["digest"]
+        facts[f"folds of {name}"] = fold_digest(corpus["splits"])
+    facts |= {f"{kind} encoder": encoder["fingerprint"] for kind, encoder in config["encoders"].items()}
+    facts["starting model"] = (config.get("started_from") or {}).get("sha256")
+    facts["label order"] = config["labels"]
+    return facts
+
+
+def differences(one, other, may_differ=(), words="{} then, {} now"):
+    """What differs between two identities, but for the names in ``may_differ``, as texts; a flag with both values."""
+    names = sorted(name for name in (one.keys() | other.keys()) - set(may_differ) if one.get(name) != other.get(name))
+    return [f"{name} {words.format(one.get(name), other.get(name))}" if name.startswith("--") else name for name in names]
+
+
+def fold_digest(splits):
+    """SHA-256 of which sessions train, validate and test: tells one division of a corpus from another, and names nobody."""
+    sessions = [sorted(map(str, splits[split]["sessions"])) for split in SPLITS]
+    return hashlib.sha256(json.dumps(sessions).encode()).hexdigest()
+
+
+def starting_checkpoint(args):
+    """The checkpoint that a continual run starts from: ``--checkpoint``, or ``--init_name``'s of the same fold."""
+    if args.checkpoint is not None:
+        return args.checkpoint
+    return run_folder(args.output_root, args.init_name, args.num_fold, other_task(args.task)) / BEST_MODEL
+
+
+class FileDigests:
+    """SHA-256 of files, computed again only where size, time of change or inode are others than before.
+
+    Args:
+        store: a JSON file that keeps them between processes; where it cannot be written they are computed each time.
+    """
+
+    def __init__(self, store):
+        self.store = Path(store)
+        try:
+            self.known = read_json(self.store)
+        except UserError:
+            self.known = {}
+
+    def __call__(self, *paths):
+        """SHA-256 of each file's bytes, a list in the order of ``paths``."""
+        before = dict(self.known)
+        digests = [self._digest(os.path.realpath(path)) for path in paths]
+        if self.known != before:
+            with suppress(UserError):
+                write_json(self.store, self.known)
+        return digests
+
+    def _digest(self, path):
+        found = os.stat(path)
+        seen = [found.st_size, found.st_mtime_ns, found.st_ino]
+        *before, digest = self.known.get(path) or (None,)
+        if before != seen:
+            digest = sha256(path)
+            self.known[path] = [*seen, digest]
+        return digest
+
+    def of_encoder(self, folder):
+        """One digest of all files that an encoder and its tokenizer are loaded from."""
+        files = sorted(path for path in Path(folder).iterdir() if path.suffix in ENCODER_FILES and path.is_file())
+        told = [[path.name, digest] for path, digest in zip(files, self(*files))]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
