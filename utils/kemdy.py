@@ -29,7 +29,7 @@ EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 CORPORA = ("KEMDy19", "KEMDy20")
 # KEMDy20's annotations spell one label differently.
 SPELLINGS = {"disqust": "disgust"}
-COLUMNS = ("segment_id", "session", "speaker", "emotion", "wav_path", "text", "duration", "wav_digest")
+COLUMNS = ("segment_id", "session", "speaker", "emotion", "wav_path", "text", "duration")
 # In this order a row is examined; it is counted under the first that holds.
 DROP_REASONS = (
     "malformed id",
@@ -140,12 +140,6 @@ class Corpus:
     unreadable_transcripts: list
     faults: list
     synthetic: bool
-
-    @property
-    def digest(self):
-        import hashlib
-        t = self.utterances[["segment_id", "session", "speaker", "emotion", "text", "wav_digest"]].to_csv(index=False)
-        return hashlib.sha256(t.encode(errors="surrogatepass")).hexdigest()
 
     def warnings(self):
         """What a user should hear before training on this copy, as lines."""
@@ -297,7 +291,7 @@ def read_corpus(root, progress=True):
             note("wavs not at 16 kHz", path, segment_id, f"is at {header.samplerate:,} Hz, and is resampled")
         if header.streamed:
             note("wavs of untold length", path, segment_id, "its header does not say how long it is; it is read to its end")
-        utterances.append((segment_id, session, speaker, emotion, path, text, header.duration, __import__('utils.files').files.sha256(path)))
+        utterances.append((segment_id, session, speaker, emotion, path, text, header.duration))
     return Corpus(
         name=name,
         root=root,
