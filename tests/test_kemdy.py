@@ -3,12 +3,15 @@
 import builtins
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -425,6 +428,53 @@ def test_corpus_on_read_only_storage(tmp_path, monkeypatch):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+# The digest
+
+
+def test_a_copied_corpus_is_the_same(tmp_path):
+    make_kemdy19(tmp_path / "here", sessions=2)
+    digest = read(tmp_path / "here").digest
+    assert re.fullmatch("[0-9a-f]{64}", digest) and read(tmp_path / "here").digest == digest
+    shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)
+    (tmp_path / "there" / ".wav_index.csv").unlink()
+    assert read(tmp_path / "there").digest == digest
+
+
+def louder(root):
+    path = next((root / "wav").rglob("*.wav"))
+    samples, rate = soundfile.read(path, dtype="int16")
+    soundfile.write(path, samples // 2, rate, subtype="PCM_16")
+
+
+def relabelled(root):
+    path = root / "annotation" / "Sess01_eval.csv"
+    path.write_text(re.sub(r"(_00\d),\w+,", r"\1,sad,", path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        louder,
+        lambda root: next((root / "wav").rglob("*.txt")).write_text("다른 말"),
+        lambda root: next((root / "wav").rglob("*.wav")).unlink(),
+        relabelled,
+    ],
+    ids=["sound", "text", "missing wav", "label"],
+)
+def test_a_changed_corpus_is_another(tmp_path, change):
+    make_kemdy20(tmp_path, sessions=2)
+    digest = read(tmp_path).digest
+    change(tmp_path)
+    assert read(tmp_path).digest != digest
+
+
+def test_digests_are_those_of_the_files(tmp_path):
+    make_kemdy20(tmp_path, sessions=2, utterances=2)
+    for _ in range(2):  # the second time from the index
+        for row in read(tmp_path).utterances.itertuples():
+            assert row.wav_digest == hashlib.sha256(Path(row.wav_path).read_bytes()).hexdigest()
+
+
 # What a model hears
 
 
@@ -478,6 +528,43 @@ def test_find_corpus(tmp_path):
     assert find_corpus(str(tmp_path), "KEMDy20") == tmp_path / "KEMDy20"
     with pytest.raises(UserError):
         find_corpus(tmp_path, "KEMDy19")
+
+
+@pytest.mark.parametrize("on_disk, typed", [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_folder_typed_in_another_unicode_form_is_found(tmp_path, capsys, monkeypatch, on_disk, typed):
+    made, named = (
+        tmp_path / unicodedata.normalize(form, "말뭉치") / unicodedata.normalize(form, "감정") for form in (on_disk, typed)
+    )
+    make_kemdy20(made / "KEMDy20_v1_1", utterances=1)
+    assert find_corpus(named, "KEMDy20").samefile(made / "KEMDy20_v1_1")
+    monkeypatch.setattr(sys, "argv", ["kemdy", str(named / "KEMDy20_v1_1")])
+    main()
+    assert "6 sessions" not in capsys.readouterr().err
+
+
+def test_a_corpus_folder_in_other_capitals_is_found(tmp_path):
+    make_kemdy20(tmp_path / "kemdy20", utterances=1)
+    assert find_corpus(tmp_path, "KEMDy20").samefile(tmp_path / "kemdy20")
+    (tmp_path / "kemdy20").rename(tmp_path / "KEMDY20_V1_1")
+    assert find_corpus(tmp_path, "KEMDy20") == tmp_path / "KEMDY20_V1_1"
+    (tmp_path / "Kemdy20").mkdir()
+    with pytest.raises(UserError, match="holds KEMDY20_V1_1, Kemdy20: rename the one to use to KEMDy20"):
+        find_corpus(tmp_path, "KEMDy20")
+
+
+def test_an_exact_name_is_preferred(tmp_path):
+    for name in ("KEMDy19", "kemdy19"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    assert find_corpus(tmp_path, "KEMDy19") == tmp_path / "KEMDy19"
+
+
+def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
+    make_kemdy20(tmp_path / "KEMDy20", utterances=1)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_corpus("~", "KEMDy20") == tmp_path / "KEMDy20"
+    monkeypatch.setattr(sys, "argv", ["kemdy", "~/KEMDy20", "--csv=~/table.csv"])
+    main()
+    assert (tmp_path / "table.csv").exists()
 
 
 @pytest.mark.parametrize(

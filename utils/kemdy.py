@@ -207,16 +207,17 @@ def find_corpus(data_root, name):
     Raises:
         UserError: if there is none, or if several versions leave a choice.
     """
-    exact = existing_path(Path(data_root) / name)
+    data_root = existing_path(data_root)
+    exact = data_root / name
     if exact.is_dir():
         return exact
-    folders = exact.parent.iterdir() if exact.parent.is_dir() else ()
-    versions = sorted(path for path in folders if path.name.lower().startswith(f"{name}_v".lower()) and path.is_dir())
-    if len(versions) > 1:
-        raise UserError(f"{exact.parent} holds {', '.join(path.name for path in versions)}: rename the one to use to {name}")
-    if not versions:
+    folders = data_root.iterdir() if data_root.is_dir() else ()
+    found = sorted(path for path in folders if re.fullmatch(f"{name}(_v.*)?", path.name, re.IGNORECASE) and path.is_dir())
+    if len(found) > 1:
+        raise UserError(f"{data_root} holds {', '.join(path.name for path in found)}: rename the one to use to {name}")
+    if not found:
         raise UserError(f"no corpus at {exact}: see data/README.md for where to get it, or name another --data_root")
-    return versions[0]
+    return found[0]
 
 
 def read_corpus(root, progress=True):
