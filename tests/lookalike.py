@@ -6,6 +6,7 @@ is written down while the row is made, so that the record owes nothing to the lo
 
 import csv
 import io
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,8 +205,13 @@ class _LookAlike:
 
             return named(name, change)
 
+        def decomposed(segment):
+            segment.transcript = unicodedata.normalize("NFD", segment.text).encode("utf-8")
+            segment.notes = tuple(note for note in segment.notes if note != "CP949 transcripts")
+            segment.notes += ("transcripts composed to NFC",)
+
         return [
-            sound("all-zero wav", silent=True),
+            sound("all-zero wav", "silent wavs", silent=True),
             sound("short wav", seconds=0.3),
             sound("long wav", seconds=30.5),
             sound("stereo wav", "wavs with several channels", channels=2),
@@ -213,6 +219,7 @@ class _LookAlike:
             sound("44.1 kHz wav", "wavs not at 16 kHz", samplerate=44_100),
             transcript("outside EUC-KR", "똠양꿍이랑 펲시를 시켰어 {}", encoding="cp949"),
             transcript("BOM", encoding="utf-8-sig"),
+            named("NFD", decomposed),
             transcript("trailing space", end=" \n"),
             transcript("CRLF", end="\r\n"),
             transcript("no newline", end=""),

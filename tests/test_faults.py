@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import struct
+import subprocess
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -34,6 +35,8 @@ from utils.errors import UserError
 from utils.kemdy import read_corpus
 from utils.wavs import INDEX_NAME, read_waveform
 
+# Notes of which the files are not listed.
+ONLY_COUNTED = ("ids mended", "CP949 transcripts", "tags-only transcripts", "transcripts composed to NFC")
 ID = "Sess01_script01_User001F_001"  # every fault is put into this segment's files or row
 
 
@@ -67,9 +70,14 @@ def read(root):
     assert corpus.rows == len(corpus.utterances) + sum(corpus.dropped.values())
     by_kind = Counter(fault.kind for fault in corpus.faults)
     for kind, count in (corpus.dropped | corpus.notes).items():
-        if kind not in (*kemdy.BY_DESIGN, "ids mended", "CP949 transcripts", "tags-only transcripts"):
+        if kind not in (*kemdy.BY_DESIGN, *ONLY_COUNTED):
             assert by_kind[kind] == count
     return corpus
+
+
+def noted(corpus):
+    """The notes, without that of the encoding which all transcripts of the corpus have."""
+    return {note: count for note, count in corpus.notes.items() if note != "CP949 transcripts"}
 
 
 # Wavs
@@ -84,14 +92,28 @@ def riff(samples=8_000, rate=16_000, channels=1, announced=None, riff_size=None,
     return struct.pack("<4sI", b"RIFF", len(body) if riff_size is None else riff_size) + body
 
 
-def encoded(subtype="PCM_16", bad=None, rate=16_000, channels=1, kind="WAV"):
+def data_chunk(samples):
+    return struct.pack("<4sI", b"data", 2 * samples) + b"\1\2" * samples
+
+
+def silence(samples=0.0, channels=1, kind="WAV", subtype="PCM_16"):
+    """Half a second of samples (those of the channels, over and over)."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.full((8_000, channels), samples), 16_000, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
+def encoded(subtype="PCM_16", bad=None, rate=16_000, channels=1, kind="WAV", endian=None):
     """A file that libsndfile writes, with one sample ``bad``."""
     samples = 0.3 * np.sin(np.arange(8_000 * channels) / 9).reshape(-1, channels)
     if bad is not None:
         samples[500] = bad
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, format=kind, subtype=subtype)
+    soundfile.write(buffer, samples, rate, format=kind, subtype=subtype, endian=endian)
     return buffer.getvalue()
+
+
+ID3 = b"ID3\3\0\0\0\0\0\x0a" + bytes(10)
 
 
 def put(content):
@@ -131,6 +153,17 @@ BAD_WAVS = {
     "infinite": (put(encoded("DOUBLE", np.inf)), "holds samples that are not finite"),
     "too large": (put(encoded("FLOAT", 3e38)), "holds samples that are not finite"),
     "FLAC, cut": (put(encoded(kind="FLAC")[:2_000]), "Error : flac decoder lost sync"),
+    "RF64, cut": (put(encoded(kind="RF64")[:8_000]), "its header announces 16,000 bytes of sound, 7,896 are there"),
+    "RIFX, cut": (put(encoded(endian="BIG")[:8_000]), "its header announces 16,000 bytes of sound, 7,956 are there"),
+    "AIFF, cut": (put(encoded(kind="AIFF")[:-1]), "its header announces 16,008 bytes of sound, 16,007 are there"),
+    "AIFC, cut": (put(encoded(kind="AIFF", subtype="ULAW")[:4_000]), "is truncated: its header announces 8,008 bytes"),
+    "CAF, cut": (put(encoded(kind="CAF")[:8_000]), "file is malformed"),
+    "FLAC, last frame lost": (put(encoded(kind="FLAC")[:-10]), "flac decoder lost sync"),
+    "MP3, cut": (put(encoded(kind="MP3", subtype="MPEG_LAYER_III")[:864]), "of 8,000 samples can be decoded"),
+    "tag before RIFF, cut": (put((ID3 + riff())[:8_000]), "is truncated: 3,968 of 3,978 samples can be decoded"),
+    "two chunks of sound": (put(riff() + data_chunk(100)), "holds 2 chunks of sound, where one is expected"),
+    "two chunks of sound, apart": (put(riff() + b"LIST\4\0\0\0INFO" + data_chunk(100)), "holds 2 chunks of sound"),
+    "two chunks of sound, cut": (put(riff() + data_chunk(100)[:-9]), "holds 2 chunks of sound"),
     "ADPCM, cut": (put(encoded("IMA_ADPCM")[:2_000]), "is truncated"),
     "broken link": (replaced(lambda path: path.symlink_to("nowhere.wav")), "is a broken link"),
     "pipe": (replaced(os.mkfifo), "is not a regular file"),
@@ -139,8 +172,26 @@ KEPT_WAVS = {
     "stereo": (riff(channels=2), "wavs with several channels", "has 2 channels, which are averaged"),
     "8 kHz": (riff(rate=8_000), "wavs not at 16 kHz", "is at 8,000 Hz, and is resampled"),
     "44.1 kHz": (riff(rate=44_100), "wavs not at 16 kHz", "is at 44,100 Hz, and is resampled"),
-    "stream": (riff(announced=2**32 - 1, riff_size=2**32 - 1), "wavs of untold length", "does not say how long it is"),
-    "stream, signed": (riff(announced=2**31 - 1), "wavs of untold length", "does not say how long it is"),
+    "stream": (riff(announced=2**32 - 1, riff_size=2**32 - 1), "wavs of untold length", "does not tell whether it is whole"),
+    "stream, signed": (riff(announced=2**31 - 1), "wavs of untold length", "does not tell whether it is whole"),
+    # What these announce is not looked at, so whole and cut ones are listed alike.
+    **{
+        f"{kind}, {state}": (encoded(kind=kind)[:end], "wavs of untold length", "does not tell whether it is whole")
+        for kind in ("W64", "AU", "NIST", "IRCAM")
+        for state, end in (("whole", None), ("cut", 8_000))
+    },
+    "MP3": (encoded(kind="MP3", subtype="MPEG_LAYER_III"), "wavs of untold length", "does not tell whether it is whole"),
+    "Ogg": (encoded(kind="OGG", subtype="VORBIS"), "wavs of untold length", "does not tell whether it is whole"),
+    "tag before RIFF": (ID3 + riff(), "wavs of untold length", "does not tell whether it is whole"),
+    "zeros": (silence(), "silent wavs", "is silent"),
+    "zeros, FLAC": (silence(kind="FLAC"), "silent wavs", "is silent"),
+    "zeros, 8 bit": (silence(subtype="PCM_U8"), "silent wavs", "is silent"),
+    "one constant": (silence(0.25), "silent wavs", "is silent"),
+    "RF64": (encoded(kind="RF64"), None, None),
+    "RIFX": (encoded(endian="BIG"), None, None),
+    "AIFF": (encoded(kind="AIFF"), None, None),
+    "AIFC": (encoded(kind="AIFF", subtype="ULAW"), None, None),
+    "CAF": (encoded(kind="CAF"), None, None),
     "RIFF size 0": (riff(riff_size=0), None, None),
     "float": (encoded("FLOAT"), None, None),
     "24 bit": (encoded("PCM_24"), None, None),
@@ -182,6 +233,33 @@ def test_a_wav_of_another_form_is_kept(copy, case):
         assert (file, segment_id) == (str(copy.wav), ID) and reason in what
     seconds = corpus.utterances.set_index("segment_id")["duration"][ID]
     assert np.isfinite(read_waveform(copy.wav, 5, seconds)).all()
+
+
+def test_channels_that_cancel_out_are_silent(copy):
+    copy.wav.write_bytes(silence([0.5, -0.5], channels=2))
+    corpus = read(copy.root)
+    assert noted(corpus) == {"silent wavs": 1, "wavs with several channels": 1} and not corpus.dropped
+    assert not read_waveform(copy.wav, 5).any()
+
+
+@pytest.mark.parametrize("level, silent", [(1, True), (8, False)])
+def test_the_noise_of_rounding_is_silence_and_a_quiet_voice_is_not(copy, level, silent):
+    samples = np.random.default_rng(0).integers(-level, level + 1, 8_000, dtype=np.int16)
+    soundfile.write(copy.wav, samples, 16_000)
+    assert noted(read(copy.root)) == ({"silent wavs": 1} if silent else {})
+
+
+def test_a_click_is_not_silence(copy):
+    samples = np.zeros(40_000, dtype=np.int16)
+    samples[30_000] = 900
+    soundfile.write(copy.wav, samples, 16_000)
+    assert not noted(read(copy.root))
+
+
+def test_training_hears_of_wavs_that_cannot_be_told_to_be_whole(copy):
+    copy.wav.write_bytes(encoded(kind="NIST"))
+    [line] = read(copy.root).warnings()
+    assert line.startswith("1 wavs are in a form that does not tell whether they are whole (python -m utils.kemdy ")
 
 
 def test_files_that_may_not_be_read(copy, monkeypatch):
@@ -263,6 +341,52 @@ def test_a_transcript_that_cannot_be_used(copy, case):
 def test_an_empty_transcript_is_kept_and_listed(copy):
     copy.txt.write_bytes(b" \n")
     assert listed(read(copy.root), "empty transcripts") == [(str(copy.txt), "", ID, "has no text in its first line")]
+
+
+KEPT_TEXTS = {
+    "compatibility jamo": ("ㅋㅋ 그래 ㅎ", "compatibility jamo", "U+314B, U+314E"),
+    "Hangul filler": ("그\u3164래", "compatibility jamo", "U+3164"),
+    "jamo that compose with nothing": ("\u11ab그래", "uncomposed jamo", "U+11AB"),
+    "old Hangul": ("\u1112\u119e\u11ab글", "uncomposed jamo", "U+1112, U+119E, U+11AB"),
+    "full width": ("그래\uff01 \uff21", "full- or half-width forms", "U+FF01, U+FF21"),
+    "half-width Hangul": ("\uffa1\uffc2", "full- or half-width forms", "U+FFA1, U+FFC2"),
+    "zero-width space": ("그\u200b래", "invisible characters", "U+200B"),
+    "joiners": ("그\u200d\u200c\u2060래", "invisible characters", "U+200D, U+200C, U+2060"),
+    "a mark of byte order inside": ("그\ufeff래", "invisible characters", "U+FEFF"),
+    "soft hyphen": ("그\xad래", "invisible characters", "U+00AD"),
+    "right to left": ("\u202e그래", "invisible characters", "U+202E"),
+    "no-break space": ("그\xa0래", "unusual spaces", "U+00A0"),
+    "ideographic space": ("그\u3000래", "unusual spaces", "U+3000"),
+    "line separator": ("그\u2028래", "unusual spaces", "U+2028"),
+    "combining mark": ("q\u0301", "combining marks", "U+0301"),
+    "replacement character": ("그\ufffd래", "replacement characters", "U+FFFD"),
+    "private use": ("그\ue000래", "private-use characters", "U+E000"),
+    "no character": ("그\U0010ffff래", "private-use characters", "U+10FFFF"),
+}
+
+
+@cases(KEPT_TEXTS)
+def test_text_that_looks_like_other_text_is_kept_and_listed(copy, case):
+    text, kind, points = case
+    copy.txt.write_text(text, encoding="utf-8")
+    corpus = read(copy.root)
+    assert noted(corpus) == {f"transcripts with {kind}": 1} and not corpus.dropped
+    assert listed(corpus, f"transcripts with {kind}") == [(str(copy.txt), "", ID, f"holds {points}")]
+    assert corpus.utterances.set_index("segment_id")["text"][ID] == text
+
+
+def test_ordinary_text_is_not_listed(copy):
+    copy.txt.write_text('n/ 그래... "응", 카페 café (음)… 3시·100% ~ 漢字 ①', encoding="utf-8")
+    assert not noted(read(copy.root))
+
+
+def test_every_transcript_is_composed(copy):
+    before = read(copy.root)
+    for path in (copy.root / "wav").rglob("*.txt"):
+        path.write_text(unicodedata.normalize("NFD", path.read_text("cp949")), encoding="utf-8")
+    corpus = read(copy.root)
+    assert list(corpus.utterances["text"]) == list(before.utterances["text"])
+    assert corpus.notes == {"transcripts composed to NFC": 15} and corpus.digest == before.digest
 
 
 # Annotations. Row 3 is that of the segment; columns 3 and 4 hold its id and its label.
@@ -456,6 +580,46 @@ def test_names_of_folders_need_not_be_text(copy, call_main, tmp_path):
     code, stdout, stderr = call_main(kemdy, copy.root, "--faults", tmp_path / "faults.csv", "--csv", tmp_path / "table.csv")
     assert code == 0 and "its path is not in UTF-8" in stdout, stderr
     assert read(copy.root).dropped == {"unreadable wav": 3}
+
+
+def test_names_and_cells_reach_no_terminal_raw(copy, call_main, tmp_path):
+    copy.folder.rename(copy.folder.with_name("\x1b[31mred\r"))
+    (copy.root / "wav" / "\x1b[31mred\r" / copy.wav.name).write_bytes(b"")
+    cell(4, "sad\x1b[2J\x07", row=3)(copy)
+    code, stdout, stderr = call_main(kemdy, copy.root)
+    assert code == 0 and "\\x1b[31mred\\r" in stdout and "unknown label 'sad\\x1b[2J\\x07'" in stdout, stderr
+    code, out, err = call_main(kemdy, copy.root / "wav" / "\x1b[31mred\r")
+    assert code == 1 and "\\x1b[31mred\\r has no folder annotation/" in err
+    assert not any(character in stdout + out + err for character in "\x1b\r\x07")
+
+
+def test_cells_of_tables_begin_no_formula(copy, call_main, tmp_path):
+    texts = ["=1+1", "+ 그래", "-3도", "@me", "＝1+1", "그래 =1"]
+    for path, text in zip(sorted(copy.folder.glob("*.txt")) + sorted((copy.root / "wav/Session02").glob("*.txt")), texts):
+        path.write_text(text, encoding="utf-8")
+    rewritten(lambda rows: rows.append(["", "", "", "=2", *rows[2][4:]]))(copy)
+    call_main(kemdy, copy.root, "--csv", tmp_path / "table.csv", "--faults", tmp_path / "faults.csv")
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table["text"][:6].tolist() == ["'=1+1", "'+ 그래", "'-3도", "'@me", "'＝1+1", "그래 =1"]
+    assert table["duration"].tolist() == read(copy.root).utterances["duration"].tolist()
+    assert pd.read_csv(tmp_path / "faults.csv")["what"][0] == "malformed id '=2'"
+
+
+@pytest.mark.parametrize("flag", ["--csv", "--faults"])
+def test_tables_of_ids_are_not_written_where_git_would_take_them(copy, call_main, tmp_path, monkeypatch, flag):
+    checkout = tmp_path / "checkout"
+    (checkout / "outputs").mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", checkout], check=True)
+    (checkout / ".gitignore").write_text("/outputs/*\n")
+    (tmp_path / "link.csv").symlink_to(checkout / "table.csv")
+    for target in (checkout / "table.csv", tmp_path / "link.csv"):
+        code, stdout, stderr = call_main(kemdy, copy.root, flag, target)
+        assert code == 1 and not stdout and f"{checkout / 'table.csv'} would be committed by git add -A" in stderr
+        assert stderr.count("\n") == 1 and not (checkout / "table.csv").exists()
+    for target in (checkout / "outputs" / "table.csv", tmp_path / "table.csv"):
+        assert call_main(kemdy, copy.root, flag, target)[0] == 0 and target.exists()
+    monkeypatch.setenv("PATH", "")
+    assert call_main(kemdy, copy.root, flag, checkout / "table.csv")[0] == 0
 
 
 # Training
@@ -766,4 +930,5 @@ def test_any_bytes_for_a_transcript(tiny, text, encoding, changes):
         assert line.startswith(f"left out, transcript {path} ") and "\n" not in line
     else:
         found = corpus.utterances.set_index("segment_id")["text"][row["segment_id"]]
-        assert found == text.replace("\r\n", "\n").replace("\r", "\n").split("\n")[0].strip() and not corpus.warnings()
+        line = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")[0].strip()
+        assert found == unicodedata.normalize("NFC", line) and not corpus.warnings()

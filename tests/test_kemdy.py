@@ -3,12 +3,15 @@
 import builtins
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +23,7 @@ from lookalike import RATERS, make_kemdy19, make_kemdy20
 
 from utils.errors import UserError
 from utils.folds import session_folds
-from utils.kemdy import EMOTIONS, find_corpus, main, read_corpus
+from utils.kemdy import COLUMNS, EMOTIONS, find_corpus, main, read_corpus
 from utils.wavs import read_waveform
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -76,7 +79,7 @@ def no_sound(monkeypatch):
 
 def test_usable_utterances(trapped):
     table = trapped.corpus.utterances
-    assert list(table.columns) == ["segment_id", "session", "speaker", "emotion", "wav_path", "text", "duration"]
+    assert list(table.columns) == list(COLUMNS)
     found = {row.segment_id: (row.session, row.emotion, row.text, row.duration) for row in table.itertuples()}
     assert len(found) == len(table)
     assert {key: value[:3] for key, value in found.items()} == {
@@ -140,7 +143,7 @@ def test_transcripts_in_every_form(trapped):
     ids = trapped.expected.ids
     # Two syllables that CP949 has, and EUC-KR has not.
     assert texts[ids["outside EUC-KR"]].startswith("똠양꿍이랑 펲시를")
-    for form in ("trailing space", "CRLF", "BOM", "no newline"):
+    for form in ("trailing space", "CRLF", "BOM", "no newline", "NFD"):
         assert re.fullmatch(r"[가-힣 ]+ \d+번", texts[ids[form]]), form
     assert texts[ids["tags inside"]].startswith("c/ (음) ")
     assert texts[ids["tags only"]] == "n/ l/"
@@ -338,11 +341,11 @@ def test_changed_wav_is_looked_at_again_and_no_other(tmp_path, monkeypatch, kept
         soundfile.write(path, samples[:-160], 16_000, subtype="PCM_16")
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         seconds = len(samples[:-160]) / 16_000
-    opened, info = [], soundfile.info
-    monkeypatch.setattr(soundfile, "info", lambda file, *args, **kwargs: opened.append(Path(file)) or info(file))
+    opened, sound_file = [], soundfile.SoundFile
+    monkeypatch.setattr(soundfile, "SoundFile", lambda file: opened.append(Path(file)) or sound_file(file))
     after = read(tmp_path).utterances
     assert after["duration"][3] == pytest.approx(seconds)
-    assert set(opened) <= {path}
+    assert opened == [path]
     assert after["duration"].drop(3).equals(before["duration"].drop(3))
 
 
@@ -359,10 +362,18 @@ def test_wav_that_broke_or_vanished_since_is_noticed(tmp_path):
     assert read(tmp_path).dropped == {"no wav": 1}
 
 
-INDEX = b"path,size,mtime_ns,frames,samplerate,channels,streamed\r\n"
+INDEX = b"path,size,mtime_ns,frames,samplerate,channels,streamed,silent,digest\r\n"
+DIGEST = "0" * 64
 
 
-@pytest.mark.parametrize("numbers", [(9, 0, 1, 0), (int("9" * 400), 16_000, 1, 0), (-9, 16_000, 1, 0), (16_000, 16_000, 0, 7)])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        *[(9, 0, 1, 0, 0, DIGEST), (int("9" * 400), 16_000, 1, 0, 0, DIGEST), (-9, 16_000, 1, 0, 0, DIGEST)],
+        *[(16_000, 16_000, 0, 0, 0, DIGEST), (16_000, 16_000, 1, 7, 0, DIGEST), (16_000, 16_000, 1, 0, 2, DIGEST)],
+        *[(16_000, 16_000, 1, 0, 0, ""), (16_000, 16_000, 1, 0, 0, DIGEST[1:]), (16_000, 16_000, 1, 0, 0, "G" * 64)],
+    ],
+)
 def test_an_index_that_says_what_no_wav_says_is_made_again(tmp_path, numbers):
     make_kemdy20(tmp_path, sessions=2, utterances=2)
     first, path = read(tmp_path), tmp_path / ".wav_index.csv"
@@ -415,6 +426,53 @@ def test_corpus_on_read_only_storage(tmp_path, monkeypatch):
     assert len(read(tmp_path).utterances) == 4
     assert len(read(tmp_path).utterances) == 4
     assert sorted(tmp_path.rglob("*")) == before
+
+
+# The digest
+
+
+def test_a_copied_corpus_is_the_same(tmp_path):
+    make_kemdy19(tmp_path / "here", sessions=2)
+    digest = read(tmp_path / "here").digest
+    assert re.fullmatch("[0-9a-f]{64}", digest) and read(tmp_path / "here").digest == digest
+    shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)
+    (tmp_path / "there" / ".wav_index.csv").unlink()
+    assert read(tmp_path / "there").digest == digest
+
+
+def louder(root):
+    path = next((root / "wav").rglob("*.wav"))
+    samples, rate = soundfile.read(path, dtype="int16")
+    soundfile.write(path, samples // 2, rate, subtype="PCM_16")
+
+
+def relabelled(root):
+    path = root / "annotation" / "Sess01_eval.csv"
+    path.write_text(re.sub(r"(_00\d),\w+,", r"\1,sad,", path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        louder,
+        lambda root: next((root / "wav").rglob("*.txt")).write_text("다른 말"),
+        lambda root: next((root / "wav").rglob("*.wav")).unlink(),
+        relabelled,
+    ],
+    ids=["sound", "text", "missing wav", "label"],
+)
+def test_a_changed_corpus_is_another(tmp_path, change):
+    make_kemdy20(tmp_path, sessions=2)
+    digest = read(tmp_path).digest
+    change(tmp_path)
+    assert read(tmp_path).digest != digest
+
+
+def test_digests_are_those_of_the_files(tmp_path):
+    make_kemdy20(tmp_path, sessions=2, utterances=2)
+    for _ in range(2):  # the second time from the index
+        for row in read(tmp_path).utterances.itertuples():
+            assert row.wav_digest == hashlib.sha256(Path(row.wav_path).read_bytes()).hexdigest()
 
 
 # What a model hears
@@ -470,6 +528,43 @@ def test_find_corpus(tmp_path):
     assert find_corpus(str(tmp_path), "KEMDy20") == tmp_path / "KEMDy20"
     with pytest.raises(UserError):
         find_corpus(tmp_path, "KEMDy19")
+
+
+@pytest.mark.parametrize("on_disk, typed", [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_folder_typed_in_another_unicode_form_is_found(tmp_path, capsys, monkeypatch, on_disk, typed):
+    made, named = (
+        tmp_path / unicodedata.normalize(form, "말뭉치") / unicodedata.normalize(form, "감정") for form in (on_disk, typed)
+    )
+    make_kemdy20(made / "KEMDy20_v1_1", utterances=1)
+    assert find_corpus(named, "KEMDy20").samefile(made / "KEMDy20_v1_1")
+    monkeypatch.setattr(sys, "argv", ["kemdy", str(named / "KEMDy20_v1_1")])
+    main()
+    assert "6 sessions" not in capsys.readouterr().err
+
+
+def test_a_corpus_folder_in_other_capitals_is_found(tmp_path):
+    make_kemdy20(tmp_path / "kemdy20", utterances=1)
+    assert find_corpus(tmp_path, "KEMDy20").samefile(tmp_path / "kemdy20")
+    (tmp_path / "kemdy20").rename(tmp_path / "KEMDY20_V1_1")
+    assert find_corpus(tmp_path, "KEMDy20") == tmp_path / "KEMDY20_V1_1"
+    (tmp_path / "Kemdy20").mkdir()
+    with pytest.raises(UserError, match="holds KEMDY20_V1_1, Kemdy20: rename the one to use to KEMDy20"):
+        find_corpus(tmp_path, "KEMDy20")
+
+
+def test_an_exact_name_is_preferred(tmp_path):
+    for name in ("KEMDy19", "kemdy19"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    assert find_corpus(tmp_path, "KEMDy19") == tmp_path / "KEMDy19"
+
+
+def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
+    make_kemdy20(tmp_path / "KEMDy20", utterances=1)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_corpus("~", "KEMDy20") == tmp_path / "KEMDy20"
+    monkeypatch.setattr(sys, "argv", ["kemdy", "~/KEMDy20", "--csv=~/table.csv"])
+    main()
+    assert (tmp_path / "table.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,14 @@ class UserError(Exception):
     """Something the user can mend; its message is the one line that is shown."""
 
 
+def printable(text):
+    """``text`` with what is not printable, except for newlines, as backslash escapes."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 def one_line_errors(main):
     """Let a script's ``main`` end with one line on stderr and exit code 1 instead of a traceback.
 
@@ -43,7 +51,7 @@ def one_line_errors(main):
             print("interrupted", file=sys.stderr)
             sys.exit(130)
         rank = os.environ.get("RANK", "0")
-        message = " ".join(message.splitlines())  # a damaged file may hold what has line ends
+        message = printable(" ".join(message.splitlines()))  # names and cells of files may hold anything
         print("error: " + ("" if rank == "0" else f"[process {rank}] ") + message, file=sys.stderr)
         sys.exit(1)
 

@@ -4,7 +4,9 @@ import contextlib
 import hashlib
 import json
 import os
+import subprocess
 import time
+import unicodedata
 from pathlib import Path
 
 from filelock import lock_descriptor
@@ -24,11 +26,53 @@ LAST_CHECKPOINT, FISHER = "last_checkpoint.pt", "fisher.pt"
 DIGESTS = ".digests.json"
 # Lies at the top of a corpus or an encoder that a program made.
 SYNTHETIC_MARKER = "SYNTHETIC"
+# What spreadsheets take for the beginning of a formula, Excel in East Asian locales the full-width forms as well.
+FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 
 
 def run_folder(output_root, exp_name, fold, task):
     """Where a run's files lie: output_root/exp_name/fold_<k>/<task>."""
     return Path(output_root) / exp_name / f"fold_{fold}" / task
+
+
+def existing_path(path):
+    """``path``, with ``~`` expanded, as it is spelled on disk, where that differs in Unicode form or case alone.
+
+    A part of the path that does not exist is replaced by the one entry of its folder whose name is the same but for that;
+    where there is none, or a choice, it stays as it is.
+    """
+    path = Path(os.path.expanduser(path))
+    if path.exists() or path == path.parent:
+        return path
+    parent = existing_path(path.parent)
+    for same in (_composed, lambda name: _composed(name).casefold()):
+        with contextlib.suppress(OSError):
+            found = [name for name in os.listdir(parent) if same(name) == same(path.name)]
+            if len(found) == 1:
+                return parent / found[0]
+    return parent / path.name
+
+
+def _composed(name):
+    return unicodedata.normalize("NFC", name)
+
+
+def refuse_tracked(path):
+    """Raise UserError if ``git add -A`` would take along a file that is written to ``path``; without git there is no need."""
+    path = Path(os.path.realpath(path))
+    command = ["git", "-C", path.parent, "check-ignore", "--quiet", "--", path]
+    with contextlib.suppress(FileNotFoundError):
+        # 0: ignored; 1: not ignored; 128: in no checkout.
+        if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 1:
+            raise UserError(
+                f"{path} would be committed by git add -A, and transcripts and ids of the corpora must not be: name a file "
+                "outside the checkout, or in a folder that git ignores"
+            )
+
+
+def spreadsheet_safe(table):
+    """The DataFrame with an apostrophe before each text that a spreadsheet would take for a formula."""
+    return table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell)
 
 
 def read_json(path):

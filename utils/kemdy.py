@@ -8,9 +8,12 @@ annotation row is either in the table or counted under the reason that kept it o
 import argparse
 import csv
 import errno
+import hashlib
 import io
+import json
 import os
 import re
+import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,8 +22,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from utils.errors import UserError, one_line_errors
-from utils.files import SYNTHETIC_MARKER, whole_file, write_json
+from utils.errors import UserError, one_line_errors, printable
+from utils.files import SYNTHETIC_MARKER, existing_path, refuse_tracked, spreadsheet_safe, whole_file, write_json
 from utils.folds import SPLITS, session_folds, split_utterances
 from utils.wavs import SAMPLE_RATE, WavHeader, index_wavs, stat_file
 
@@ -29,7 +32,7 @@ EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 CORPORA = ("KEMDy19", "KEMDy20")
 # KEMDy20's annotations spell one label differently.
 SPELLINGS = {"disqust": "disgust"}
-COLUMNS = ("segment_id", "session", "speaker", "emotion", "wav_path", "text", "duration")
+COLUMNS = ("segment_id", "session", "speaker", "emotion", "wav_path", "text", "duration", "wav_digest")
 # In this order a row is examined; it is counted under the first that holds.
 DROP_REASONS = (
     "malformed id",
@@ -49,10 +52,24 @@ DROP_REASONS = (
 BY_DESIGN = ("other speaker's file", "several labels")
 # The real corpora have a few of these; a file that was cut short at a line's end leaves many.
 NO_ROW, MANY_WITHOUT_ROW = "wavs without a row", 0.005
+UNTOLD_LENGTH = "wavs of untold length"
 # Bytes. What is larger is another file; the real ones stay below 1 kB and 1 MB.
 LARGEST_TRANSCRIPT, LARGEST_ANNOTATION = 100_000, 100_000_000
 # What no text has: NUL and the other control characters, but for white space, line ends and the old end-of-file mark.
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x19\x1b-\x1f\x7f-\x84\x86-\x9f]")
+# What looks like other text and is not, or cannot be seen: counted and listed, never changed. Members of character classes.
+LOOK_ALIKES = {
+    "compatibility jamo": r"\u3130-\u318f",
+    "uncomposed jamo": r"\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff",  # what is left of them after composing
+    "full- or half-width forms": r"\uff01-\uffee",
+    "invisible characters": r"\x0b\x0c\x1a\x85\xad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    r"\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff",
+    "unusual spaces": r"\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000",
+    "combining marks": r"\u0300-\u034e\u0350-\u036f\u1dc0-\u1dff\u20d0-\u20ff\u302a-\u302f\u3099\u309a\ufe20-\ufe2f",
+    "replacement characters": r"\ufffd",
+    "private-use characters": r"\ue000-\uf8ff\ufdd0-\ufdef\ufffe\uffff\U000f0000-\U0010ffff",
+}
+LOOK_ALIKE = re.compile("|".join(f"([{members}])" for members in LOOK_ALIKES.values()))
 # How much of a list a screen gets.
 SHOWN = 10
 # Transcription marks: a letter and a slash (noise, breath, fillers), a cut or repeated word, an aside's brackets.
@@ -118,7 +135,10 @@ class Corpus:
     Attributes:
         name: KEMDy19 or KEMDy20, recognised from the annotation files' names.
         root: the corpus folder.
-        utterances: the usable utterances, a table with COLUMNS (duration in seconds), in annotation order.
+        utterances: the usable utterances, a table with COLUMNS (duration in seconds, wav_digest the SHA-256 of the wav's
+            bytes), in annotation order.
+        digest: SHA-256 of the usable utterances in their order: ids, sessions, speakers, emotions, texts and sound. A copy
+            elsewhere has the same one.
         sessions: sorted session numbers that have an annotation file.
         rows: annotation rows read; the usable utterances and the dropped rows add up to it.
         dropped: rows by DROP_REASONS.
@@ -132,6 +152,7 @@ class Corpus:
     name: str
     root: Path
     utterances: pd.DataFrame
+    digest: str
     sessions: list
     rows: int
     dropped: dict
@@ -153,6 +174,11 @@ class Corpus:
             lines.append(
                 f"{without_row:,} wavs have no row in annotation/, so their labels are lost: was a file cut short? (python -m "
                 f"utils.kemdy {self.root} lists them)"
+            )
+        if untold := self.notes.get(UNTOLD_LENGTH, 0):
+            lines.append(
+                f"{untold:,} wavs are in a form that does not tell whether they are whole (python -m utils.kemdy {self.root} "
+                "lists them)"
             )
         return lines + self.missing_sessions()
 
@@ -176,21 +202,22 @@ class Corpus:
 
 
 def find_corpus(data_root, name):
-    """Folder of a corpus: ``data_root/KEMDy19``, or the one ``data_root/KEMDy19_v*``.
+    """Folder of a corpus: ``data_root/KEMDy19``, or the one ``data_root/KEMDy19_v*``, in capitals or not.
 
     Raises:
         UserError: if there is none, or if several versions leave a choice.
     """
-    data_root = Path(data_root)
+    data_root = existing_path(data_root)
     exact = data_root / name
     if exact.is_dir():
         return exact
-    versions = sorted(path for path in data_root.glob(f"{name}_v*") if path.is_dir())
-    if len(versions) > 1:
-        raise UserError(f"{data_root} holds {', '.join(path.name for path in versions)}: rename the one to use to {name}")
-    if not versions:
+    folders = data_root.iterdir() if data_root.is_dir() else ()
+    found = sorted(path for path in folders if re.fullmatch(f"{name}(_v.*)?", path.name, re.IGNORECASE) and path.is_dir())
+    if len(found) > 1:
+        raise UserError(f"{data_root} holds {', '.join(path.name for path in found)}: rename the one to use to {name}")
+    if not found:
         raise UserError(f"no corpus at {exact}: see data/README.md for where to get it, or name another --data_root")
-    return versions[0]
+    return found[0]
 
 
 def read_corpus(root, progress=True):
@@ -206,7 +233,7 @@ def read_corpus(root, progress=True):
     Raises:
         UserError: if the folder, its annotations or their columns are not those of the corpora; the line names the file.
     """
-    root = Path(root)
+    root = existing_path(root)
     name, annotations, others = _find_annotations(root)
     corpus_format = FORMATS[name]
     sessions = sorted({int(match["session"]) for _, match in annotations})
@@ -264,7 +291,9 @@ def read_corpus(root, progress=True):
     readable, unreadable_transcripts = [], []
     for candidate, (text, encoding) in zip(candidates, texts):
         if encoding in ENCODINGS:
-            readable.append((*candidate, text, encoding))
+            composed = unicodedata.normalize("NFC", text)
+            notes["transcripts composed to NFC"] += composed != text
+            readable.append((*candidate, composed, encoding))
             continue
         path, (reason, what) = transcripts[candidate[0]], encoding
         dropped[reason] += 1
@@ -285,17 +314,25 @@ def read_corpus(root, progress=True):
         notes["tags-only transcripts"] += bool(TAGS_ONLY.fullmatch(text))
         if not text:
             note("empty transcripts", transcripts[segment_id], segment_id, "has no text in its first line")
+        for kind, characters in _look_alikes(text).items():
+            what = f"holds {', '.join(f'U+{ord(character):04X}' for character in characters)}"
+            note(f"transcripts with {kind}", transcripts[segment_id], segment_id, what)
         if header.channels > 1:
             note("wavs with several channels", path, segment_id, f"has {header.channels} channels, which are averaged")
         if header.samplerate != SAMPLE_RATE:
             note("wavs not at 16 kHz", path, segment_id, f"is at {header.samplerate:,} Hz, and is resampled")
         if header.streamed:
-            note("wavs of untold length", path, segment_id, "its header does not say how long it is; it is read to its end")
-        utterances.append((segment_id, session, speaker, emotion, path, text, header.duration))
+            note(UNTOLD_LENGTH, path, segment_id, "does not tell whether it is whole; it is read to its end")
+        if header.silent:
+            note("silent wavs", path, segment_id, "is silent: zeros, one constant, or channels that cancel out")
+        utterances.append((segment_id, session, speaker, emotion, path, text, header.duration, header.digest))
+    table = pd.DataFrame(utterances, columns=list(COLUMNS))
+    identity = json.dumps(table.drop(columns=["wav_path", "duration"]).to_numpy().tolist())
     return Corpus(
         name=name,
         root=root,
-        utterances=pd.DataFrame(utterances, columns=list(COLUMNS)),
+        utterances=table,
+        digest=hashlib.sha256(identity.encode()).hexdigest(),
         sessions=sessions,
         rows=rows,
         dropped={reason: dropped[reason] for reason in DROP_REASONS if dropped[reason]},
@@ -451,6 +488,14 @@ def _read_transcript(path):
     return None, ("transcript in neither encoding", what)
 
 
+def _look_alikes(text):
+    """``{kind: its characters in the text, each once}``, of LOOK_ALIKES."""
+    found = {}
+    for match in LOOK_ALIKE.finditer(text):
+        found.setdefault(list(LOOK_ALIKES)[match.lastindex - 1], {})[match[0]] = None
+    return found
+
+
 def _read_bytes(path, most):
     """Content of a file; OSError if it is no regular file or has more than ``most`` bytes."""
     size = stat_file(path).st_size
@@ -474,13 +519,13 @@ def audit(corpus, folds):
 
     def counts(title, table, total=None):
         lines = [title] + [
-            f"  {name:<32}{count:>8,}" + (f"{count / total:>8.1%}" if total else "") for name, count in table.items()
+            f"  {name:<40}{count:>8,}" + (f"{count / total:>8.1%}" if total else "") for name, count in table.items()
         ]
         return lines if table else [title, "  none"]
 
     lines = [f"{corpus.name} at {corpus.root}" + (" (SYNTHETIC, made by a program)" if corpus.synthetic else "")]
-    lines += [f"  {'annotation rows':<32}{corpus.rows:>8,}", f"  {'sessions':<32}{len(corpus.sessions):>8,}"]
-    usable = f"  {'usable utterances':<32}{len(utterances):>8,}   {compared(len(utterances), known.usable)}"
+    lines += [f"  {'annotation rows':<40}{corpus.rows:>8,}", f"  {'sessions':<40}{len(corpus.sessions):>8,}"]
+    usable = f"  {'usable utterances':<40}{len(utterances):>8,}   {compared(len(utterances), known.usable)}"
     lines += [usable, *counts("dropped, by reason", corpus.dropped), *counts("kept, but worth knowing", corpus.notes)]
     labels = utterances["emotion"].value_counts()
     lines += counts("labels", {emotion: int(labels.get(emotion, 0)) for emotion in EMOTIONS}, max(len(utterances), 1))
@@ -522,16 +567,31 @@ def _fault_lines(corpus):
     return lines
 
 
+def _expanded(text):
+    return Path(os.path.expanduser(text))
+
+
 @one_line_errors
 def main():
-    parser = argparse.ArgumentParser(prog="python -m utils.kemdy", description="Audit a copy of KEMDy19 or KEMDy20.")
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.kemdy",
+        description="Audit a copy of KEMDy19 or KEMDy20.",
+        epilog="In the tables, a cell that a spreadsheet would take for a formula is preceded by an apostrophe. They hold "
+        "transcripts or ids, so neither is written where a git checkout does not ignore it.",
+    )
     parser.add_argument("root", help="the corpus folder, with annotation/ and wav/ in it")
-    parser.add_argument("--csv", metavar="FILE", help=f"write the usable utterances as a table: {', '.join(COLUMNS)}")
-    parser.add_argument("--faults", metavar="FILE", help=f"write all faults as a table: {', '.join(Fault._fields)}")
-    parser.add_argument("--folds-json", metavar="FILE", help="write the folds' session numbers as JSON")
+    parser.add_argument(
+        "--csv", metavar="FILE", type=_expanded, help=f"write the usable utterances as a table: {', '.join(COLUMNS)}"
+    )
+    parser.add_argument(
+        "--faults", metavar="FILE", type=_expanded, help=f"write all faults as a table: {', '.join(Fault._fields)}"
+    )
+    parser.add_argument("--folds-json", metavar="FILE", type=_expanded, help="write the folds' session numbers as JSON")
     parser.add_argument("--k_fold", type=int, default=5, help="number of folds (default: %(default)s)")
     args = parser.parse_args()
 
+    for path in filter(None, (args.csv, args.faults)):
+        refuse_tracked(path)
     corpus = read_corpus(args.root)
     try:
         folds = session_folds(corpus.sessions, args.k_fold)
@@ -539,15 +599,14 @@ def main():
         if args.folds_json:
             raise
         folds = str(error)
-    print(audit(corpus, folds))
+    print(printable(audit(corpus, folds)))
     faults = pd.DataFrame(corpus.faults, columns=list(Fault._fields))
     for path, table in ((args.csv, corpus.utterances), (args.faults, faults)):
         if path:
-            with whole_file(Path(path)) as file:
-                file.write(table.to_csv(index=False).encode(errors="surrogateescape"))
+            with whole_file(path) as file:
+                file.write(spreadsheet_safe(table).to_csv(index=False).encode(errors="surrogateescape"))
     if args.folds_json:
-        named = {str(index): fold for index, fold in enumerate(folds)}
-        write_json(Path(args.folds_json), named)
+        write_json(args.folds_json, {str(index): fold for index, fold in enumerate(folds)})
 
 
 if __name__ == "__main__":

@@ -527,9 +527,9 @@ def _corpus_facts(task):
 
 
 def _unknown_share(task, tokenizer):
-    """Share of the training transcripts' tokens, [CLS] and [SEP] aside, that are [UNK]."""
-    tokens = [token for ids in task.splits["train"].input_ids for token in ids[1:-1]]
-    return tokens.count(tokenizer.unk_token_id) / max(len(tokens), 1)
+    """Share of the transcripts' tokens, [CLS] and [SEP] aside, that are [UNK], in the split that has most of them."""
+    tokens = [[token for ids in split.input_ids for token in ids[1:-1]] for split in task.splits.values()]
+    return max(split.count(tokenizer.unk_token_id) / max(len(split), 1) for split in tokens)
 
 
 def _commit():

@@ -1,10 +1,11 @@
-"""Wav files: an index of their headers, so that later runs open none before they train, and the waveform a model hears."""
+"""Wav files: an index of their contents, so that later runs open none before they train, and the waveform a model hears."""
 
 import contextlib
 import csv
 import errno
 import math
 import os
+import re
 import socket
 import stat
 import time
@@ -17,24 +18,39 @@ import soundfile
 from tqdm import tqdm
 
 from utils.errors import UserError
+from utils.files import sha256
 
 SAMPLE_RATE = 16_000
 INDEX_NAME = ".wav_index.csv"
-# Its first line; an index with another one was made by another look at the wavs, and is made again.
-INDEX_COLUMNS = ["path", "size", "mtime_ns", "frames", "samplerate", "channels", "streamed"]
+# Index schema; a mismatch triggers a rebuild.
+INDEX_COLUMNS = ["path", "size", "mtime_ns", "frames", "samplerate", "channels", "streamed", "silent", "digest"]
 # In Hz. All rates in use are among them, and none for which the resampler would need a kernel of gigabytes.
 RATES = range(4_000, 192_001, 25)
 # What can be one utterance: wav2vec2 sees 25 ms at once, and the corpora's longest lasts 35 s.
 SECONDS = (0.025, 120)
 # A program that writes to a pipe cannot come back to say how long the sound became: it says this, or more.
 STREAMED_BYTES = 0x7FFF_F000
+# Containers that consist of chunks, with the byte order of the chunks' sizes.
+CHUNKED = {b"RIFF": "little", b"RF64": "little", b"RIFX": "big", b"FORM": "big"}
+# Their truncation shows elsewhere: FLAC's when it is decoded, CAF's when it is opened.
+CHECKED_BY_LIBSNDFILE = ("FLAC", "CAF")
+# Samples that span no more than two steps of 16 bits are silence, dither included.
+SILENCE = 2**-14
 
 
 @dataclass(frozen=True)
 class WavHeader:
-    """What a wav's header says. ``frames`` are samples per channel; ``size`` (bytes) and ``mtime_ns`` identify the file.
+    """What is known of one wav.
 
-    ``streamed`` is 1 where the header leaves the length open, so that a file that was cut off cannot be told.
+    Attributes:
+        size: bytes. A file of the same size and time of change is taken to be unchanged.
+        mtime_ns: time of the last change, in nanoseconds.
+        frames: samples per channel.
+        samplerate: in Hz.
+        channels: number of channels.
+        streamed: 1 if neither header nor container tells whether the file is whole.
+        silent: 1 if the averaged channels hold nothing but silence or one constant.
+        digest: SHA-256 of the file's bytes, in hex.
     """
 
     size: int
@@ -43,6 +59,8 @@ class WavHeader:
     samplerate: int
     channels: int
     streamed: int
+    silent: int
+    digest: str
 
     @property
     def duration(self):
@@ -64,7 +82,7 @@ def stat_file(path):
 
 
 def read_header(path):
-    """Look at one wav: its header, and its samples too where these may be damaged without it.
+    """Look at one wav: its header, all its samples, and a digest of its bytes.
 
     Returns a WavHeader, or a str that says why the file cannot be used.
     """
@@ -72,31 +90,41 @@ def read_header(path):
         found = stat_file(path)
         if found.st_size == 0:
             return "is empty (0 bytes)"
-        announced, held = _data_bytes(path)
-        info = soundfile.info(path)
-        # libsndfile shortens such a file without a word.
-        if held < announced < STREAMED_BYTES:
-            return f"is truncated: its header announces {announced:,} bytes of sound, {held:,} are there"
-        if info.frames == 0:
-            return f"holds no sound, says its header ({held:,} bytes follow)" if held else "holds no sound"
-        if info.samplerate not in RATES:
-            return _rate_reason(info.samplerate)
-        seconds = info.frames / info.samplerate
-        if not SECONDS[0] <= seconds <= SECONDS[1]:
-            return f"lasts {seconds:,.3g} s (usable: {SECONDS[0]} to {SECONDS[1]})"
-        # Integer samples take any value; floats may not be finite, and what is compressed may end too soon.
-        if (info.format not in ("WAV", "WAVEX") or not info.subtype.startswith("PCM")) and (
-            reason := _decode(path, info.frames)
-        ):
-            return reason
+        chunks = _sound_chunks(path)
+        if len(chunks) > 1:
+            return f"holds {len(chunks)} chunks of sound, where one is expected"
+        announced, held = chunks[0] if chunks else (STREAMED_BYTES, 0)
+        with soundfile.SoundFile(path) as sound:
+            frames, samplerate, channels, container = sound.frames, sound.samplerate, sound.channels, sound.format
+            # libsndfile shortens such a file without a word.
+            if held < announced < STREAMED_BYTES:
+                return f"is truncated: its header announces {announced:,} bytes of sound, {held:,} are there"
+            if frames == 0:
+                return f"holds no sound, says its header ({held:,} bytes follow)" if held else "holds no sound"
+            if samplerate not in RATES:
+                return _rate_reason(samplerate)
+            if not SECONDS[0] <= frames / samplerate <= SECONDS[1]:
+                return f"lasts {frames / samplerate:,.3g} s (usable: {SECONDS[0]} to {SECONDS[1]})"
+            decoded, lowest, highest = 0, np.inf, -np.inf
+            while len(block := sound.read(1 << 14, dtype="float32")):
+                decoded += len(block)
+                with np.errstate(all="ignore"):  # answered below
+                    mono = block if channels == 1 else block.mean(axis=1)
+                    if not np.isfinite(mono.var()):
+                        return "holds samples that are not finite (NaN, infinite, or too large)"
+                lowest, highest = min(lowest, mono.min()), max(highest, mono.max())
+            if decoded < frames:
+                return f"is truncated: {decoded:,} of {frames:,} samples can be decoded"
+        digest = sha256(path)
     except OSError as error:
         return error.strerror or str(error)
     except soundfile.LibsndfileError as error:
         return _reason(error)
     except UnicodeEncodeError:
         return "its path is not in UTF-8"
-    streamed = int(announced >= STREAMED_BYTES)
-    return WavHeader(found.st_size, found.st_mtime_ns, info.frames, info.samplerate, info.channels, streamed)
+    streamed = int(announced >= STREAMED_BYTES and container not in CHECKED_BY_LIBSNDFILE)
+    silent = int(highest - lowest <= SILENCE)
+    return WavHeader(found.st_size, found.st_mtime_ns, frames, samplerate, channels, streamed, silent, digest)
 
 
 def _rate_reason(samplerate):
@@ -104,39 +132,36 @@ def _rate_reason(samplerate):
 
 
 def _reason(error):
-    """libsndfile's word on a file; its error 24 is no internal one, but a rate of 0 or beyond 31 bits."""
+    """libsndfile's message; its error 24 is no internal one, but a rate of 0 or beyond 31 bits."""
     return "has an impossible sample rate" if error.code == 24 else error.error_string.rstrip(".")
 
 
-def _data_bytes(path):
-    """Bytes of sound that a RIFF header announces, and those that follow it; (0, 0) where there is no such header."""
+def _sound_chunks(path):
+    """(bytes announced, bytes from there to the file's end) of every chunk of sound; none in a container without chunks."""
+    found, long_size = [], 0
     with open(path, "rb") as file:
-        if file.read(12)[:4] == b"RIFF":
-            # Within a megabyte: zeros would be read as empty chunks, one after another.
-            while file.tell() < 1 << 20 and len(chunk := file.read(8)) == 8:
-                size = int.from_bytes(chunk[4:], "little")
-                if chunk[:4] == b"data":
-                    return size, os.fstat(file.fileno()).st_size - file.tell()
-                file.seek(size + size % 2, os.SEEK_CUR)
-    return 0, 0
-
-
-def _decode(path, frames):
-    """Why the samples of a file cannot be used, or None."""
-    decoded = 0
-    with soundfile.SoundFile(path) as file, np.errstate(all="ignore"):
-        while len(block := file.read(1 << 16, dtype="float32")):
-            decoded += len(block)
-            if not np.isfinite(block.var()):
-                return "holds samples that are not finite (NaN, infinite, or too large)"
-    return None if decoded >= frames else f"is truncated: {decoded:,} of {frames:,} samples can be decoded"
+        end = os.fstat(file.fileno()).st_size
+        order = CHUNKED.get(file.read(12)[:4])
+        # No more than a thousand: in a damaged file, anything may be read as empty chunks, one after another.
+        for _ in range(1_000 if order else 0):
+            name, size, start = file.read(4), int.from_bytes(file.read(4), order), file.tell()
+            if name == b"ds64":  # RF64 keeps the sizes beyond 32 bits in it
+                long_size = int.from_bytes(file.read(16)[8:], order)
+            elif name in (b"data", b"SSND"):
+                size = long_size if size == 0xFFFF_FFFF and long_size else size
+                found.append((size, end - start))
+            file.seek(start + size + size % 2)
+            if start + size >= end:
+                break
+    return found
 
 
 def index_wavs(root, paths, progress=True):
-    """Look at every wav once, and remember what its header said in ``root/.wav_index.csv``.
+    """Look at every wav once, and keep what was found in ``root/.wav_index.csv``.
 
-    A file whose size and time of change are those of the index is not opened again. A file that cannot be used is not
-    remembered, so that it is looked at again once it is mended. Where ``root`` cannot be written the index is not kept.
+    A file whose size and time of change are those of the index counts as unchanged, and is not opened again. A file that
+    cannot be used is not indexed, so that it is looked at again once it is repaired. Where ``root`` cannot be written, no index
+    is kept.
 
     Args:
         root: the corpus folder.
@@ -176,14 +201,17 @@ def _unchanged(path, header):
 def _is_usable(header):
     """Can ``read_header`` have said so?"""
     heard = header.samplerate in RATES and SECONDS[0] <= header.duration <= SECONDS[1]
-    return heard and header.channels > 0 and header.streamed in (0, 1)
+    flags = header.streamed in (0, 1) and header.silent in (0, 1)
+    return heard and header.channels > 0 and flags and re.fullmatch("[0-9a-f]{64}", header.digest) is not None
 
 
 def _read_index(index_path):
     try:
         with open(index_path, encoding="utf-8", newline="") as file:
             columns, *entries = csv.reader(file)
-        known = {path: WavHeader(*map(int, fields)) for path, *fields in entries} if columns == INDEX_COLUMNS else {}
+        if columns != INDEX_COLUMNS:
+            return {}
+        known = {path: WavHeader(*map(int, numbers), digest) for path, *numbers, digest in entries}
         return {path: header for path, header in known.items() if _is_usable(header)}
     except (OSError, ValueError, TypeError, OverflowError, csv.Error):
         return {}  # missing, or damaged: it is made again
