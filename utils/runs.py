@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from models import load_tokenizer
-from models.encoders import count_parameters
+from models.encoders import count_parameters, max_tokens
 from utils.arguments import COMPARED_BY_CONTENT, WITHOUT_EFFECT, differing_arguments
 from utils.batches import load_task
 from utils.checkpoints import has_adapters, misfit, read_config, read_file, read_state
@@ -276,7 +276,7 @@ class Run:
             UserError: if a transcript has more tokens, or other ones, than the text encoder knows, if a run that would go on
                 was begun with other corpora, encoders or another starting model, or if the disk is too small.
         """
-        self._check_tokens(model.text_encoder.config, tasks)
+        self._check_tokens(model.text_encoder, tasks)
         model.to(self.accelerator.device)
         encoders = {kind: getattr(model, f"{kind}_encoder").provenance for kind in ("text", "speech")}
         for kind, encoder in encoders.items():
@@ -332,18 +332,19 @@ class Run:
             f"trained, {self.accelerator.device}, {self.precision.replace('no', 'float32')})"
         )
 
-    def _check_tokens(self, config, tasks):
+    def _check_tokens(self, text_encoder, tasks):
         encoded = [ids for task in tasks.values() for split in task.splits.values() for ids in split.input_ids]
         longest, largest = max(map(len, encoded)), max(map(max, encoded))
-        if longest > config.max_position_embeddings:
+        room, known = max_tokens(text_encoder), text_encoder.config.vocab_size
+        if room is not None and longest > room:
             raise UserError(
                 f"--max_text_len {self.args.max_text_len}: a transcript has {longest} tokens, and --text_model "
-                f"{self.args.text_model} reads at most {config.max_position_embeddings}; name that or less"
+                f"{self.args.text_model} reads at most {room}; name that or less"
             )
-        if largest >= config.vocab_size:
+        if largest >= known:
             raise UserError(
-                f"--text_model {self.args.text_model}: its vocabulary has a token {largest}, its weights know "
-                f"{config.vocab_size}; they are not of one model"
+                f"--text_model {self.args.text_model}: its vocabulary has a token {largest}, its weights know {known}; they "
+                "are not of one model"
             )
 
     def _require_same_beginning(self, config):
