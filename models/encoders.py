@@ -1,91 +1,44 @@
 """Text and speech encoders by hub name or folder, and the speech features that both classifiers pool.
 
-A name may carry a hub revision: ``skt/kobert-base-v1@main``. Nothing is loaded at import, and no code that comes with a model
-is ever run.
+Nothing is loaded at import, and no code that comes with a model is ever run.
 """
 
 import hashlib
-import logging
+import json
 import math
-import re
-import sys
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
 
+from models.hub import find_file, one_line_if_missing, quiet, split_revision
+from models.tokenizer import load_tokenizer, tokenizer_digest
 from utils.errors import UserError
-from utils.files import SYNTHETIC_MARKER
+from utils.files import SYNTHETIC_MARKER, read_json
+from utils.wavs import SAMPLE_RATE
 
 ENCODER_SEED = 12
 # Some checkpoints lack it, and it is then drawn at random: it does not tell one encoder from another.
 UNIDENTIFYING = ("masked_spec_embed",)
+# Settings of heads, of generation and of initialization: an encoder's output and training do not depend on them.
+WITHOUT_EFFECT = (
+    *("bos_token_id", "eos_token_id", "initializer_range", "tie_word_embeddings", "use_cache", "vocab_size"),
+    *("classifier_dropout", "final_dropout", "ctc_loss_reduction", "ctc_zero_infinity"),
+)
+# Where a speech encoder's waveform format is described; transformers 5 writes the first.
+PREPROCESSING = ("processor_config.json", "preprocessor_config.json")
+# Largest difference of features alone and in a batch, in standard deviations: far above rounding, far below a real one.
+TOLERANCE = 1e-4
 # Types that can be built from settings alone: others have parts that transformers fetches by name.
 BUILDABLE = {"text": MODEL_FOR_MASKED_LM_MAPPING_NAMES, "speech": MODEL_FOR_CTC_MAPPING_NAMES}
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 # More layers, heads or groups than any encoder has, and more numbers in a list.
 MOST = 512
 # Larger than any encoder's vocabulary or width: some parts are made in memory even on the device "meta".
 LARGEST = 2**20
 MOST_SAMPLES = 2**24
-
-
-def split_revision(name):
-    """``name@revision`` → (name, revision); a folder, whose path may hold an @, has no revision."""
-    if "@" in name and not Path(name).exists():
-        return tuple(name.rsplit("@", 1))
-    return name, None
-
-
-@contextmanager
-def one_line_if_missing(kind, name):
-    """Within it a model is loaded by ``name``; a failure becomes one UserError that says how to get it or name a folder."""
-    hub_name, revision = split_revision(name)
-    if not Path(name).is_dir():
-        if hub_name.count("/") > 1 or hub_name.startswith((".", "/", "~")):
-            raise UserError(
-                f"--{kind}_model {name}: there is no such folder, and it is not the form of a hub name (owner/model)"
-            )
-    try:
-        with _quiet():
-            if not Path(name).is_dir() and try_to_load_from_cache(hub_name, "config.json", revision=revision) is None:
-                print(f"looking for {name} on the Hugging Face hub", file=sys.stderr)
-            yield
-    except UserError:
-        raise
-    except Exception as error:
-        # On what is not a whole model transformers raises nearly anything, with many lines: the first says what is wrong.
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        problem = f"{kind} encoder {name} cannot be loaded ({reason.rstrip('.:')})."
-        if Path(name).is_dir():
-            raise UserError(f"{problem} The folder must hold a Hugging Face model: config.json, weights, vocabulary") from None
-        at = f" --revision {revision}" if revision else ""
-        raise UserError(
-            f"{problem} Where there is a network, download it with 'hf download {hub_name}{at}'; "
-            f"elsewhere copy its folder and name it: --{kind}_model FOLDER"
-        ) from None
-
-
-@contextmanager
-def _quiet():
-    # Loading reports, bars for each file and five retries without a network say less than the one line that follows.
-    hub_logger = logging.getLogger("huggingface_hub")
-    hub_level, verbosity = hub_logger.level, transformers_logging.get_verbosity()
-    hub_logger.setLevel(logging.ERROR)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hub_logger.setLevel(hub_level)
-        transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()
 
 
 def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
@@ -100,18 +53,20 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
             so that an encoder never changes how the layers on top of it are drawn.
 
     Returns:
-        A transformers model in evaluation mode, float32, without layerdrop. Its ``provenance`` (a dictionary) says where it
-        is from, which parameters its checkpoint lacked (a BERT trained on masked words alone has no pooler), and has the
-        ``fingerprint`` that tells it from any other.
+        A transformers model in evaluation mode, float32, without layerdrop; a speech encoder is padding invariant. Its
+        ``provenance`` (a dictionary) says where it is from, which parameters its checkpoint lacked (a BERT trained on masked
+        words alone has no pooler), and has the ``fingerprint`` that tells it, with its tokenizer, from any other.
 
     Raises:
-        UserError: if the model cannot be had, or is not of the kind asked for.
+        UserError: if the model cannot be had or is not of the kind asked for, if a weight is not finite, or if a speech
+            encoder's features depend on padding, or its waveforms are not 16 kHz and normalised.
     """
     name = str(name)
     hub_name, revision = split_revision(name)
     with one_line_if_missing(kind, name), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = _as_used(AutoConfig.from_pretrained(hub_name, revision=revision, trust_remote_code=False))
+        found = AutoConfig.from_pretrained(hub_name, revision=revision, trust_remote_code=False)
+        config = _as_used(found)
         if pretrained:
             encoder, loading = AutoModel.from_pretrained(
                 hub_name,
@@ -129,72 +84,102 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
                     f"--{kind}_model {name}: its weights lack {len(lost)} parameter(s) of {type(encoder).__name__}, such as "
                     f"{lost[0]}; name a checkpoint that holds the whole encoder"
                 )
+            for key, tensor in encoder.state_dict().items():
+                if not torch.isfinite(tensor).all():
+                    raise UserError(f"--{kind}_model {name}: {key} holds numbers that are not finite; copy its weights again")
         else:
             encoder, missing = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False), []
-    _require_kind(kind, encoder, f"--{kind}_model {name}")
+        preprocessing = {file: find_file(name, file) for file in PREPROCESSING} if kind == "speech" else {}
+    encoder = _checked(kind, encoder.eval(), f"--{kind}_model {name}")
+    for file, path in preprocessing.items():
+        if path is not None:
+            _require_waveforms_as_read(config, read_json(path), f"--speech_model {name}: its {file}")
     encoder.provenance = {
         "name": name,
-        "hub_commit": getattr(config, "_commit_hash", None),
+        "hub_commit": getattr(found, "_commit_hash", None),
         "pretrained": pretrained,
         "seed": None if pretrained else seed,
         "drawn_at_random": missing,
-        "fingerprint": fingerprint(encoder),
+        "fingerprint": fingerprint(encoder, load_tokenizer(name) if kind == "text" else None),
         "synthetic": Path(name, SYNTHETIC_MARKER).exists(),
     }
-    return encoder.eval()
+    return encoder
 
 
 def _as_used(config):
+    """The same architecture, with transformers' defaults for all settings that say how to run a model.
+
+    config.json may ask for gradient checkpointing, tuples in place of named outputs, quantization, or an attention kernel
+    from elsewhere.
+    """
+    config = type(config)(**_own_settings(config))
     # A layer skipped at random in one process only breaks data-parallel training, and makes λ = 0 differ from finetune.
     config.layerdrop = 0.0
     # Adapters of a speech checkpoint's own would shorten the frames that the padding mask counts.
     config.add_adapter = False
+    # As a decoder, [CLS] would see no other token.
+    config.is_decoder = config.add_cross_attention = False
     return config
 
 
-def _require_kind(kind, encoder, named):
+def _checked(kind, encoder, named):
+    """The encoder, with a padding-invariant norm over time; UserError unless it is of the kind and fit for use."""
     if kind == "text" and getattr(encoder, "pooler", None) is None:
         raise UserError(f"{named}: {type(encoder).__name__} has no pooled [CLS] output; name a BERT")
     if kind == "speech" and not hasattr(encoder, "feature_extractor"):
         raise UserError(f"{named}: {type(encoder).__name__} does not hear waveforms; name a wav2vec2-like encoder")
-
-
-def local_folder(kind, name):
-    """Folder of an encoder that a file names: that folder, or its copy in the hub's cache. Nothing is ever fetched for it.
-
-    Raises:
-        UserError: if it is not on this machine; the line says that the user may name one.
-    """
-    try:
-        if Path(name).is_dir():
-            return str(name)
-    except OSError:  # a name that is too long for one
-        pass
-    return cached_folder(kind, name)
-
-
-def cached_folder(kind, name):
-    """As ``local_folder``, for a name that came from elsewhere: it is never taken for a folder's."""
-    cached = None
-    if HUB_NAME.fullmatch(name):
-        hub_name, _, revision = name.partition("@")
-        try:
-            cached = try_to_load_from_cache(hub_name, "config.json", revision=revision or None)
-        except (OSError, ValueError):  # not a hub name after all
-            pass
-    if not isinstance(cached, str):
+    if kind == "speech" and _depends_on_padding(make_padding_invariant(encoder)):
         raise UserError(
-            f"the {kind} encoder {name} is not on this machine, and nothing is fetched that you have not named: name its "
-            f"folder or hub name (--{kind}_model, or {kind}_model= in Python)"
+            f"{named}: the features of {type(encoder).__name__} depend on padding, and so on the other utterances in a batch; "
+            "name another encoder, such as a wav2vec2, HuBERT or WavLM"
         )
-    return str(Path(cached).parent)
+    return encoder
+
+
+def _depends_on_padding(encoder):
+    """Do a waveform's features change when it is padded to the length of another? Tried on short ones, on the CPU only."""
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.modules()):
+        return True  # in training, whatever it does in evaluation mode
+    if encoder.device.type != "cpu":
+        return False
+    generator = torch.Generator().manual_seed(0)
+    frames = max(1, encoder.config.mask_time_length)
+    # Two of consecutive lengths: SEW halves the number of frames, and goes wrong where it is odd.
+    lengths = [samples_for_frames(encoder.config, frames + more) for more in (8, 2, 1)]
+    waveforms = [torch.randn(length, generator=generator) for length in lengths]
+
+    def features(waveforms):
+        padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
+        mask = nn.utils.rnn.pad_sequence([torch.ones(len(waveform), dtype=torch.long) for waveform in waveforms], True)
+        hidden_states, frame_mask = speech_features(encoder, padded, mask)
+        return hidden_states[frame_mask]
+
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # layers draw a number for layerdrop even when it is off
+        together = features(waveforms)
+        alone = torch.cat([features([waveform]) for waveform in waveforms])
+    return not (together - alone).abs().max() <= TOLERANCE * alone.std()
+
+
+def _require_waveforms_as_read(config, settings, named):
+    settings = settings["feature_extractor"] if isinstance(settings.get("feature_extractor"), dict) else settings
+    rate, normalized = settings.get("sampling_rate", SAMPLE_RATE), settings.get("do_normalize", True)
+    if rate != SAMPLE_RATE:
+        raise UserError(f"{named} asks for waveforms of {rate} Hz, and all are read at {SAMPLE_RATE} Hz; name another encoder")
+    # A norm over time in the first layer takes mean and scale out again: to such an encoder it makes no difference.
+    if not normalized and getattr(config, "feat_extract_norm", None) != "group":
+        raise UserError(
+            f"{named} asks for waveforms as recorded (do_normalize false), and all are normalised; name another encoder"
+        )
 
 
 def architecture(encoder):
     """An encoder's own settings as a dictionary, plain values without names or paths: what ``build_encoder`` takes."""
-    config = encoder.config
-    own = config.to_dict()
-    return {"model_type": config.model_type} | {name: own[name] for name in _settings_of(type(config)()) if name in own}
+    return {"model_type": encoder.config.model_type} | _own_settings(encoder.config)
+
+
+def _own_settings(config):
+    values = config.to_dict()
+    return {name: values[name] for name in _settings_of(type(config)()) if name in values}
 
 
 def _settings_of(config):
@@ -227,7 +212,7 @@ def build_encoder(kind, settings, path):
         wrong += [name for name, value in settings.items() if not _is_plain(name, value)]
         if wrong:
             raise UserError(f"{named} has a setting {wrong[0][:50]!r} that {model_type} cannot have with this transformers")
-        with _quiet(), warnings.catch_warnings(action="ignore"):
+        with quiet(), warnings.catch_warnings(action="ignore"):
             config = _as_used(AutoConfig.for_model(model_type, **settings))
             if kind == "speech" and samples_for_frames(config, max(1, config.mask_time_length)) > MOST_SAMPLES:
                 raise ValueError  # speech_features would fill up to it
@@ -236,8 +221,7 @@ def build_encoder(kind, settings, path):
         raise
     except Exception as error:  # transformers raises nearly anything on settings that do not go together
         raise UserError(f"{named} cannot be built from its settings ({type(error).__name__})") from None
-    _require_kind(kind, encoder, named)
-    return encoder.eval()
+    return _checked(kind, encoder.eval(), named)
 
 
 def _is_plain(name, value):
@@ -248,14 +232,32 @@ def _is_plain(name, value):
     return value is None or isinstance(value, str)
 
 
-def fingerprint(module):
-    """SHA-256 of a module's parameters and buffers: their names, shapes and values. Tells one encoder from another."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+def fingerprint(encoder, tokenizer=None):
+    """SHA-256 of all that an encoder's output depends on: architecture, parameters and buffers, and its tokenizer.
+
+    Of the architecture what differs from transformers' defaults counts, so that a setting that a later version adds changes
+    nothing.
+    """
+    config, usual = encoder.config, type(encoder.config)().to_dict()
+    own = {name: value for name, value in _own_settings(config).items() if value != usual[name] and name not in WITHOUT_EFFECT}
+    digest = hashlib.sha256(json.dumps([config.model_type, own], sort_keys=True).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
         if name not in UNIDENTIFYING:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    if tokenizer is not None:
+        digest.update(tokenizer_digest(tokenizer).encode())
     return digest.hexdigest()
+
+
+def max_tokens(text_encoder):
+    """Most tokens that a text encoder has positions for; None if its positions are not learned, and have no end."""
+    positions = getattr(getattr(text_encoder, "embeddings", None), "position_embeddings", None)
+    if positions is None:
+        return None
+    # RoBERTa and its kin number positions from behind the padding index.
+    first = 0 if getattr(positions, "padding_idx", None) is None else positions.padding_idx + 1
+    return positions.weight.shape[0] - first
 
 
 def count_parameters(module, trained_only=False):

@@ -4,17 +4,24 @@ KoBERT ships a SentencePiece vocabulary and a tokenizer class of its own. The au
 that vocabulary without a warning and break every Hangul syllable into jamo, nearly all unknown: the model reads noise.
 """
 
-from pathlib import Path
+import hashlib
+import json
+import unicodedata
 
 import sentencepiece
 import torch
 from transformers import AutoTokenizer
-from transformers.utils import cached_file
 
-from models.encoders import one_line_if_missing, split_revision
+from models.hub import find_file, one_line_if_missing, split_revision
 from utils.errors import UserError
 
 SPIECE_NAME = "spiece.model"
+# What tokenizers treat differently: case, accents, digits, white space, composition, widths, what no vocabulary has.
+PROBE = (
+    *("오늘 정말 기분이 좋아요!", unicodedata.normalize("NFD", "버스가 늦게 왔어요, 화가 났어."), "ㅋㅋㅋ ㅠㅠ 그래서…"),
+    *("It's a naïve CAFÉ in Zürich", unicodedata.normalize("NFD", "naïve CAFÉ"), "KEMDy20 3.14 ２０ 中文字"),
+    *("  two  spaces\ttab\nline\u3000wide\u200bnone ", "[MASK] <unk> \U0010fffd \ufffd"),
+)
 
 
 class SentencePieceTokenizer:
@@ -73,7 +80,7 @@ def load_tokenizer(name_or_folder):
     name_or_folder = str(name_or_folder)
     name, revision = split_revision(name_or_folder)
     with one_line_if_missing("text", name_or_folder):
-        spiece = _find_spiece(name, revision)
+        spiece = find_file(name_or_folder, SPIECE_NAME)
         if spiece is not None:
             tokenizer = SentencePieceTokenizer(spiece)
             # [UNK] is the answer for pieces that a vocabulary lacks: ALBERT's and XLNet's name theirs otherwise.
@@ -88,17 +95,11 @@ def load_tokenizer(name_or_folder):
         return tokenizer
 
 
-def _find_spiece(name, revision):
-    """Path of the model's SentencePiece vocabulary, or None if it has none."""
-    if Path(name).is_dir():
-        spiece = Path(name, SPIECE_NAME)
-        return spiece if spiece.exists() else None
-    # First a file that every model has: only then does "not there" mean that there is none, and not "no network".
-    cached_file(name, "config.json", revision=revision)
-    return cached_file(
-        name,
-        SPIECE_NAME,
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+def tokenizer_digest(tokenizer):
+    """SHA-256 of what tells one tokenizer from another: its vocabulary, its special tokens, and what it makes of text."""
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return hashlib.sha256(tokenizer.processor.serialized_model_proto()).hexdigest()
+    special = [getattr(tokenizer, f"{name}_token_id", None) for name in ("unk", "pad", "cls", "sep")]
+    encoded = [tokenizer(list(PROBE), **cut)["input_ids"] for cut in ({}, {"truncation": True, "max_length": 5})]
+    facts = [sorted(tokenizer.get_vocab().items()), special, encoded]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd

@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 
 from models import AdapterFusionClassifier, FusionClassifier
-from models.encoders import ENCODER_SEED, load_encoder, local_folder
+from models.encoders import ENCODER_SEED, load_encoder
+from models.hub import local_folder
 from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG
 from utils.identity import read_run_config
@@ -23,6 +24,8 @@ FACTS, CARD, DIGEST = "facts", "card", "sha256"
 EXPORT_FORMAT = 2
 # Buffers that transformers stored once and makes anew today.
 FORMER_BUFFERS = tuple(f"text_encoder.embeddings.{name}" for name in ("position_ids", "token_type_ids"))
+# What float32 parameters can be loaded from; not float8, which is of no use without its scales.
+FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 FORMER_NAMES = {
     ".conv.weight_g": ".conv.parametrizations.weight.original0",
     ".conv.weight_v": ".conv.parametrizations.weight.original1",
@@ -103,7 +106,7 @@ def misfit(state, own):
     for name, tensor in state.items():
         if tensor.shape != own[name].shape:
             return f"{name} is {tuple(tensor.shape)} there and {tuple(own[name].shape)} in the model"
-        if tensor.is_floating_point() != own[name].is_floating_point():
+        if tensor.dtype != own[name].dtype and not {tensor.dtype, own[name].dtype} <= FLOATS:
             return f"{name} is {tensor.dtype} there and {own[name].dtype} in the model"
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             return f"{name} holds numbers that are not finite"

@@ -13,7 +13,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from models.encoders import HUB_NAME, architecture, build_encoder, cached_folder, load_encoder
+from models.encoders import architecture, build_encoder, load_encoder
+from models.hub import HUB_NAME, cached_folder
 from utils.checkpoints import (
     CARD,
     DIGEST,

@@ -31,7 +31,8 @@ from accelerate.utils import broadcast_object_list, set_seed
 from tqdm import tqdm
 
 from models import load_tokenizer
-from models.encoders import count_parameters, load_encoder, local_folder
+from models.encoders import count_parameters, load_encoder, max_tokens
+from models.hub import local_folder
 from utils.batches import load_task, read_fold
 from utils.checkpoints import has_adapters, misfit, read_config, read_file, read_state
 from utils.errors import RESUMABLE, UserError
@@ -325,7 +326,7 @@ class Run:
             UserError: if a transcript has more tokens, or other ones, than the text encoder knows, if a run that would go on
                 was begun with other corpora, encoders or another starting model, or if the disk is too small.
         """
-        self._check_tokens(model.text_encoder.config, tasks)
+        self._check_tokens(model.text_encoder, tasks)
         model.to(self.accelerator.device)
         encoders = {kind: self._encoder_facts(kind, getattr(model, f"{kind}_encoder")) for kind in ("text", "speech")}
         for kind, encoder in encoders.items():
@@ -386,18 +387,19 @@ class Run:
             f"trained, {self.accelerator.device}, {self.precision.replace('no', 'float32')})"
         )
 
-    def _check_tokens(self, config, tasks):
+    def _check_tokens(self, text_encoder, tasks):
         encoded = [ids for task in tasks.values() for split in task.splits.values() for ids in split.input_ids]
         longest, largest = max(map(len, encoded)), max(map(max, encoded))
-        if longest > config.max_position_embeddings:
+        room, known = max_tokens(text_encoder), text_encoder.config.vocab_size
+        if room is not None and longest > room:
             raise UserError(
                 f"--max_text_len {self.args.max_text_len}: a transcript has {longest} tokens, and --text_model "
-                f"{self.args.text_model} reads at most {config.max_position_embeddings}; name that or less"
+                f"{self.args.text_model} reads at most {room}; name that or less"
             )
-        if largest >= config.vocab_size:
+        if largest >= known:
             raise UserError(
-                f"--text_model {self.args.text_model}: its vocabulary has a token {largest}, its weights know "
-                f"{config.vocab_size}; they are not of one model"
+                f"--text_model {self.args.text_model}: its vocabulary has a token {largest}, its weights know {known}; they "
+                "are not of one model"
             )
 
     def _encoder_facts(self, kind, encoder):
