@@ -31,7 +31,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from tqdm import tqdm
 
 from models import load_tokenizer
-from models.encoders import count_parameters, load_encoder, max_tokens
+from models.encoders import ENCODER_SEED, count_parameters, load_encoder, max_tokens
 from models.hub import local_folder
 from utils.batches import load_task, read_fold
 from utils.checkpoints import has_adapters, misfit, read_config, read_file, read_state
@@ -223,7 +223,7 @@ class Run:
             if digests.of_encoder(folder) == then["files"]:
                 encoders[kind] = then
             else:  # other files may hold the same encoder
-                encoders[kind] = load_encoder(kind, folder, then["pretrained"], then["seed"]).provenance
+                encoders[kind] = load_encoder(kind, folder, then["pretrained"], then["seed"] or ENCODER_SEED).provenance
         started_from = config["started_from"]
         if started_from is not None and (path := starting_checkpoint(self.args)).is_file():
             started_from = started_from | {"sha256": digests(path)[0]}
