@@ -140,7 +140,7 @@ def _depends_on_padding(encoder):
     """Do a waveform's features change when it is padded to the length of another? Tried on short ones, on the CPU only."""
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.modules()):
         return True  # in training, whatever it does in evaluation mode
-    if encoder.device.type != "cpu":
+    if any(parameter.device.type != "cpu" for parameter in encoder.parameters()):
         return False
     generator = torch.Generator().manual_seed(0)
     frames = max(1, encoder.config.mask_time_length)
