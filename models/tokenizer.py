@@ -99,7 +99,10 @@ def tokenizer_digest(tokenizer):
     """SHA-256 of what tells one tokenizer from another: its vocabulary, its special tokens, and what it makes of text."""
     if isinstance(tokenizer, SentencePieceTokenizer):
         return hashlib.sha256(tokenizer.processor.serialized_model_proto()).hexdigest()
+    vocabulary = tokenizer.get_vocab()
     special = [getattr(tokenizer, f"{name}_token_id", None) for name in ("unk", "pad", "cls", "sep")]
-    encoded = [tokenizer(list(PROBE), **cut)["input_ids"] for cut in ({}, {"truncation": True, "max_length": 5})]
-    facts = [sorted(tokenizer.get_vocab().items()), special, encoded]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    # Its own words too: to a small vocabulary all of PROBE may be unknown.
+    words = sorted(vocabulary)[:: len(vocabulary) // 1000 + 1]
+    texts = [*PROBE, *(" ".join(words[start : start + 10]) for start in range(0, len(words), 10))]
+    encoded = [tokenizer(texts, **cut)["input_ids"] for cut in ({}, {"truncation": True, "max_length": 5})]
+    return hashlib.sha256(json.dumps([sorted(vocabulary.items()), special, encoded]).encode()).hexdigest()

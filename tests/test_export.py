@@ -416,6 +416,8 @@ def test_weights_of_another_kind_are_refused(copied):
     for tensor, answer in (
         (torch.zeros(7, dtype=torch.long), "classifier.bias is torch.int64"),
         (torch.zeros(7, dtype=torch.complex64), "classifier.bias is torch.complex64"),
+        (torch.zeros(7).to(torch.float8_e4m3fn), "classifier.bias is torch.float8_e4m3fn"),
+        (torch.zeros(7, dtype=torch.bool), "classifier.bias is torch.bool"),
         (torch.zeros(()).expand(10**9), "classifier.bias is (1000000000,)"),
         (torch.zeros(7).to_sparse(), "not a plain state dict"),
         (torch.zeros(7, device="meta"), "not a plain state dict"),

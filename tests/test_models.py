@@ -7,14 +7,36 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import torch
-from conftest import small_speech_encoder, small_text_encoder
+from conftest import VOCABULARY, read, small_speech_encoder, small_text_encoder
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+)
 
 from models import AdapterFusionClassifier, FusionClassifier, is_task_parameter, load_tokenizer
 from models.adapter import Bottleneck
-from models.encoders import PaddingInvariantGroupNorm, count_parameters, load_encoder, split_revision
+from models.encoders import (
+    PaddingInvariantGroupNorm,
+    architecture,
+    build_encoder,
+    count_parameters,
+    fingerprint,
+    load_encoder,
+    make_padding_invariant,
+    max_tokens,
+    speech_features,
+)
+from models.hub import split_revision
+from models.tokenizer import tokenizer_digest
 from utils.errors import UserError
 
 SAMPLES = (700, 16_000, 9_333, 250, 5_000)  # 250 is less than the encoders' receptive field
@@ -238,8 +260,6 @@ def test_loading_an_encoder_leaves_the_random_state_alone(encoders, pretrained):
 
 def test_fingerprint_overlooks_what_a_checkpoint_may_lack(encoders):
     speech = load_encoder("speech", str(encoders / "speech"))
-    from models.encoders import fingerprint
-
     before = fingerprint(speech)
     with torch.no_grad():
         speech.masked_spec_embed.add_(1)
@@ -251,6 +271,212 @@ def test_fingerprint_overlooks_what_a_checkpoint_may_lack(encoders):
 def test_layerdrop_is_off(encoders):
     assert Wav2Vec2Config().layerdrop == 0.1
     assert load_encoder("speech", str(encoders / "speech")).config.layerdrop == 0.0
+
+
+def configured(folder, copy, **settings):
+    """A copy of an encoder's folder whose config.json has other settings."""
+    shutil.copytree(folder, copy)
+    (copy / "config.json").write_text(json.dumps(read(folder / "config.json") | settings))
+    return copy
+
+
+@pytest.mark.parametrize("kind", ["text", "speech"])
+def test_settings_that_say_how_to_run_a_model_are_not_taken_from_its_folder(encoders, tmp_path, kind):
+    how = {
+        "gradient_checkpointing": True,  # facebook/wav2vec2-base's
+        "return_dict": False,
+        "output_hidden_states": True,
+        "torchscript": True,
+        "chunk_size_feed_forward": 7,
+        "is_decoder": True,
+        "add_cross_attention": True,
+        "layerdrop": 0.5,
+        "torch_dtype": "float16",
+        "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+        "attn_implementation": "somebody/kernel",
+        "_attn_implementation": "somebody/kernel",
+        "_experts_implementation": "somebody/kernel",
+    }
+    plain = load_encoder(kind, encoders / kind)
+    encoder = load_encoder(kind, configured(encoders / kind, tmp_path / kind, **how))
+    assert encoder.config._attn_implementation == "sdpa" and encoder.dtype == torch.float32
+    assert encoder.provenance["fingerprint"] == plain.provenance["fingerprint"]
+    parts = {kind: encoder, ("speech" if kind == "text" else "text"): None}
+    torch.manual_seed(3)
+    model = FusionClassifier(parts["text"] or small_text_encoder(), parts["speech"] or small_speech_encoder())
+    model.train()(*batch_of(SAMPLES, TOKENS)).sum().backward()
+    with torch.no_grad():
+        speech, text = batch_of(SAMPLES, TOKENS)
+        inputs = text if kind == "text" else {"input_values": speech["input_values"]}
+        outputs = (one.eval()(**inputs).last_hidden_state for one in (encoder, plain))
+        assert torch.equal(*outputs)
+
+
+def speech_encoder_of(model_type, **changes):
+    torch.manual_seed(3)
+    settings = architecture(small_speech_encoder(**changes)) | {"model_type": model_type}
+    return AutoModel.from_config(AutoConfig.for_model(**settings | changes))
+
+
+@pytest.mark.parametrize(
+    "model_type, changes",
+    [
+        ("wav2vec2", {}),
+        ("wav2vec2", {"feat_extract_norm": "layer", "do_stable_layer_norm": True}),
+        ("hubert", {}),
+        ("wavlm", {}),
+        ("unispeech-sat", {}),
+    ],
+)
+def test_speech_encoders_that_do_not_depend_on_padding_are_taken(tmp_path, model_type, changes):
+    speech_encoder_of(model_type, **changes).save_pretrained(tmp_path)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    encoder = load_encoder("speech", tmp_path)
+    assert encoder.config.model_type == model_type and torch.equal(torch.rand(3), expected)
+    norm = getattr(encoder.feature_extractor.conv_layers[0], "layer_norm", None)
+    assert getattr(norm, "valid_frames", None) is None and not encoder.training
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize(
+    "model_type, changes",
+    [
+        ("data2vec-audio", {}),
+        ("wav2vec2-conformer", {}),
+        ("sew", {}),
+        ("sew-d", {}),
+        ("hubert", {"conv_pos_batch_norm": True}),
+    ],
+)
+def test_speech_encoders_that_depend_on_padding_are_refused(tmp_path, model_type, changes):
+    encoder = speech_encoder_of(model_type, **changes)
+    encoder.save_pretrained(tmp_path)
+    for pretrained in (True, False):
+        with pytest.raises(UserError, match=f"features of {type(encoder).__name__} depend on padding"):
+            load_encoder("speech", tmp_path, pretrained)
+    with pytest.raises(UserError, match="file: its speech encoder"):
+        build_encoder("speech", architecture(encoder), "file")
+
+
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
+def test_waveforms_other_than_those_that_are_read_are_refused(encoders, tmp_path, file):
+    folder = shutil.copytree(encoders / "speech", tmp_path / "speech")
+
+    def described(**settings):
+        Wav2Vec2FeatureExtractor(**settings).save_pretrained(folder)
+        if file == "processor_config.json":
+            settings = read(folder / "preprocessor_config.json")
+            (folder / "preprocessor_config.json").unlink()
+            (folder / file).write_text(json.dumps({"feature_extractor": settings}))
+
+    described(do_normalize=True)
+    load_encoder("speech", folder)
+    described(sampling_rate=8_000)
+    with pytest.raises(UserError, match=f"its {file} asks for waveforms of 8000 Hz"):
+        load_encoder("speech", folder)
+    described(do_normalize=False)
+    load_encoder("speech", folder)  # see the next test
+    small_speech_encoder(feat_extract_norm="layer").save_pretrained(folder)
+    with pytest.raises(UserError, match=f"its {file} asks for waveforms as recorded"):
+        load_encoder("speech", folder)
+
+
+@pytest.mark.parametrize("norm, tells", [("group", False), ("layer", True)])
+def test_a_norm_over_time_takes_the_scale_of_a_waveform_out(norm, tells):
+    torch.manual_seed(3)
+    encoder = make_padding_invariant(small_speech_encoder(feat_extract_norm=norm)).eval()
+    with torch.no_grad():
+        encoder.feature_extractor.conv_layers[0].conv.weight.mul_(30)  # the norm's epsilon is small beside what it divides
+        waveform = torch.randn(1, 8_000)
+        one, other = (
+            speech_features(encoder, 3 * wave + 1, torch.ones(1, 8_000, dtype=torch.long))[0]
+            for wave in (waveform, waveform / 10)
+        )
+    assert ((one - other).abs().max() > 0.01 * one.std()) == tells
+
+
+@pytest.mark.parametrize("kind", ["text", "speech"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_weights_that_are_not_finite_are_refused_by_name(encoders, tmp_path, kind, value):
+    shutil.copytree(encoders / kind, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = sorted(weights)[3]
+    weights[name].view(-1)[-1] = float(value)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=rf"--{kind}_model .*: {name} holds numbers that are not finite"):
+        load_encoder(kind, tmp_path)
+
+
+def test_the_fingerprint_tells_architectures_and_tokenizers_apart(encoders, tmp_path):
+    folder, known = encoders / "text", {load_encoder("text", encoders / "text").provenance["fingerprint"]}
+
+    def different(kind, path):
+        now = load_encoder(kind, path).provenance["fingerprint"]
+        assert now not in known
+        known.add(now)
+
+    different("text", configured(folder, tmp_path / "act", hidden_act="relu"))
+    different("text", configured(folder, tmp_path / "dropout", hidden_dropout_prob=0.3))
+    different("speech", encoders / "speech")
+    different("speech", configured(encoders / "speech", tmp_path / "time", mask_time_prob=0.2))
+    vocabulary = {word: index for index, word in enumerate([*VOCABULARY, "cafe", "café"])}
+    swapped = vocabulary | {VOCABULARY[5]: 6, VOCABULARY[6]: 5}
+    for name, words, settings in (
+        ("more", vocabulary, {"do_lower_case": False}),
+        ("swapped", swapped, {"do_lower_case": False}),
+        ("lower", vocabulary, {"do_lower_case": True}),
+        ("accents", vocabulary, {"do_lower_case": True, "strip_accents": False}),
+        ("side", vocabulary, {"do_lower_case": False, "truncation_side": "left"}),
+        ("special", vocabulary, {"do_lower_case": False, "cls_token": "[MASK]"}),
+    ):
+        path = shutil.copytree(folder, tmp_path / name)
+        BertTokenizer(vocab=words, **settings).save_pretrained(path)
+        different("text", path)
+
+
+@pytest.mark.parametrize("kind", ["text", "speech"])
+def test_the_fingerprint_is_that_of_a_copy_under_another_name_or_in_another_format(encoders, tmp_path, kind):
+    encoder = load_encoder(kind, encoders / kind)
+    aside = {"_name_or_path": "/elsewhere", "transformers_version": "4.30.0", "torch_dtype": "float32", "architectures": None}
+    aside |= {"id2label": {"0": "a", "1": "b"}, "initializer_range": 0.5, "tokenizer_class": "BertTokenizer"}
+    copy = configured(encoders / kind, tmp_path / "copy", **aside)
+    saved = shutil.copytree(encoders / kind, tmp_path / "saved")
+    encoder.save_pretrained(saved)
+    bare = shutil.copytree(encoders / kind, tmp_path / "bare")
+    # As a version of transformers would write it that has fewer settings, and in torch's format.
+    usual = type(encoder.config)().to_dict()
+    settings = {name: value for name, value in read(bare / "config.json").items() if value != usual.get(name)}
+    (bare / "config.json").write_text(json.dumps(settings | {"model_type": encoder.config.model_type}))
+    torch.save(load_file(bare / "model.safetensors"), bare / "pytorch_model.bin")
+    (bare / "model.safetensors").unlink()
+    if kind == "text":
+        AutoTokenizer.from_pretrained(saved).save_pretrained(saved)
+    for path in (copy, saved, bare):
+        assert load_encoder(kind, path).provenance["fingerprint"] == encoder.provenance["fingerprint"], path
+
+
+@pytest.mark.parametrize(
+    "model_type, room", [("bert", 14), ("electra", 14), ("roberta", 12), ("xlm-roberta", 12), ("mpnet", 12)]
+)
+def test_how_many_tokens_a_text_encoder_has_room_for(model_type, room):
+    sizes = dict(vocab_size=50, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    encoder = AutoModel.from_config(AutoConfig.for_model(model_type, max_position_embeddings=14, **sizes)).eval()
+    assert max_tokens(encoder) == room
+    for tokens, fits in ((room, True), (room + 1, False)):
+        ids = torch.full((1, tokens), 7)
+        try:
+            encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
+        except (IndexError, RuntimeError):
+            assert not fits
+        else:
+            assert fits
+
+
+def test_rotary_positions_have_no_end():
+    sizes = dict(vocab_size=50, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    assert max_tokens(AutoModel.from_config(AutoConfig.for_model("jina_embeddings_v3", **sizes))) is None
 
 
 def test_a_missing_folder_is_one_line_with_the_flag():
@@ -286,7 +512,7 @@ def test_an_encoder_that_lacks_weights_is_refused(encoders, tmp_path, lost):
 
 def test_a_missing_pooler_is_told_and_drawn_from_a_seed(encoders, tmp_path):
     # A BERT trained on masked words alone has none.
-    shutil.copy(encoders / "text" / "config.json", tmp_path)
+    shutil.copytree(encoders / "text", tmp_path, dirs_exist_ok=True)
     weights = load_file(encoders / "text" / "model.safetensors")
     save_file(
         {k: v for k, v in weights.items() if not k.startswith("pooler")}, tmp_path / "model.safetensors", {"format": "pt"}
@@ -370,6 +596,15 @@ def test_sentencepiece_tokenizer_truncates_and_pads(spiece_folder):
     assert padded["input_ids"][1].tolist() == [2, 3] + [tokenizer.pad_token_id] * (len(whole) - 2)
     assert padded["attention_mask"][1].tolist() == [1, 1] + [0] * (len(whole) - 2)
     assert tokenizer.pad_token_id == 1
+
+
+def test_another_sentencepiece_vocabulary_is_another_tokenizer(spiece_folder, tmp_path):
+    before, path = tokenizer_digest(load_tokenizer(str(spiece_folder))), tmp_path / "spiece.model"
+    model = (spiece_folder / "spiece.model").read_bytes()
+    path.write_bytes(model)
+    assert tokenizer_digest(load_tokenizer(str(tmp_path))) == before
+    path.write_bytes(model.replace("오".encode(), "쀍".encode()))
+    assert tokenizer_digest(load_tokenizer(str(tmp_path))) != before
 
 
 def test_kobert_encodings():

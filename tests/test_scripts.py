@@ -451,20 +451,27 @@ def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, module, kind, a
 def test_wrong_flags_are_answered_by_name(call):
     for arguments, answer in (
         (("--num_fold", 5), "--num_fold 5: with --k_fold 5 the folds are 0 to 4"),
-        (("--num_fold", -1), "--num_fold: -1 is below 0"),
+        (("--num_fold", -1), "--num_fold: -1 is not between 0 and"),
         (("--k_fold", 1), "--k_fold 1: at least 2"),
         (("--max_text_len", 1), "--max_text_len 1"),
-        (("--lr", "nan"), "--lr: nan is not a number above 0"),
-        (("--seed", 2**32), "--seed: 4294967296 is not below 2**32"),
-        (("--max_seq_len", "1e308"), "--max_seq_len: 1e308 is not between 0.025 and 120 seconds"),
+        (("--lr", "nan"), "--lr: nan is not between 1e-30 and 1e+30"),
+        # AdamW's step, lr / (1 - 0.9), would not be a float32.
+        (("--lr", "1e38"), "--lr: 1e38 is not between"),
+        (("--lr", "1e-50"), "--lr: 1e-50 is not between"),
+        (("--batch_size", 10**30), "is not between 1 and"),
+        (("--lr", "fast"), "--lr: invalid float value: 'fast'"),
+        (("--seed", 2**32), "--seed: 4294967296 is not between 0 and 4294967295"),
+        (("--max_seq_len", "1e308"), "--max_seq_len: 1e308 is not between 0.025 and 120"),
         (("--text_model", ""), "--text_model: an empty name"),
         (("--output_root", ""), "--output_root: an empty name"),
-        (("--batch_size", 0), "--batch_size: 0 is not at least 1"),
+        (("--batch_size", 0), "--batch_size: 0 is not between 1 and"),
         (("--exp_name", "../elsewhere"), "--exp_name"),
         (("--task", "IEMOCAP"), "--task"),
     ):
         code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", *arguments)
         assert code == 2 and answer in stderr.splitlines()[-1]
+    code, _, stderr = call(ewc, "--task", "KEMDy19", "--ewc_lambda", "1e39")
+    assert code == 2 and "--ewc_lambda: 1e39 is not between 0 and 1e+30" in stderr
 
 
 def test_a_terminal_and_folders_that_are_not_utf8(data_root, encoders, tmp_path):

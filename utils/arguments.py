@@ -10,51 +10,32 @@ from utils.wavs import SECONDS
 
 # Both corpora at once: what continual_learning_init.py can train beside one of them.
 JOINT = "joint"
+# What is computed with a flag's number, such as AdamW's step, must be a float32 as well.
+FLOATS = 1e-30, 1e30
+LARGEST_INT = 2**31 - 1
 TEXT_MODEL = "skt/kobert-base-v1"
 SPEECH_MODEL = "facebook/wav2vec2-base-960h"
 
 
-def positive_int(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+def _between(number, smallest, largest):
+    """A type of flag: an int or float within bounds, both of which it may be."""
+
+    def parse(text):
+        value = number(text)
+        if not smallest <= value <= largest:
+            raise argparse.ArgumentTypeError(f"{text} is not between {smallest} and {largest}")
+        return value
+
+    parse.__name__ = number.__name__  # argparse names the type of what is no number
+    return parse
 
 
-def count(text):
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value
-
-
-def seed_number(text):
-    value = count(text)
-    if value >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not below 2**32")
-    return value
-
-
-def positive_float(text):
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def seconds_heard(text):
-    value = float(text)
-    shortest, longest = SECONDS
-    if not shortest <= value <= longest:
-        raise argparse.ArgumentTypeError(f"{text} is not between {shortest} and {longest} seconds")
-    return value
-
-
-def non_negative_float(text):
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
-    return value
+positive_int = _between(int, 1, LARGEST_INT)
+count = _between(int, 0, LARGEST_INT)
+seed_number = _between(int, 0, 2**32 - 1)
+positive_float = _between(float, *FLOATS)
+non_negative_float = _between(float, 0, FLOATS[1])
+seconds_heard = _between(float, *SECONDS)
 
 
 def word(text):
