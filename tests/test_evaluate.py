@@ -50,10 +50,11 @@ def invent(root, experiment, task, test, before=None, fold=0, seed=12, synthetic
     method = experiment.split("-")[0]
     config = {"method": method, "task": task, "fold": fold, "seed": seed, "synthetic": synthetic, "encoders": encoders or {}}
     config |= {"arguments": {"num_fold": fold, "num_epochs": 2, **arguments}}
-    config |= {"corpora": {name: {"splits": splits} for name in test}}
+    config |= {"format": 2, "run": "1", "labels": list(EMOTIONS)}
+    config |= {"corpora": {name: {"digest": "1", "splits": splits} for name in test}}
     config |= {"parameters": {"total": 1000, "trained": 1000, "stored": 1000}}
     (path / "config.json").write_text(json.dumps(config))
-    metrics = {"best_epoch": 1, "test": {name: scored(score) for name, score in test.items()}}
+    metrics = {"run": "1", "best_epoch": 1, "test": {name: scored(score) for name, score in test.items()}}
     if before:
         metrics["test_before"] = {name: scored(score) for name, score in before.items()}
     (path / "metrics.json").write_text(json.dumps(metrics))

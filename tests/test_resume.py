@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from contextlib import suppress
@@ -153,6 +154,37 @@ def cut_off(monkeypatch, again, data_root, encoders):
     return folder(again, "task_a", "KEMDy20")
 
 
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_run_that_waits_for_a_storage_ends_when_asked(threads, monkeypatch, again, data_root, encoders):
+    def never_answers(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait()
+
+    monkeypatch.setattr("utils.batches.read_waveform", never_answers)
+    command = [*flags(data_root, encoders, again), "--task", "KEMDy20", "--num_workers", str(threads)]
+    assert forked(continual_learning_init, command, again / "log") == 143
+
+
+def test_a_storage_that_does_not_answer_is_one_line(monkeypatch, call, again):
+    monkeypatch.setattr("utils.batches.read_waveform", lambda *arguments: threading.Event().wait())
+    monkeypatch.setattr("utils.batches.SECONDS_FOR_A_BATCH", 0.1)
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", "--num_workers", 1, output_root=again)
+    last = stderr.splitlines()[-1]
+    assert (
+        code == 1 and last.startswith("error: no batch could be read for 0.1 s: the storage of ") and "Traceback" not in stderr
+    )
+
+
+def test_an_error_of_a_reading_thread_is_the_reader_s(monkeypatch, call, again):
+    def broken(*arguments):
+        raise RuntimeError("a bug in reading")
+
+    monkeypatch.setattr("utils.batches.read_waveform", broken)
+    for threads in (0, 2):
+        with pytest.raises(RuntimeError, match="^a bug in reading$"):
+            call(continual_learning_init, "--task", "KEMDy20", "--num_workers", threads, output_root=again)
+
+
 def test_a_run_resumes_with_its_own_arguments_only(call, cut_off, again, outputs):
     last = digest(cut_off / "last_checkpoint.pt")
     for flag, value, told in (("--lr", 0.5, "--lr 0.001 then, 0.5 now"), ("--seed", 13, "--seed 12 then, 13 now")):
@@ -174,9 +206,7 @@ def test_a_run_resumes_with_its_own_arguments_only(call, cut_off, again, outputs
         assert code == 0 and "skipped" in stdout and names(cut_off) == kept
 
 
-def test_the_best_model_is_of_the_epoch_that_the_run_resumes_after(
-    again, outputs, data_root, encoders, monkeypatch, call
-):
+def test_the_best_model_is_of_the_epoch_that_the_run_resumes_after(again, outputs, data_root, encoders, monkeypatch, call):
     path, command = folder(again, "task_a", "KEMDy20"), [*flags(data_root, encoders, again), "--task", "KEMDy20"]
     with monkeypatch.context() as patch:
         replace = os.replace
@@ -217,18 +247,6 @@ def test_a_kept_fisher_that_does_not_fit_is_made_again(damage, call, monkeypatch
     code, stdout, stderr = call(ewc, "--task", "KEMDy20", output_root=again)
     assert code == 0 and "fisher.pt is not used, and made again" in stdout, stderr
     assert differences(folder(outputs, "ewc", "KEMDy20"), path) == []
-
-
-@pytest.mark.parametrize("what", ["corpora", "encoders"])
-def test_a_run_does_not_go_on_with_other_material(what, call, cut_off, again):
-    config = read_json(cut_off / "config.json")
-    if what == "corpora":
-        config["corpora"]["KEMDy20"]["digest"] = "0" * 64
-    else:
-        config["encoders"]["text"]["fingerprint"] = "0" * 64
-    write_json(cut_off / "config.json", config)
-    code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
-    assert code == 1 and f"was begun with other {what} than now" in stderr
 
 
 @pytest.mark.parametrize("damage", ["cut short", "one bit", "another run's", "no dictionary", "code"])

@@ -27,7 +27,7 @@ LAMBDA_PREFIX = "ewc-lambda"
 # In what runs that are averaged may differ: which of the grid they are, and what each starts from.
 MAY_DIFFER = ("--task", "--num_fold", "--seed", "--exp_name", "--init_name", "starting model")
 # What config.json must hold, and of which type.
-NEEDED = {"method": str, "task": str, "fold": int, "seed": int, "synthetic": bool} | {
+NEEDED = {"method": str, "task": str, "fold": int, "seed": int, "synthetic": bool, "labels": list} | {
     name: dict for name in ("arguments", "encoders", "corpora")
 }
 CONFIDENCE = 0.95
