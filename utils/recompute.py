@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from accelerate.state import AcceleratorState
 
-from models.encoders import local_folder
+from models.hub import local_folder
 from utils.checkpoints import load_run
 from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG, METRICS, PREDICTIONS

@@ -12,7 +12,8 @@ from matplotlib.patches import FancyBboxPatch, Patch
 from transformers import AutoConfig, AutoModel, BertConfig, Wav2Vec2Config
 
 from models import AdapterFusionClassifier, FusionClassifier, is_task_parameter
-from models.encoders import count_parameters, local_folder
+from models.encoders import count_parameters
+from models.hub import local_folder
 from utils.errors import UserError
 from utils.figures.style import COLUMN, PAGE, SETTING_COLOURS, SMALL, CannotDraw, hangul_font, subplots
 from utils.results import ADAPTERS
