@@ -212,6 +212,7 @@ def test_what_is_not_read_back_as_written_is_removed(copied, tmp_path, monkeypat
 def test_adapters_want_their_own_base(files, encoders, tmp_path):
     assert "the text encoder text is not on this machine" in refused(load_export, files["adapter"])
     torch.manual_seed(2)
+    shutil.copytree(encoders / "text", tmp_path / "another")
     small_text_encoder().save_pretrained(tmp_path / "another")
     line = refused(load_export, files["adapter"], tmp_path / "another", encoders / "speech")
     assert "text encoder text (" in line and f"--text_model {tmp_path / 'another'} is another" in line
