@@ -1,6 +1,7 @@
 """A corpus and a fold → the batches that a model trains on and is tested with."""
 
 import copy
+import shlex
 from dataclasses import dataclass
 
 import numpy as np
@@ -186,7 +187,7 @@ def load_task(args, name, tokenizer):
         if tables[split].empty:
             raise UserError(
                 f"{corpus.root}: no usable utterance in sessions {', '.join(map(str, fold[split]))}, "
-                f"the {split} split of fold {args.num_fold}; python -m utils.kemdy {corpus.root} shows why"
+                f"the {split} split of fold {args.num_fold}; python -m utils.kemdy {shlex.quote(str(corpus.root))} shows why"
             )
     splits = {split: UtteranceDataset(table, tokenizer, args.max_text_len, args.max_seq_len) for split, table in tables.items()}
     return Task(name, corpus, fold, splits)

@@ -18,6 +18,13 @@ class UserError(Exception):
         super().__init__(str(message).rpartition(f"\n{__name__}.UserError: ")[2].rstrip("\n"))
 
 
+def printable(text):
+    """``text`` as a terminal may get it: what is neither a line end nor printable (control characters) as its escape."""
+    return "".join(
+        character if character == "\n" or character.isprintable() else ascii(character)[1:-1] for character in text
+    )
+
+
 class GoOnLater(KeyboardInterrupt):
     """A signal asked the run to leave; what it has is kept, and the same command goes on from there."""
 
@@ -25,8 +32,8 @@ class GoOnLater(KeyboardInterrupt):
 def one_line_errors(main):
     """Let a script's ``main`` end with one line on stderr and exit code 1 instead of a traceback.
 
-    Only what the user can mend is shortened: :class:`UserError`, a full disk, a missing permission, Ctrl-C (code 130, or
-    GO_ON_LATER from a run). A bug keeps its traceback.
+    Only what the user can mend is shortened: :class:`UserError`, a full disk, a missing permission, too many open files,
+    Ctrl-C (code 130, or GO_ON_LATER from a run). A bug keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -44,9 +51,11 @@ def one_line_errors(main):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            limit = "; start it from a shell that allows more (ulimit -n)" if error.errno == errno.EMFILE else ""
+            known = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE)
+            if error.errno not in known:
                 raise
-            message = f"{error.filename or 'writing a file'}: {error.strerror}"
+            message = f"{error.filename or 'opening or writing a file'}: {error.strerror}{limit}"
         except GoOnLater:
             without = " without --overwrite" if "--overwrite" in sys.argv else ""
             with contextlib.suppress(OSError):  # whoever read it may be gone
@@ -57,7 +66,7 @@ def one_line_errors(main):
             sys.exit(130)
         rank = os.environ.get("RANK", "0")
         message = " ".join(message.splitlines())  # a damaged file may hold what has line ends
-        print("error: " + ("" if rank == "0" else f"[process {rank}] ") + message, file=sys.stderr)
+        print("error: " + ("" if rank == "0" else f"[process {rank}] ") + printable(message), file=sys.stderr)
         sys.exit(1)
 
     return wrapped

@@ -524,11 +524,13 @@ def _fault_lines(corpus):
 
 @one_line_errors
 def main():
+    from utils.arguments import named_path  # which imports this module
+
     parser = argparse.ArgumentParser(prog="python -m utils.kemdy", description="Audit a copy of KEMDy19 or KEMDy20.")
-    parser.add_argument("root", help="the corpus folder, with annotation/ and wav/ in it")
-    parser.add_argument("--csv", metavar="FILE", help=f"write the usable utterances as a table: {', '.join(COLUMNS)}")
-    parser.add_argument("--faults", metavar="FILE", help=f"write all faults as a table: {', '.join(Fault._fields)}")
-    parser.add_argument("--folds-json", metavar="FILE", help="write the folds' session numbers as JSON")
+    parser.add_argument("root", type=named_path, help="the corpus folder, with annotation/ and wav/ in it")
+    parser.add_argument("--csv", type=named_path, metavar="FILE", help=f"write the usable utterances as a table: {', '.join(COLUMNS)}")
+    parser.add_argument("--faults", type=named_path, metavar="FILE", help=f"write all faults as a table: {', '.join(Fault._fields)}")
+    parser.add_argument("--folds-json", type=named_path, metavar="FILE", help="write the folds' session numbers as JSON")
     parser.add_argument("--k_fold", type=int, default=5, help="number of folds (default: %(default)s)")
     args = parser.parse_args()
 
@@ -543,11 +545,11 @@ def main():
     faults = pd.DataFrame(corpus.faults, columns=list(Fault._fields))
     for path, table in ((args.csv, corpus.utterances), (args.faults, faults)):
         if path:
-            with whole_file(Path(path)) as file:
+            with whole_file(path) as file:
                 file.write(table.to_csv(index=False).encode(errors="surrogateescape"))
     if args.folds_json:
         named = {str(index): fold for index, fold in enumerate(folds)}
-        write_json(Path(args.folds_json), named)
+        write_json(args.folds_json, named)
 
 
 if __name__ == "__main__":
