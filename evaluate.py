@@ -1,16 +1,16 @@
 """Tables, continual-learning measures and figures from what the runs wrote, and the published numbers beside them."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.arguments import HelpFormatter, count
-from utils.errors import UserError, one_line_errors
+from utils.arguments import HelpFormatter, count, encoder_name, named_path
+from utils.errors import UserError, one_line_errors, printable
 from utils.files import write_text
 from utils.kemdy import CORPORA
+from utils.machine import available_cpus
 from utils.published import published_tables
 from utils.report import (
     class_tables,
@@ -36,11 +36,11 @@ MACHINE_FLAGS = ("cpu", "num_workers", "data_root", "text_model", "speech_model"
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("--output_root", type=Path, default=Path("outputs"), help="folder that the experiments were written to")
+    parser.add_argument("--output_root", type=named_path, default="outputs", help="folder that the experiments were written to")
     parser.add_argument("--folds", type=count, nargs="+", metavar="K", help="only these folds (default: all that were run)")
     parser.add_argument("--metric", choices=METRICS, help="only this F1 (default: weighted, macro, micro)")
     parser.add_argument("--format", choices=FORMATS, default="text", help="form of the tables")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables there instead of printing them")
+    parser.add_argument("--output", type=named_path, metavar="FILE", help="write the tables there instead of printing them")
 
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--published", action="store_true", help="our numbers beside the published ones, or these alone")
@@ -52,7 +52,7 @@ def parse_args():
     figures = parser.add_argument_group("figures")
     figures.add_argument(
         "--figures",
-        type=Path,
+        type=named_path,
         nargs="?",
         const=Path("figures"),
         metavar="FOLDER",
@@ -70,16 +70,17 @@ def parse_args():
 
     machine = parser.add_argument_group("machine, for --recompute")
     machine.add_argument(
-        "--data_root", type=Path, default=argparse.SUPPRESS, help="where the corpora lie now (default: as then)"
+        "--data_root", type=named_path, default=argparse.SUPPRESS, help="where the corpora lie now (default: as then)"
     )
     for kind in ("text", "speech"):
         machine.add_argument(
             f"--{kind}_model",
+            type=encoder_name,
             default=argparse.SUPPRESS,
             help=f"hub name or folder of the {kind} encoder (default: as then, if it is on this machine)",
         )
     machine.add_argument("--cpu", action="store_true", help="do not use a GPU")
-    machine.add_argument("--num_workers", type=count, default=min(4, os.cpu_count() or 1), help="processes that read wavs")
+    machine.add_argument("--num_workers", type=count, default=min(4, available_cpus()), help="processes that read wavs")
     args = parser.parse_args()
     if args.figures and (args.published or args.list or args.recompute):
         parser.error("--figures goes with the tables, not with --published, --list or --recompute")
@@ -124,7 +125,7 @@ def main():
 
 def give(report, args):
     """Print the report, or write it to ``--output``."""
-    text = report.render(args.format)
+    text = printable(report.render(args.format))
     if args.output is None:
         print(text, end="")
         return

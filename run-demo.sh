@@ -3,7 +3,6 @@
 # What is finished is skipped, so the same command goes on where it was stopped.
 # --full: what the README's tables come from: three seeds, a grid of λ, and task_a by voice alone and by words alone.
 set -euo pipefail
-CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")"
 
 full=
 case "${1:-}" in
@@ -11,13 +10,14 @@ case "${1:-}" in
   --full) full=yes ;;
   *) echo "usage: bash run-demo.sh [--full]" >&2; exit 2 ;;
 esac
-source utils/environment.sh
-source utils/interruptible.sh
+source "$(dirname "${BASH_SOURCE[0]}")/utils/environment.sh"
+source "$repository/utils/interruptible.sh"
 make_python
 
 export SEEDS="${SEEDS:-12${full:+ 13 14}}"
 # Elsewhere and in miniature for the tests.
-data=${DEMO_DATA:-data/demo} outputs=${DEMO_OUTPUTS:-outputs/demo} figures=${DEMO_FIGURES:-figures} size=${DEMO_SIZE:-}
+data=${DEMO_DATA:-${at}data/demo} outputs=${DEMO_OUTPUTS:-${at}outputs/demo} figures=${DEMO_FIGURES:-${at}figures/demo}
+size=${DEMO_SIZE:-}
 # Two runs side by side, a thread each: small models gain nothing from more.
 export OMP_NUM_THREADS=1
 
@@ -29,7 +29,7 @@ adapters="--lr 4e-3 --num_epochs 12 --adapter_size 48"
 train() {
   local script=$1 part=$2
   shift 2
-  bash "$script" --cpu --num_workers 0 --k_fold 5 --batch_size 32 --data_root "$data$part" --output_root "$outputs$part" \
+  bash "$at$script" --cpu --num_workers 0 --k_fold 5 --batch_size 32 --data_root "$data$part" --output_root "$outputs$part" \
     --text_model "$data/encoders/text" --speech_model "$data/encoders/speech" "$@"
 }
 
@@ -56,10 +56,14 @@ one_fold() {
   )
 }
 
-"$PYTHON" -m utils.demo "$data" $size
+# -P: what lies where the caller is may be called utils too.
+make_material() {
+  PYTHONPATH=$repository "$PYTHON" -P -m utils.demo "$data" $size "$@"
+}
+make_material
 if [ -n "$full" ]; then
-  "$PYTHON" -m utils.demo "$data" $size --only voice
-  "$PYTHON" -m utils.demo "$data" $size --only words
+  make_material --only voice
+  make_material --only words
 fi
 interruptible_together
 one_fold 0 & first=$!
@@ -73,10 +77,10 @@ if [ -n "$failed" ]; then
 fi
 
 echo
-"$PYTHON" evaluate.py --output_root "$outputs" --folds 0 1 --figures "$figures"
+"$PYTHON" "${at}evaluate.py" --output_root "$outputs" --folds 0 1 --figures "$figures"
 if [ -n "$full" ]; then
   for part in voice-only words-only; do
     printf '\n%s: task_a on copies of the corpora\n\n' "$part"
-    "$PYTHON" evaluate.py --output_root "$outputs/$part" --folds 0 1
+    "$PYTHON" "${at}evaluate.py" --output_root "$outputs/$part" --folds 0 1
   done
 fi

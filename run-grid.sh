@@ -2,8 +2,9 @@
 # Every run of the paper's table on one machine with several GPUs, a run on each at a time: GPUS=4 bash run-grid.sh [flags]
 # FOLDS, SEEDS, TEXT_MODEL and SPEECH_MODEL choose as in the run scripts, whose commands these are; what is finished is skipped.
 set -euo pipefail
-CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")"
-source utils/interruptible.sh
+source "$(dirname "${BASH_SOURCE[0]}")/utils/environment.sh"
+source "$repository/utils/interruptible.sh"
+find_python || [ -n "${DRY_RUN:-}" ] || no_python
 fail() {
   echo "error: $*" >&2
   exit 1
@@ -12,11 +13,11 @@ fail() {
 # Whoever shares the machine names the devices that are free.
 IFS=, read -ra devices <<<"${CUDA_VISIBLE_DEVICES:-}"
 gpus=${GPUS:-${#devices[@]}}
-[ -n "${GPUS:-}" ] || [ "$gpus" != 0 ] || gpus=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)
+[ -n "${GPUS:-}" ] || [ "$gpus" != 0 ] || gpus=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l | tr -d ' ')
 [ -z "${DRY_RUN:-}" ] || gpus=1
 [[ $gpus =~ ^[0-9]{1,4}$ ]] || fail "GPUS=$gpus is not a number of GPUs"
 [ "$gpus" -ge 1 ] || fail "no GPU found; GPUS=1 runs one run at a time all the same (with --cpu if there is none)"
-[ ${#devices[@]} != 0 ] || read -ra devices <<<"$(seq -s ' ' 0 $((gpus - 1)))"
+[ ${#devices[@]} != 0 ] || for ((i = 0; i < gpus; i++)); do devices+=("$i"); done
 [ "$gpus" -le ${#devices[@]} ] || fail "GPUS=$gpus, and CUDA_VISIBLE_DEVICES names ${#devices[@]}"
 [ -z "${EXP_NAME:-}" ] || fail "EXP_NAME=$EXP_NAME would put all settings into one folder: unset it"
 export DEVICES="${devices[*]}"
@@ -24,16 +25,18 @@ export DEVICES="${devices[*]}"
 flags=("$@")
 # What xargs runs: SLOT is the number of a free slot, hence of a device; 255 tells it to start no other, since a signal came.
 of_slot='trap : INT TERM; devices=($DEVICES); export CUDA_VISIBLE_DEVICES=${devices[SLOT]}'
+# What xargs ignores its children ignore too, until told otherwise ('env --default-signal' is missing on RHEL 8).
+listening='import os, signal as s, sys; s.signal(s.SIGINT, s.SIG_DFL); s.signal(s.SIGTERM, s.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])'
 judged="case \$? in $GO_ON_LATER | 130 | 143) exit 255 ;; *) exit 1 ;; esac"
 # stage SCRIPT...: all runs of some scripts. After a signal it waits for those that are keeping what they have.
 stage() {
   local script
   trap : INT TERM
   for script in "$@"; do
-    DRY_RUN=1 bash "$script" "${flags[@]}"
+    DRY_RUN=1 bash "$at$script" ${flags[@]+"${flags[@]}"}
   done | if [ -n "${DRY_RUN:-}" ]; then cat; else (
     trap '' INT TERM
-    xargs -r -d '\n' -P "$gpus" --process-slot-var=SLOT -I{} env --default-signal=INT,TERM \
+    xargs -r -d '\n' -P "$gpus" --process-slot-var=SLOT -I{} "$PYTHON" -I -c "$listening" \
       bash -c "$of_slot; {} || $judged"
   ); fi
 }
@@ -43,7 +46,7 @@ failed=
 judge() {
   failed=yes
   if [ "$1" = 124 ]; then
-    say_go_on_later "${flags[@]}"
+    say_go_on_later ${flags[@]+"${flags[@]}"}
     exit "$GO_ON_LATER"
   fi
 }

@@ -20,7 +20,7 @@ from benchmarks import published
 from benchmarks.material import NumberTokenizer, corpus_paths, encoders
 from ewc import ElasticPenalty, fisher_information
 from models import AdapterFusionClassifier, FusionClassifier
-from utils.arguments import training_parser
+from utils.arguments import named_path, training_parser
 from utils.batches import BalancedBatchSampler, Loader, Task, UtteranceDataset
 from utils.folds import SPLITS, session_folds, split_utterances
 from utils.kemdy import find_corpus, read_corpus
@@ -247,7 +247,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=MEASUREMENTS)
     parser.add_argument("side", choices=("plain", "ours"))
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=named_path)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--precision", default="no", choices=("no", "bf16"))

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Submit every run of the grid to Slurm, as job arrays of the run scripts: bash slurm/submit.sh [options of sbatch] [-- flags]
+# Paths in flags are relative to where it is called; logs go to the repository's outputs/.
 # FOLDS, SEEDS, TEXT_MODEL and SPEECH_MODEL choose as for the run scripts; DRY_RUN=1 prints the sbatch commands instead.
 set -euo pipefail
-CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.."
+source "$(dirname "${BASH_SOURCE[0]}")/../utils/environment.sh"
 
 if [ -n "${EXP_NAME:-}" ]; then
   echo "error: EXP_NAME=$EXP_NAME would put all settings into one folder: unset it" >&2
@@ -16,9 +17,9 @@ done
 [ $# -gt 0 ] && shift
 export FOLDS=${FOLDS:-0 1 2 3 4}
 read -ra folds <<<"$FOLDS"
-mkdir -p outputs  # for the logs
+mkdir -p "${at}outputs"  # for the logs
 if [ -z "${DRY_RUN:-}" ] && ! command -v sbatch >/dev/null; then
-  echo "error: there is no sbatch here; DRY_RUN=1 prints the commands, run-grid.sh runs the grid on this machine" >&2
+  echo "error: there is no sbatch here; DRY_RUN=1 prints the commands, ${at}run-grid.sh runs the grid on this machine" >&2
   exit 1
 fi
 
@@ -29,7 +30,8 @@ submit() {
   read -ra tasks <<<"$TASKS"
   shift 3
   local command=(sbatch --parsable --export=ALL --job-name="${script%.sh}" --array="0-$((${#folds[@]} * ${#tasks[@]} - 1))"
-    ${dependency:+--dependency="$dependency"} "${options[@]}" slurm/run.sbatch "$script" "$@")
+    --output="${at}outputs/slurm-%x-%A_%a.log" ${dependency:+--dependency="$dependency"} ${options[@]+"${options[@]}"}
+    "${at}slurm/run.sbatch" "$at$script" "$@")
   if [ -n "${DRY_RUN:-}" ]; then
     printf 'TASKS=%q FOLDS=%q SEEDS=%q ' "$TASKS" "$FOLDS" "$SEEDS" >&2
     printf '%q ' "${command[@]}" >&2

@@ -16,6 +16,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from lookalike import SENTENCES, make_kemdy19, make_kemdy20  # noqa: E402
 
+from utils.machine import LAUNCHER, MPI  # noqa: E402
+
 # Small tensors are slower on several threads, and sums in another order differ in their last bits.
 torch.set_num_threads(1)
 
@@ -99,7 +101,7 @@ def flags(data_root, encoders, output_root):
 
 # What the scripts take from the environment must not come from the shell that the tests were started in.
 OF_SCRIPTS = ("FOLDS", "TASKS", "SEEDS", "LAMBDAS", "EXP_NAME", "LAUNCH", "DRY_RUN", "GPUS", "TEXT_MODEL", "SPEECH_MODEL")
-OF_MACHINE = ("CUDA_VISIBLE_DEVICES", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+OF_MACHINE = ("CUDA_VISIBLE_DEVICES", "MASTER_ADDR", "MASTER_PORT", *LAUNCHER, *MPI)
 
 
 def clean_environment(**more):
@@ -109,10 +111,10 @@ def clean_environment(**more):
     return kept | {"OMP_NUM_THREADS": "1"} | more
 
 
-def shell(*command, **environment):
-    """Run a command in the repository as a user would; returns the finished process."""
+def shell(*command, cwd=ROOT, **environment):
+    """Run a command in the repository, or another directory, as a user would; returns the finished process."""
     environment = clean_environment(**environment)
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=1800)
 
 
 @pytest.fixture(scope="session")

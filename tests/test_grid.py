@@ -1,10 +1,12 @@
 """The grid of runs as commands, on one machine's devices, and as Slurm arrays."""
 
 import os
+import re
 import shlex
+import shutil
 
 import pytest
-from conftest import RUN_SCRIPTS, shell
+from conftest import ROOT, RUN_SCRIPTS, digest, flags, folder, read, shell
 
 from utils.arguments import training_parser
 from utils.kemdy import CORPORA
@@ -69,6 +71,65 @@ def test_the_grid_says_that_a_run_failed():
     assert done.returncode == 1 and "a run failed" in done.stderr
 
 
+# Arrays that are never empty.
+FILLED = {"run", "command"}
+# What bash 3.2, which macOS has, does not know.
+NEWER = r"readarray|mapfile|declare -A|local -n|\bwait -n\b|\$\{\w+@\w\}|\$\{\w+(\^|,)|\|&|&>>|\[-1\]|EPOCH"
+
+
+def test_old_bashes_can_run_every_script():
+    scripts = [path for pattern in ("*.sh", "utils/*.sh", "slurm/*") for path in ROOT.glob(pattern)]
+    assert len(scripts) > 12
+    for path in scripts:
+        text = path.read_text(encoding="utf-8")
+        # Before 4.4 an empty array is "unbound" under set -u, unless it is written ${array[@]+"${array[@]}"}.
+        arrays = set(re.findall(r'(?<!\[@\]\+)"\$\{(\w+)\[@\]\}"', text))
+        assert arrays <= FILLED, (path, arrays)
+        assert not re.search(NEWER, re.sub(r"(?m)#.*", "", text)), path
+
+
+@pytest.mark.parametrize("script", [*RUN_SCRIPTS, "run-grid.sh"])
+def test_a_dry_run_elsewhere_gives_commands_for_there(script, tmp_path):
+    done = shell("bash", str(ROOT / script), "--text_model", "a/b", DRY_RUN="1", FOLDS="0", SPEECH_MODEL="c d", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    parser = training_parser("", "any", tasks=(*CORPORA, "joint"))
+    for line in done.stdout.splitlines():
+        _, file, *words = shlex.split(line)
+        args = parser.parse_known_args(words)[0]
+        assert os.path.isabs(file) and os.path.exists(file)
+        # What is named is as it was named, and the rest is the repository's.
+        assert (args.text_model, args.speech_model) == ("a/b", "c d")
+        assert (args.data_root, args.output_root) == (ROOT / "data", ROOT / "outputs")
+
+
+def test_paths_in_flags_are_the_callers(outputs, data_root, encoders, tmp_path):
+    (tmp_path / "corpora").symlink_to(data_root)
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "text").symlink_to(encoders / "text")
+    small = flags("corpora", encoders, "~/runs")
+    small[small.index("--text_model") + 1] = "my/text"
+    done = shell(
+        "bash", str(ROOT / "run-adapter.sh"), *small, FOLDS="0", TASKS="KEMDy19", HOME=str(tmp_path), cwd=tmp_path
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    made = folder(tmp_path / "runs", "adapter", "KEMDy19")
+    assert digest(made / "best_model.pt") == digest(folder(outputs, "adapter", "KEMDy19") / "best_model.pt")
+    arguments = read(made / "config.json")["arguments"]
+    # Whole, so that the run can be understood from anywhere.
+    assert arguments["data_root"] == str(tmp_path / "corpora") and arguments["text_model"] == str(tmp_path / "my" / "text")
+    again = shell(
+        "bash", str(ROOT / "run-adapter.sh"), *flags(tmp_path / "corpora", encoders, "runs"), "--text_model", "my/text",
+        FOLDS="0", TASKS="KEMDy19", cwd=tmp_path,
+    )  # fmt: skip
+    assert again.returncode == 0 and "is finished: skipped" in again.stdout, again
+
+
+def test_a_failed_run_is_named_as_a_command(tmp_path):
+    done = shell("bash", "run-init.sh", "--exp_name", "x; touch F", LAUNCH="false", FOLDS="0")
+    assert done.returncode == 1
+    assert shlex.split(done.stderr.split("failed: ")[1])[-2:] == ["--exp_name", "x; touch F"]
+
+
 def slurm(tmp_path, *arguments, **environment):
     """Submit with an sbatch that writes down how it is called."""
     fake = tmp_path / "bin" / "sbatch"
@@ -106,6 +167,25 @@ def test_an_array_index_is_one_run(tmp_path):
     assert seen == {(task, fold) for task in CORPORA for fold in "02"}
     beyond = shell("bash", "slurm/run.sbatch", "run-init.sh", SLURM_ARRAY_TASK_ID="10", DRY_RUN="1")
     assert beyond.returncode == 2 and "beyond 5 folds of 2 tasks" in beyond.stderr
+
+
+def test_slurm_runs_what_was_submitted_from_elsewhere(tmp_path):
+    command = ("bash", str(ROOT / "slurm" / "submit.sh"), "--", "--data_root", "corpora")
+    done = shell(*command, DRY_RUN="1", FOLDS="0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first = shlex.split(done.stderr.splitlines()[0])
+    assert f"--output={ROOT}/outputs/slurm-%x-%A_%a.log" in first and not list(tmp_path.iterdir())
+    # Slurm copies the script elsewhere, and starts it where sbatch was called.
+    script = next(index for index, word in enumerate(first) if word.endswith("run.sbatch"))
+    copy = tmp_path / "slurm_script"
+    shutil.copy(first[script], copy)
+    job = {"SLURM_ARRAY_TASK_ID": "0", "DRY_RUN": "1", "FOLDS": "0", "cwd": tmp_path}
+    done = shell("bash", str(copy), *first[script + 1 :], **job)
+    assert done.returncode == 0 and f" {ROOT}/continual_learning_init.py " in done.stdout, done.stderr
+    assert done.stdout.rstrip().endswith("--data_root corpora")
+    for missing in (["run-init.sh"], []):
+        done = shell("bash", str(copy), *missing, **job)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "name it with its path" in done.stderr
 
 
 def test_without_slurm_it_says_so_and_dry_run_shows_the_commands():

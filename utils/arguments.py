@@ -1,11 +1,11 @@
 """The flags that all training scripts share: the published ones with their defaults, and ours."""
 
 import argparse
-import os
 import re
 from pathlib import Path
 
 from utils.kemdy import CORPORA
+from utils.machine import available_cpus
 from utils.wavs import SECONDS
 
 # Both corpora at once: what continual_learning_init.py can train beside one of them.
@@ -45,7 +45,16 @@ def word(text):
 
 
 def named_path(text):
-    return Path(word(text))
+    """A path; ``~`` and ``~user`` are home folders, also in ``--output_root=~/x``, which bash leaves as it is."""
+    try:
+        return Path(word(text)).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text}: there is no such home folder; a name that begins so is ./{text}") from None
+
+
+def encoder_name(text):
+    """A hub name, or a folder's path as ``named_path`` takes it."""
+    return str(named_path(text)) if text.startswith("~") else word(text)
 
 
 def folder_name(text):
@@ -103,15 +112,15 @@ def training_parser(description, exp_name, tasks=CORPORA):
     )
     places.add_argument("--output_root", type=named_path, default="outputs", help="folder that all experiments are written to")
     encoder_help = "hub name (NAME@REVISION if wanted) or folder of the %s encoder"
-    places.add_argument("--text_model", type=word, default=TEXT_MODEL, help=encoder_help % "text")
-    places.add_argument("--speech_model", type=word, default=SPEECH_MODEL, help=encoder_help % "speech")
+    places.add_argument("--text_model", type=encoder_name, default=TEXT_MODEL, help=encoder_help % "text")
+    places.add_argument("--speech_model", type=encoder_name, default=SPEECH_MODEL, help=encoder_help % "speech")
 
     machine = parser.add_argument_group("machine")
     machine.add_argument("--cpu", action="store_true", help="do not use a GPU")
     machine.add_argument(
         "--num_workers",
         type=count,
-        default=min(4, os.cpu_count() or 1),
+        default=min(4, available_cpus()),
         help="processes that read wavs; 0 reads in the main one",
     )
     machine.add_argument(

@@ -14,19 +14,19 @@ class UserError(Exception):
     """Something the user can mend; its message is the one line that is shown."""
 
 
+
 def printable(text):
-    """``text`` with what is not printable, except for newlines, as backslash escapes."""
+    """``text`` as a terminal may get it: what is neither a line end nor printable (control characters) as its escape."""
     return "".join(
-        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
-        for character in text
+        character if character == "\n" or character.isprintable() else ascii(character)[1:-1] for character in text
     )
 
 
 def one_line_errors(main):
     """Let a script's ``main`` end with one line on stderr and exit code 1 instead of a traceback.
 
-    Only what the user can mend is shortened: :class:`UserError`, a full disk, a missing permission, Ctrl-C (code
-    130). A bug keeps its traceback.
+    Only what the user can mend is shortened: :class:`UserError`, a full disk, a missing permission, too many open files,
+    Ctrl-C (code 130). A bug keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -44,9 +44,11 @@ def one_line_errors(main):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            limit = "; start it from a shell that allows more (ulimit -n)" if error.errno == errno.EMFILE else ""
+            known = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE)
+            if error.errno not in known:
                 raise
-            message = f"{error.filename or 'writing a file'}: {error.strerror}"
+            message = f"{error.filename or 'opening or writing a file'}: {error.strerror}{limit}"
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)

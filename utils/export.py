@@ -15,6 +15,7 @@ import torch
 
 from models.encoders import architecture, build_encoder, load_encoder
 from models.hub import HUB_NAME, cached_folder
+from utils.arguments import encoder_name, named_path
 from utils.checkpoints import (
     CARD,
     DIGEST,
@@ -29,7 +30,7 @@ from utils.checkpoints import (
     read_state,
     require_same_encoders,
 )
-from utils.errors import UserError, one_line_errors
+from utils.errors import UserError, one_line_errors, printable
 from utils.files import BEST_MODEL, METRICS, read_json, whole_file, write_text
 from utils.identity import fold_digest
 from utils.kemdy import CORPORA
@@ -295,16 +296,22 @@ def main():
     parser = argparse.ArgumentParser(
         description="Write a finished run as one file that may leave the house, or print the model card of such a file."
     )
-    parser.add_argument("source", type=Path, metavar="RUN_FOLDER", help="folder of a finished run; alone: an exported file")
-    parser.add_argument("file", type=Path, metavar="FILE", nargs="?", help="file to write, such as model.safetensors")
+    parser.add_argument(
+        "source", type=named_path, metavar="RUN_FOLDER", help="folder of a finished run; alone: an exported file"
+    )
+    parser.add_argument("file", type=named_path, metavar="FILE", nargs="?", help="file to write, such as model.safetensors")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE and its card")
     for kind in ("text", "speech"):
-        parser.add_argument(f"--{kind}_model", help=f"{kind} encoder of the run (default: as then, if it is on this machine)")
+        parser.add_argument(
+            f"--{kind}_model",
+            type=encoder_name,
+            help=f"{kind} encoder of the run (default: as then, if it is on this machine)",
+        )
     args = parser.parse_args()
     if args.file is None:
         if args.source.is_dir():
             raise UserError(f"{args.source} is a folder: name the FILE to write it to as well")
-        print(_read(args.source)[2], end="")
+        print(printable(_read(args.source)[2]), end="")
         return
     export(args.source, args.file, args.overwrite, args.text_model, args.speech_model)
     print(f"wrote {args.file} ({args.file.stat().st_size / 1e6:,.1f} MB) and {args.file.with_suffix('.md')}")

@@ -567,26 +567,24 @@ def _fault_lines(corpus):
     return lines
 
 
-def _expanded(text):
-    return Path(os.path.expanduser(text))
-
-
 @one_line_errors
 def main():
+    from utils.arguments import named_path  # which imports this module
+
     parser = argparse.ArgumentParser(
         prog="python -m utils.kemdy",
         description="Audit a copy of KEMDy19 or KEMDy20.",
         epilog="In the tables, a cell that a spreadsheet would take for a formula is preceded by an apostrophe. They hold "
         "transcripts or ids, so neither is written where a git checkout does not ignore it.",
     )
-    parser.add_argument("root", help="the corpus folder, with annotation/ and wav/ in it")
+    parser.add_argument("root", type=named_path, help="the corpus folder, with annotation/ and wav/ in it")
     parser.add_argument(
-        "--csv", metavar="FILE", type=_expanded, help=f"write the usable utterances as a table: {', '.join(COLUMNS)}"
+        "--csv", metavar="FILE", type=named_path, help=f"write the usable utterances as a table: {', '.join(COLUMNS)}"
     )
     parser.add_argument(
-        "--faults", metavar="FILE", type=_expanded, help=f"write all faults as a table: {', '.join(Fault._fields)}"
+        "--faults", metavar="FILE", type=named_path, help=f"write all faults as a table: {', '.join(Fault._fields)}"
     )
-    parser.add_argument("--folds-json", metavar="FILE", type=_expanded, help="write the folds' session numbers as JSON")
+    parser.add_argument("--folds-json", metavar="FILE", type=named_path, help="write the folds' session numbers as JSON")
     parser.add_argument("--k_fold", type=int, default=5, help="number of folds (default: %(default)s)")
     args = parser.parse_args()
 

@@ -1,5 +1,6 @@
 """What evaluate.py prints: tables from runs, the sentences that they are read with, and the commands for what is missing."""
 
+import os
 import shlex
 from collections import defaultdict
 from pathlib import Path
@@ -39,12 +40,18 @@ TASK_KNOWLEDGE = (
     "The adapters are told which corpus an utterance is from and have a classifier for each; finetune, ewc and joint answer "
     "for both with one classifier and are not told."
 )
+# The methods' own, beside those that all training scripts share.
+OWN_FLAGS = (
+    *("init_name", "ewc_lambda", "fisher_batch_size", "adapter_size", "encoder_seed", "skip_bad_files"),
+    *("no_speech_cache", "speech_cache", "speech_cache_precision"),
+)
 # Flags that the run scripts set themselves, or that say nothing about a missing run.
 NOT_REPEATED = (
     *("task", "exp_name", "seed", "num_fold", "output_root"),
     *("overwrite", "checkpoint", "without_pretraining"),
 )
 PLACES = ("data_root", "text_model", "speech_model", "k_fold", "cpu")
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def score_table(runs, metric):
@@ -233,6 +240,8 @@ def missing_commands(runs, output_root, folds=None):
 
 
 def _command(runs, method, tasks, folds, seeds, output_root):
+    # What a run script is not told lies in the repository, and what it is told, where it is called.
+    at = "" if Path.cwd() == REPOSITORY else f"{REPOSITORY}/"
     words = []
     if folds != (0, 1, 2, 3, 4):
         words.append(f'FOLDS="{" ".join(map(str, folds))}"')
@@ -240,10 +249,10 @@ def _command(runs, method, tasks, folds, seeds, output_root):
         words.append(f"TASKS={tasks[0]}")
     if seeds != [12]:
         words.append(f'SEEDS="{" ".join(map(str, seeds))}"')
-    words += ["bash", RUN_SCRIPTS[method]]
+    words += ["bash", shlex.quote(f"{at}{RUN_SCRIPTS[method]}")]
     for name, value in _flags_of_siblings(runs, method).items():
         words += [f"--{name}"] if value is True else [f"--{name}", shlex.quote(str(value))]
-    if Path(output_root) != Path("outputs"):
+    if os.path.abspath(output_root) != str(REPOSITORY / "outputs"):
         words += ["--output_root", shlex.quote(str(output_root))]
     return " ".join(words)
 
@@ -263,8 +272,12 @@ def _flags_of_siblings(runs, method):
         # The run scripts' own batch size is not the Python scripts' default.
         told = name == "batch_size" or name not in defaults or str(value) != str(defaults[name])
         if name == "init_name":
-            told = split_seed(value)[0] != "task_a"
-        if fits and told and name not in NOT_REPEATED and value is not None and value is not False:
+            told = split_seed(str(value))[0] != "task_a"
+        elif name == "data_root":
+            told = os.path.abspath(str(value)) != str(REPOSITORY / "data")
+        # The rest of what a file may hold is no flag.
+        known = (name in defaults or name in OWN_FLAGS) and name not in NOT_REPEATED
+        if fits and told and known and value is not None and value is not False:
             chosen[name] = value
     return chosen
 

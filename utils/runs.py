@@ -35,7 +35,7 @@ from models.encoders import ENCODER_SEED, count_parameters, load_encoder, max_to
 from models.hub import local_folder
 from utils.batches import load_task, read_fold
 from utils.checkpoints import has_adapters, misfit, read_config, read_file, read_state
-from utils.errors import RESUMABLE, UserError
+from utils.errors import RESUMABLE, UserError, printable
 from utils.files import (
     BEST_MODEL,
     CONFIG,
@@ -54,6 +54,7 @@ from utils.files import (
 from utils.folds import SPLITS
 from utils.identity import FORMAT, FileDigests, differences, identity, starting_checkpoint
 from utils.kemdy import EMOTIONS, find_corpus
+from utils.machine import require_open_files, require_whole_launch
 
 PACKAGES = (
     "torch",
@@ -68,6 +69,7 @@ PACKAGES = (
 )
 # More of the text than this unknown means that a vocabulary is not used as it was made, not that words are rare.
 MANY_UNKNOWN = 0.2
+ENCODERS = ("text_model", "speech_model")  # flags that are a folder or a hub name
 HINT = "name another --exp_name, or --overwrite"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -84,10 +86,13 @@ class Run:
         quiet: print nothing.
 
     Raises:
-        UserError: if the processes do not divide the batch.
+        UserError: if the processes do not divide the batch, if a launcher's variables in the environment are not whole, or if
+            too few files may be open.
     """
 
     def __init__(self, args, method, quiet=False):
+        require_whole_launch(os.environ)
+        require_open_files(args.num_workers)
         self.args, self.method, self.quiet = args, method, quiet
         self.path = run_folder(args.output_root, args.exp_name, args.num_fold, args.task)
         self.history, self.id = [], None
@@ -146,7 +151,7 @@ class Run:
     def say(self, line):
         """Print a line once, whatever the number of processes; unlike ``print`` it leaves progress bars whole."""
         if self.accelerator.is_main_process and not self.quiet:
-            tqdm.write(line)
+            tqdm.write(printable(line))
 
     def is_finished(self):
         """Is this very run done already? It is then skipped, and said so; otherwise its folder is this process's own.
@@ -501,7 +506,11 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def _arguments(self):
-        arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self.args).items()}
+        # Whole paths: the same from every directory, however they were written.
+        arguments = {
+            name: os.path.abspath(value) if isinstance(value, Path) or name in ENCODERS and os.path.isdir(value) else value
+            for name, value in vars(self.args).items()
+        }
         return arguments | {"mixed_precision": self.precision}
 
 

@@ -81,7 +81,7 @@ class Table:
         lines = [[self.corner, *self.columns]]
         for name, row in self.rows.items():
             lines.append([name, *(self._text(cell) for cell in row.values())])
-        return lines
+        return [[_one_line(text) for text in line] for line in lines]
 
     def _text(self, cell):
         text = cell_text(cell, self.digits)
@@ -162,6 +162,9 @@ class Report:
     synthetic: bool | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "notes", [_one_line(note) for note in self.notes])
+        lists = {heading: [_one_line(line) for line in lines] for heading, lines in self.lists.items()}
+        object.__setattr__(self, "lists", lists)
         if self.synthetic:  # a table that is copied elsewhere still says so
             marked = [replace(table, title=f"{table.title}, synthetic") for table in self.tables]
             object.__setattr__(self, "tables", marked)
@@ -216,7 +219,7 @@ class Report:
         text = io.StringIO()
         writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(records)
+        writer.writerows({name: _no_formula(value) for name, value in record.items()} for record in records)
         return text.getvalue()
 
     def _json(self):
@@ -225,7 +228,10 @@ class Report:
             for table in self.tables
         ]
         content = {**self._about(), "notes": self.notes, "tables": tables, **self.lists}
-        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        return "".join(
+            character if character == "\n" or character.isprintable() else _json_escape(character) for character in text
+        )
 
 
 def _unsaid(table, said):
@@ -238,6 +244,20 @@ def _unsaid(table, said):
 
 def _wrapped(sentences):
     return [line for sentence in sentences for line in textwrap.wrap(sentence, WIDTH)]
+
+
+def _one_line(text):
+    """A name or value from a file may hold line ends; in a comment or a cell what follows would be something else."""
+    return " ".join(text.splitlines())
+
+
+def _no_formula(value):
+    """A text that a spreadsheet would compute, marked as text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def _json_escape(character):
+    return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else json.dumps(character)[1:-1]
 
 
 def _cell_in_markdown(text):

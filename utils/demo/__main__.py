@@ -7,8 +7,8 @@ by side.
 import argparse
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
-from pathlib import Path
 
+from utils.arguments import named_path
 from utils.demo import corpora, encoders
 from utils.errors import UserError, one_line_errors
 from utils.files import SYNTHETIC_MARKER
@@ -22,7 +22,7 @@ def main(arguments=None):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         description="Makes two synthetic corpora in KEMDy's form and two small pretrained encoders, for the demonstration.",
     )
-    parser.add_argument("root", type=Path, help="folder to make them in, such as data/demo")
+    parser.add_argument("root", type=named_path, help="folder to make them in, such as data/demo")
     parser.add_argument("--seed", type=int, default=12, help="the same seed makes the same corpora and encoders")
     parser.add_argument(
         "--only",

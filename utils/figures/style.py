@@ -10,6 +10,8 @@ matplotlib.use("Agg")  # to files, also where there is no screen
 import matplotlib.pyplot as plt
 from matplotlib import font_manager
 
+from utils.files import whole_file
+
 # Inches of one column and of both in a two-column paper; no text is smaller than SMALL points at that size.
 COLUMN, PAGE = 3.5, 7.16
 SMALL, NORMAL = 7, 8
@@ -123,8 +125,9 @@ def save(figure, folder, name):
     logging.getLogger("fontTools.subset").setLevel(logging.ERROR)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure.savefig(png, metadata={"Software": None})
-        figure.savefig(pdf, metadata={"CreationDate": None})
+        for path, metadata in ((png, {"Software": None}), (pdf, {"CreationDate": None})):
+            with whole_file(path) as file:
+                figure.savefig(file, format=path.suffix[1:], metadata=metadata)
     plt.close(figure)
     boxes = any("missing from font" in str(warning.message) for warning in caught)
     hint = "; empty boxes stand for characters of no installed font (for Hangul, fonts-nanum)" if boxes else ""

@@ -1,0 +1,85 @@
+"""What a process is given to run with: CPUs, open files, and what a launcher says in the environment."""
+
+import os
+from contextlib import suppress
+
+from utils.errors import UserError
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
+
+# Far above what is needed; some programs look at every file that they could have open.
+MOST_OPEN_FILES = 2**16
+# What a run has open at once: libraries, its lock, and a file for each thread that reads.
+OPEN_FILES = 64
+# What torch and accelerate read: of torchrun and accelerate launch, and of MPI.
+LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def available_cpus():
+    """CPUs that this process may use: those of its Slurm job or container, not all of the machine's."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def require_open_files(num_workers):
+    """Raise this process's limit of open files as far as it may itself.
+
+    Raises:
+        UserError: if that is too low for a run with ``num_workers`` threads that read wavs.
+    """
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(ValueError, OSError):  # macOS has a limit of its own below the one that it states
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    needed = OPEN_FILES + num_workers
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raise UserError(
+            f"a process may have {soft} files open here (ulimit -n), and a run with --num_workers {num_workers} needs "
+            f"{needed}: start it from a shell with a higher limit"
+        )
+
+
+def require_whole_launch(environment):
+    """Check what a launcher has said in the environment, which makes accelerate wait for other processes.
+
+    Args:
+        environment: a mapping such as ``os.environ``.
+
+    Raises:
+        UserError: if a number is none, if this process is taken for one of several and there is no word of where to find the
+            others (as variables that an earlier job has left say it), or if it is none of them.
+    """
+    said = {name: environment[name] for name in (*LAUNCHER, *MPI) if name in environment}
+    numbers = {}
+    for name, value in said.items():
+        try:
+            numbers[name] = int(value)
+        except ValueError:
+            raise UserError(f"{name}={value} in the environment is not a number: {_unset([name])}") from None
+    by_mpi = any(numbers.get(name, 1) > 1 for name in MPI)
+    if numbers.get("LOCAL_RANK", -1) == -1 and numbers.get("WORLD_SIZE", 1) <= 1 and not by_mpi:
+        return
+    # accelerate gives MPI's processes their ranks and a port itself.
+    needed = ("MASTER_ADDR",) if by_mpi else ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
+    lacking = [name for name in needed if not environment.get(name)]
+    told = " ".join(f"{name}={value}" for name, value in said.items())
+    if lacking:
+        raise UserError(
+            f"{told} in the environment makes this process one of several, and there is no {' and no '.join(lacking)}: "
+            f"{_unset(said)}, or start it with torchrun or accelerate launch"
+        )
+    if not by_mpi and not 0 <= numbers["RANK"] < numbers["WORLD_SIZE"]:
+        raise UserError(f"{told} in the environment: ranks are 0 to WORLD_SIZE - 1; {_unset(said)}")
+
+
+def _unset(names):
+    return f"'unset {' '.join(names)}' if an earlier job left it"
