@@ -222,7 +222,7 @@ def test_folds_of_different_seeds_are_not_averaged(ask, tmp_path):
     "other, answer",
     {
         "epochs": "--num_epochs 2 and 40",
-        "encoders": "text encoders",
+        "encoders": "text encoder:",
         "synthetic": "is synthetic and",
         "twice": "are both of fold 0 and seed 12",
         "corpus": "other utterances of KEMDy19",

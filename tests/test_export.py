@@ -23,7 +23,7 @@ from models import FusionClassifier
 from models.encoders import load_encoder, make_padding_invariant
 from utils import export as export_module
 from utils import speech_cache
-from utils.checkpoints import CARD, FACTS, load_run, misfit, read_export, read_state, read_weights
+from utils.checkpoints import CARD, DIGEST, FACTS, content_digest, load_run, read_export, read_state, read_weights
 from utils.continual import StartingPoint
 from utils.errors import UserError
 from utils.export import export, load_export
@@ -90,7 +90,13 @@ def described_anew(path, target, change=None, card=None):
     state, facts, own_card = read_export(path)
     if change:
         change(facts)
-    save_file(state, target, {FACTS: json.dumps(facts), CARD: own_card if card is None else card})
+    return written(state, facts, own_card if card is None else card, target)
+
+
+def written(state, facts, card, target):
+    """Write a file as the export does, with a checksum that is right, whatever it says."""
+    told = json.dumps(facts)
+    save_file(state, target, {FACTS: told, CARD: card, DIGEST: content_digest(state, told, card)})
     return target
 
 
@@ -321,7 +327,7 @@ def set_in(of, *names, value):
 @pytest.mark.parametrize(
     "place, value, answer",
     [
-        (("format",), 2, "is of format '2', and this code reads 1"),
+        (("format",), 1, "is of format 1, and this version reads format 2"),
         (("adapter_size",), 2**60, "has no 'adapter_size'"),
         (("adapter_size",), 2**30, "does not hold the model that it describes"),
         (("without_pretraining",), None, "has no 'adapter_size' or 'without_pretraining'"),
@@ -511,7 +517,6 @@ def outcome(call, *arguments):
 
 
 def assert_some_of_each(results):
-    # Damage to weights alone goes unseen, damage to anything else does not: neither is all that was tried.
     assert any(result is None for result in results) and any(result is not None for result in results)
 
 
@@ -524,9 +529,10 @@ def test_a_damaged_checkpoint_is_read_or_refused(outputs, tmp_path, experiment):
     for _ in range(2 * CASES):
         path.write_bytes(damaged(good, rng))
         state = outcome(read_weights, path)
-        assert state is None or all(isinstance(tensor, torch.Tensor) for tensor in state.values())
-        results.append(state if state is not None and misfit(state, own) is None else None)
-    assert_some_of_each(results)
+        # Damage to what says nothing, such as padding in front of a tensor, is no damage.
+        assert state is None or all(torch.equal(tensor, own[name]) for name, tensor in state.items())
+        results.append(state)
+    assert results.count(None) > len(results) / 2
 
 
 def test_a_checkpoint_with_parts_of_another_runs_nothing(outputs, tmp_path):
@@ -550,8 +556,9 @@ def test_a_damaged_exported_file_is_read_or_refused(files, encoders, tmp_path, e
     for case in range(2 * CASES):
         if case % 2:
             path.write_bytes(damaged(good, rng))
+            assert outcome(load_export, path, *named) is None
         else:
-            save_file(state, path, {FACTS: json.dumps(altered(facts, rng)), CARD: card})
+            written(state, altered(facts, rng), card, path)
         loaded = outcome(load_export, path, *named)
         outcome(find, path)
         if loaded is not None:

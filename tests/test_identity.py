@@ -1,5 +1,6 @@
 """What counts as the same run, corpus, encoder and folder, and what is said of anything else."""
 
+import errno
 import json
 import os
 import shutil
@@ -238,6 +239,17 @@ def test_a_lock_is_that_of_the_file_at_its_path(tmp_path):
     with pytest.raises(OSError):
         LockFile(path, "through a link")
     assert not (tmp_path / "target").exists()
+
+
+def test_without_locks_whoever_comes_last_holds_the_file(tmp_path, monkeypatch):
+    def unknown(descriptor, **options):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("utils.files.lock_descriptor", unknown)
+    first = LockFile(tmp_path / "lock", "the first")
+    assert first.is_held()
+    second = LockFile(tmp_path / "lock", "the second")
+    assert second.is_held() and not first.is_held()
 
 
 def test_a_link_in_a_run_folder_is_never_written_through(run, own):

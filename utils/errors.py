@@ -53,7 +53,7 @@ def one_line_errors(main):
             print("interrupted", file=sys.stderr)
             sys.exit(130)
         rank = os.environ.get("RANK", "0")
-        message = printable(" ".join(message.splitlines()))  # names and cells of files may hold anything
+        message = printable(message).replace("\n", " ")  # names and cells of files may hold anything
         print("error: " + ("" if rank == "0" else f"[process {rank}] ") + message, file=sys.stderr)
         sys.exit(1)
 

@@ -92,12 +92,10 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
     with whole_file(path) as file:
         file.write(safetensors.torch.save(state, metadata))
     try:
-        read_back, *described = _read(path)
-        if described != [facts, card] or not _are_equal(read_back, state | trained):
-            raise UserError(f"{path} was read back otherwise than it was written, and is removed: is the disk sound?")
-    except UserError:
+        _read(path)
+    except UserError as error:
         path.unlink(missing_ok=True)
-        raise
+        raise UserError(f"{path} was read back otherwise than it was written, and is removed ({error})") from None
     write_text(card_path, card)
 
 
@@ -160,16 +158,6 @@ def _skeleton(facts, path):
         return assemble(facts["method"], *encoders, facts["adapter_size"])
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: its encoders do not make a model ({type(error).__name__})") from None
-
-
-def _are_equal(one, other):
-    """Do two state dicts hold the same tensors, bit by bit?"""
-    if one.keys() != other.keys():
-        return False
-    pairs = [(tensor, other[name]) for name, tensor in one.items()]
-    if any(a.dtype != b.dtype or a.shape != b.shape for a, b in pairs):
-        return False
-    return all(torch.equal(*(tensor.reshape(-1).view(torch.uint8) for tensor in pair)) for pair in pairs)
 
 
 def _test_scores(path):

@@ -1,6 +1,7 @@
 """The names of a run folder's files, and files that are read with a clear word and written whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -24,6 +25,8 @@ BEST_MODEL, CONFIG, HISTORY, METRICS, PREDICTIONS = (
 LAST_CHECKPOINT, FISHER = "last_checkpoint.pt", "fisher.pt"
 # In an output folder: digests of files that did not change since they were computed.
 DIGESTS = ".digests.json"
+# What a file system without locks answers.
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 # Lies at the top of a corpus or an encoder that a program made.
 SYNTHETIC_MARKER = "SYNTHETIC"
 # What spreadsheets take for the beginning of a formula, Excel in East Asian locales the full-width forms as well.
@@ -174,7 +177,8 @@ class LockFile:
     """A lock that one process holds, whatever happens to the file meanwhile.
 
     The lock is the system's (flock), which ends with its process, however that ends. On NFS (Linux, version 3 with lockd or 4)
-    the server holds it, so that other machines see it, and takes it from one that is gone after its lease.
+    the server holds it, so that other machines see it, and takes it from one that is gone after its lease. On a file system
+    without locks whoever comes last makes the file anew, and who held it before finds that it does not hold it any more.
 
     Args:
         path: the lock file, which is made if missing, in a folder that is there.
@@ -190,7 +194,16 @@ class LockFile:
         self.path = Path(path)
         while True:
             self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            if not lock_descriptor(self.descriptor, blocking=wait):
+            try:
+                locked = lock_descriptor(self.descriptor, blocking=wait)
+            except OSError as error:
+                os.close(self.descriptor)
+                if error.errno not in NO_LOCKS:
+                    raise
+                with contextlib.suppress(FileNotFoundError):
+                    self.path.unlink()
+                self.descriptor, locked = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), True
+            if not locked:
                 time.sleep(0.2)  # the first writes who it is just after it has the lock
                 held_by = os.pread(self.descriptor, 1000, 0).decode(errors="replace").strip()
                 os.close(self.descriptor)

@@ -187,13 +187,12 @@ class Run:
             raise UserError(f"{error}; {HINT}") from None
         finished = METRICS in kept
         now = config | {"arguments": self._arguments()}
-        if finished:
-            now |= self._cheap_facts(config)
-            if self.args.mixed_precision == "auto":  # a finished run of either precision counts
-                now["arguments"]["mixed_precision"] = config["arguments"].get("mixed_precision")
+        if finished and self.args.mixed_precision == "auto":  # a finished run of either precision counts
+            now["arguments"]["mixed_precision"] = config["arguments"].get("mixed_precision")
         self._require_same(config, now)
         if not finished:
             return "unfinished" if kept != [BEST_MODEL] else "new"
+        self._require_same(config, now | self._cheap_facts(config))
         # A later start of it may have asked to keep it.
         keep_last = any(of["arguments"].get("keep_last") for of in (config, *config.get("continued", [])))
         self._remove_progress(keep_last)
