@@ -80,7 +80,7 @@ def parse_args():
             help=f"hub name or folder of the {kind} encoder (default: as then, if it is on this machine)",
         )
     machine.add_argument("--cpu", action="store_true", help="do not use a GPU")
-    machine.add_argument("--num_workers", type=count, default=min(4, available_cpus()), help="processes that read wavs")
+    machine.add_argument("--num_workers", type=count, default=min(4, available_cpus()), help="threads that read wavs ahead")
     args = parser.parse_args()
     if args.figures and (args.published or args.list or args.recompute):
         parser.error("--figures goes with the tables, not with --published, --list or --recompute")

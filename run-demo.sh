@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole experiment on synthetic corpora with two small encoders, in less than ten minutes on two cores, and its tables.
-# What is finished is skipped, so the same command goes on where it was stopped.
+# What is finished is skipped, so the same command resumes where it was stopped.
 # --full: what the README's tables come from: three seeds, a grid of λ, and task_a by voice alone and by words alone.
 set -euo pipefail
 
@@ -72,7 +72,7 @@ failed=
 wait $first || failed=yes
 wait $second || failed=yes
 if [ -n "$failed" ]; then
-  echo "error: a run of the demonstration failed (see above); the same command goes on from there" >&2
+  echo "error: a run of the demonstration failed (see above); the same command resumes from there" >&2
   exit 1
 fi
 

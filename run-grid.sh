@@ -27,8 +27,8 @@ flags=("$@")
 of_slot='trap : INT TERM; devices=($DEVICES); export CUDA_VISIBLE_DEVICES=${devices[SLOT]}'
 # What xargs ignores its children ignore too, until told otherwise ('env --default-signal' is missing on RHEL 8).
 listening='import os, signal as s, sys; s.signal(s.SIGINT, s.SIG_DFL); s.signal(s.SIGTERM, s.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])'
-judged="case \$? in $GO_ON_LATER | 130 | 143) exit 255 ;; *) exit 1 ;; esac"
-# stage SCRIPT...: all runs of some scripts. After a signal it waits for those that are keeping what they have.
+judged="case \$? in $RESUMABLE | 130 | 143) exit 255 ;; *) exit 1 ;; esac"
+# stage SCRIPT...: all runs of some scripts. After a signal it waits for those that are ending.
 stage() {
   local script
   trap : INT TERM
@@ -46,8 +46,8 @@ failed=
 judge() {
   failed=yes
   if [ "$1" = 124 ]; then
-    say_go_on_later ${flags[@]+"${flags[@]}"}
-    exit "$GO_ON_LATER"
+    say_interrupted ${flags[@]+"${flags[@]}"}
+    exit "$RESUMABLE"
   fi
 }
 

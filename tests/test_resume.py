@@ -412,7 +412,7 @@ def test_run_scripts_end_with_their_run_and_resume(number, to, again, outputs, d
     code, output = interrupted(command, only, "epoch  2/400", number, to)
     assert code == RESUMABLE and "Traceback" not in output, output
     assert f"{number.name}: the same command resumes after the last whole epoch" in output and "KEMDy19" not in output
-    assert "stopped by a signal; the same command goes on from here" in output
+    assert "interrupted; the same command resumes from here" in output
     last = torch.load(folder(again, "task_a", "KEMDy20") / "last_checkpoint.pt", weights_only=True)
     assert 2 <= last["epoch"] < 400
     code, output = interrupted(command, only, f"resuming after epoch {last['epoch']} of 400", number, to)

@@ -92,7 +92,7 @@ def training_parser(description, exp_name, tasks=CORPORA):
     run.add_argument("--seed", type=seed_number, default=12, help="seed of initialisation and order; the folds never move")
     run.add_argument("--num_fold", type=count, default=0, help="which fold, from 0")
     run.add_argument("--k_fold", type=positive_int, default=5, help="number of session-wise folds")
-    run.add_argument("--overwrite", action="store_true", help="start anew where a run lies, finished or cut off")
+    run.add_argument("--overwrite", action="store_true", help="delete what lies in the run's folder and restart")
     run.add_argument("--keep_last", action="store_true", help="keep last_checkpoint.pt when the run is done")
 
     training = parser.add_argument_group("training")
@@ -121,7 +121,7 @@ def training_parser(description, exp_name, tasks=CORPORA):
         "--num_workers",
         type=count,
         default=min(4, available_cpus()),
-        help="processes that read wavs; 0 reads in the main one",
+        help="threads that read wavs ahead; 0 reads in the main one",
     )
     machine.add_argument(
         "--mixed_precision",

@@ -1,8 +1,8 @@
 # Sourced: what a signal to a script (Slurm's warning, Ctrl-C) does to the runs that it has started.
-GO_ON_LATER=75  # what a training script leaves with when a signal has cut it off
+RESUMABLE=75  # what a script ends with that a signal has interrupted, as a run does that resumes after a whole epoch
 
-# interruptible COMMAND...: runs it, passes a signal on to it and waits until it has kept what it has. Returns its code, or
-# GO_ON_LATER after a signal (launchers hide the codes of the processes that they start).
+# interruptible COMMAND...: runs it, passes a signal on to it and waits for its end. Returns its code, or RESUMABLE after a signal
+# (launchers hide the codes of the processes that they start), to the script or to the command alone.
 interruptible() {
   local code=0 process children= child
   "$@" <&0 &
@@ -17,22 +17,24 @@ interruptible() {
     wait "$process" || code=$?
   done
   trap - INT TERM
-  [ -n "$children" ] || return "$code"
+  if [ -z "$children" ]; then
+    case $code in 130 | 143) return "$RESUMABLE" ;; *) return "$code" ;; esac
+  fi
   for child in $children; do
     while kill -0 "$child" 2>/dev/null; do sleep 0.1; done
   done
-  return "$GO_ON_LATER"
+  return "$RESUMABLE"
 }
 
-# What to say of it: the flags of the command tell whether it goes on.
-say_go_on_later() {
+# say_interrupted FLAGS...
+say_interrupted() {
   case " $* " in
-    *" --overwrite "*) echo "stopped by a signal; the same command without --overwrite goes on from here" >&2 ;;
-    *) echo "stopped by a signal; the same command goes on from here" >&2 ;;
+    *" --overwrite "*) echo "interrupted; the same command without --overwrite resumes from here" >&2 ;;
+    *) echo "interrupted; the same command resumes from here" >&2 ;;
   esac
 }
 
 # For scripts that have started several at once: a signal goes to all of them, and the script waits.
 interruptible_together() {
-  trap 'trap "" INT TERM; kill -TERM 0; wait; say_go_on_later "$@"; exit "$GO_ON_LATER"' INT TERM
+  trap 'trap "" INT TERM; kill -TERM 0; wait; say_interrupted "$@"; exit "$RESUMABLE"' INT TERM
 }

@@ -134,7 +134,7 @@ class Run:
         if isinstance(error, RuntimeError):
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise UserError(
-                    "out of memory: a smaller --micro_batch_size takes the same steps with less, and goes on from here"
+                    "out of memory: a smaller --micro_batch_size takes the same steps with less memory"
                 ) from None
 
     def _leave(self, number, frame):

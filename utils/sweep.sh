@@ -7,7 +7,7 @@ source "$repository/utils/interruptible.sh"
 find_python || [ -n "${DRY_RUN:-}" ] || no_python
 
 # sweep SCRIPT EXP_NAME FLAGS...  Stops at the first run that fails, and says which. Finished runs are skipped, and one that a
-# signal cut off ends the sweep with GO_ON_LATER.
+# signal interrupts ends the sweep with RESUMABLE.
 # DRY_RUN=1 prints the commands, one a line, in a form that a shell takes.
 sweep() {
   local script=$at$1 exp_name=${EXP_NAME:-$2} seed fold task run code
@@ -29,9 +29,9 @@ sweep() {
         # LAUNCH is several words, such as "accelerate launch --num_processes 4"; PYTHON may hold a space.
         code=0
         interruptible ${LAUNCH:-"$PYTHON"} "${run[@]}" || code=$?
-        if [ "$code" = "$GO_ON_LATER" ]; then
-          say_go_on_later "$@"
-          exit "$GO_ON_LATER"
+        if [ "$code" = "$RESUMABLE" ]; then
+          say_interrupted "$@"
+          exit "$RESUMABLE"
         elif [ "$code" != 0 ]; then
           echo "error: stopped at the run that failed: ${LAUNCH:-python}$(printf ' %q' "${run[@]}")" >&2
           exit 1
