@@ -694,3 +694,47 @@ def test_the_curve_along_lambda_is_of_like_runs(ask, tmp_path):
     path.write_text(json.dumps(read(path) | {"arguments": read(path)["arguments"] | {"lr": 0.5}}))
     code, _, stderr = ask(tmp_path)
     assert code == 1 and "--lr 0.5 and None" in stderr and "ewc-lambda1000" in stderr
+
+
+def test_names_and_values_from_files_are_quoted_in_commands(ask, tmp_path):
+    # What a hostile or odd config.json holds is an argument when the printed command is pasted, and never a command.
+    invent(tmp_path, "task_a", A, {A: 0.5}, lr="1; touch harm", **{"x; touch harm #": 1}, text_model="$(touch harm)")
+    lines = [line.strip() for line in ask(tmp_path)[1].splitlines() if "bash run-" in line]
+    own = [shlex.split(line) for line in lines if "run-init.sh" in line]
+    assert own and all("1; touch harm" in words and "$(touch harm)" in words for words in own)
+    assert not any("x; touch harm" in line for line in lines)
+
+
+def test_control_characters_and_line_ends_of_files_stay_in_their_place(ask, tmp_path):
+    encoder = {"name": "bert\x1b[31m\nred", "fingerprint": "1" * 64, "pretrained": True}
+    path = invent(tmp_path, "task_a", A, {A: 0.5}, encoders={"text": encoder})
+    for form in ("text", "markdown", "latex", "csv", "json"):
+        _, stdout, _ = ask(tmp_path, "--list", "--format", form)
+        assert "\x1b" not in stdout, form
+        # A quoted cell of CSV may hold a line end; nothing else may.
+        assert form == "csv" or not any(line.startswith("red") for line in stdout.splitlines()), form
+    path.parent.parent.rename(tmp_path / "odd\n\\input{harm}")
+    _, stdout, _ = ask(tmp_path, "--format", "latex")
+    assert not any(line.startswith(("\\input", "\x1b")) for line in stdout.splitlines())
+
+
+def test_cells_that_a_spreadsheet_would_compute_are_texts(ask, tmp_path):
+    path = invent(tmp_path, "=1+1", A, {A: 0.5})
+    assert path.exists()
+    table = pd.read_csv(io.StringIO(ask(tmp_path, "--list", "--format", "csv")[1]))
+    assert set(table["row"]) == {f"'=1+1/fold_0/{A}"}
+
+
+def test_a_picture_is_written_whole(tmp_path, monkeypatch):
+    good = tmp_path / "picture.png"
+    good.write_bytes(b"before")
+
+    def killed(file):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("utils.files.os.fsync", killed)
+    figure, _ = plt.subplots()
+    with pytest.raises(KeyboardInterrupt):
+        style.save(figure, tmp_path, "picture")
+    plt.close(figure)
+    assert good.read_bytes() == b"before"

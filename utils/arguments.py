@@ -169,7 +169,7 @@ def parse_training_args(parser, argv=None):
 
 def split_seed(exp_name):
     """Repetitions over seeds lie beside the first: ``finetune-seed13`` → ("finetune", "-seed13")."""
-    method, suffix = re.fullmatch(r"(.*?)(-seed\d+)?", exp_name).groups(default="")
+    method, suffix = re.fullmatch(r"(.*?)(-seed\d+)?", exp_name, re.DOTALL).groups(default="")
     return method, suffix
 
 

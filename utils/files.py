@@ -73,9 +73,9 @@ def refuse_tracked(path):
             )
 
 
-def spreadsheet_safe(table):
-    """The DataFrame with an apostrophe before each text that a spreadsheet would take for a formula."""
-    return table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell)
+def spreadsheet_safe(cell):
+    """The cell of a table, with an apostrophe before a text that a spreadsheet would take for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def read_json(path):

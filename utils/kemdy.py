@@ -602,7 +602,7 @@ def main():
     for path, table in ((args.csv, corpus.utterances), (args.faults, faults)):
         if path:
             with whole_file(path) as file:
-                file.write(spreadsheet_safe(table).to_csv(index=False).encode(errors="surrogateescape"))
+                file.write(table.map(spreadsheet_safe).to_csv(index=False).encode(errors="surrogateescape"))
     if args.folds_json:
         write_json(args.folds_json, {str(index): fold for index, fold in enumerate(folds)})
 

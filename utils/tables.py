@@ -7,6 +7,7 @@ import textwrap
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from utils.files import spreadsheet_safe
 from utils.results import Estimate
 
 FORMATS = ("text", "markdown", "latex", "csv", "json")
@@ -219,7 +220,7 @@ class Report:
         text = io.StringIO()
         writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: _no_formula(value) for name, value in record.items()} for record in records)
+        writer.writerows({name: spreadsheet_safe(value) for name, value in record.items()} for record in records)
         return text.getvalue()
 
     def _json(self):
@@ -249,11 +250,6 @@ def _wrapped(sentences):
 def _one_line(text):
     """A name or value from a file may hold line ends; in a comment or a cell what follows would be something else."""
     return " ".join(text.splitlines())
-
-
-def _no_formula(value):
-    """A text that a spreadsheet would compute, marked as text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _json_escape(character):
