@@ -137,10 +137,23 @@ def _reason(error):
 
 
 def _sound_chunks(path):
-    """(bytes announced, bytes from there to the file's end) of every chunk of sound; none in a container without chunks."""
+    """(bytes announced, bytes from there to the file's end) of every chunk of sound; none where the container does not tell."""
     found, long_size = [], 0
     with open(path, "rb") as file:
         end = os.fstat(file.fileno()).st_size
+        head = file.read(1024)
+        if head[:4] == b"riff":  # W64, which tells the size of the whole file
+            return [(int.from_bytes(head[16:24], "little"), end)]
+        if head[:4] == b".snd":  # AU
+            start, size = (int.from_bytes(head[at : at + 4], "big") for at in (4, 8))
+            return [(size, end - start)] if size != 0xFFFF_FFFF else []
+        if head[:7] == b"NIST_1A":
+            counts = dict(re.findall(rb"^(sample_count|sample_n_bytes|channel_count) -i (\d+)", head, re.MULTILINE))
+            return [(math.prod(map(int, counts.values())), end - len(head))] if len(counts) == 3 else []
+        if head[:3] == b"ID3":  # a tag, with seven bits of its size in each byte
+            file.seek(10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0))))
+        else:
+            file.seek(0)
         order = CHUNKED.get(file.read(12)[:4])
         # No more than a thousand: in a damaged file, anything may be read as empty chunks, one after another.
         for _ in range(1_000 if order else 0):
