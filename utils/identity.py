@@ -43,10 +43,14 @@ def read_run_config(path):
     return config
 
 
+def arguments_that_matter(arguments):
+    """The flags on which a run's numbers depend, as ``{name: value}``."""
+    return {f"--{name}": value for name, value in arguments.items() if name not in (*WITHOUT_EFFECT, *PLACES)}
+
+
 def identity(config):
     """Everything in a config.json that makes the run what it is, as ``{name: value}``."""
-    passed_over = {*WITHOUT_EFFECT, *PLACES}
-    facts = {f"--{name}": value for name, value in config["arguments"].items() if name not in passed_over}
+    facts = arguments_that_matter(config["arguments"])
     for name, corpus in config["corpora"].items():
         facts[f"corpus {name}"] = corpus["digest"]
         facts[f"folds of {name}"] = fold_digest(corpus["splits"])

@@ -52,7 +52,7 @@ from utils.files import (
     whole_file,
 )
 from utils.folds import SPLITS
-from utils.identity import FORMAT, FileDigests, differences, identity, starting_checkpoint
+from utils.identity import FORMAT, FileDigests, arguments_that_matter, differences, identity, starting_checkpoint
 from utils.kemdy import EMOTIONS, find_corpus
 from utils.machine import require_open_files, require_whole_launch
 
@@ -469,7 +469,12 @@ class Run:
         if not (self._resumes and path.exists()):
             return None
         last = read_file(path, hint="--overwrite restarts the run")
-        if not isinstance(last, dict) or last.get("run") != self.id:
+        of_this_run = (
+            isinstance(last, dict)
+            and last.get("run") == self.id
+            and arguments_that_matter(last["arguments"]) == arguments_that_matter(self._arguments())
+        )
+        if not of_this_run:
             raise UserError(f"{path} is not of the run in {CONFIG} beside it: --overwrite restarts the run")
         if last["best_epoch"] != last["epoch"] and not (self.path / BEST_MODEL).exists():
             raise UserError(
