@@ -5,11 +5,12 @@ import resource
 import shutil
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 from conftest import ROOT, clean_environment, flags, folder, read, shell
 
-from utils.arguments import add_start_flags, named_path, training_parser
+from utils.arguments import add_start_flags, encoder_name, named_path, training_parser
 from utils.errors import UserError
 from utils.machine import available_cpus, require_whole_launch
 
@@ -35,6 +36,17 @@ def test_every_path_flag_expands_a_home_folder(tmp_path, monkeypatch):
     for script in ("evaluate.py", "continual_learning_init.py", "finetune.py", "ewc.py", "adapter.py"):
         assert "type=Path" not in (ROOT / script).read_text()
     assert named_path("a~b").name == "a~b"
+
+
+def test_a_path_is_found_in_either_unicode_form(tmp_path, monkeypatch):
+    composed, decomposed = (unicodedata.normalize(form, "결과") for form in ("NFC", "NFD"))
+    (tmp_path / decomposed / "text").mkdir(parents=True)
+    assert named_path(str(tmp_path / composed / "new")) == tmp_path / decomposed / "new"
+    monkeypatch.chdir(tmp_path)
+    assert encoder_name(f"{composed}/text") == f"{decomposed}/text" and encoder_name("owner/text") == "owner/text"
+    # Where outputs go, other capitals are another folder.
+    assert named_path("Results").name == "Results" and not (tmp_path / "results").mkdir()
+    assert named_path("Results").name == "Results"
 
 
 LEFT_OVER = {

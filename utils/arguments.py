@@ -4,6 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
+from utils.files import existing_path
 from utils.kemdy import CORPORA
 from utils.machine import available_cpus
 from utils.wavs import SECONDS
@@ -45,16 +46,17 @@ def word(text):
 
 
 def named_path(text):
-    """A path; ``~`` and ``~user`` are home folders, also in ``--output_root=~/x``, which bash leaves as it is."""
+    """A path as it is spelled on disk; ``~`` is a home folder, also in ``--output_root=~/x``, which bash leaves as it is."""
     try:
-        return Path(word(text)).expanduser()
+        return existing_path(Path(word(text)).expanduser())
     except RuntimeError:
         raise argparse.ArgumentTypeError(f"{text}: there is no such home folder; a name that begins so is ./{text}") from None
 
 
 def encoder_name(text):
-    """A hub name, or a folder's path as ``named_path`` takes it."""
-    return str(named_path(text)) if text.startswith("~") else word(text)
+    """A folder's path as ``named_path`` takes it, else a hub name."""
+    path = named_path(text)
+    return str(path) if text.startswith("~") or path.is_dir() else text
 
 
 def folder_name(text):

@@ -2,7 +2,6 @@
 
 import copy
 import queue
-import shlex
 import threading
 from collections import deque
 from concurrent.futures import Future
@@ -255,7 +254,7 @@ def load_task(args, name, tokenizer):
         if tables[split].empty:
             raise UserError(
                 f"{corpus.root}: no usable utterance in sessions {', '.join(map(str, fold[split]))}, "
-                f"the {split} split of fold {args.num_fold}; python -m utils.kemdy {shlex.quote(str(corpus.root))} shows why"
+                f"the {split} split of fold {args.num_fold}; {corpus.command} shows why"
             )
     splits = {split: UtteranceDataset(table, tokenizer, args.max_text_len, args.max_seq_len) for split, table in tables.items()}
     return Task(name, corpus, fold, splits)

@@ -1,5 +1,7 @@
 """What the continual settings (finetune, ewc) share: they go on from the model of the corpus that was learned first."""
 
+import shlex
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +61,7 @@ class StartingPoint:
             if not (path.parent / METRICS).exists():
                 command = (
                     f"python continual_learning_init.py --task {first_task} --num_fold {args.num_fold} "
-                    f"--exp_name {args.init_name}"
+                    f"--exp_name {shlex.quote(args.init_name)}"
                 )
                 raise UserError(
                     f"no finished run in {path.parent} to start from: make it with '{command}', or name a --checkpoint"
@@ -70,6 +72,8 @@ class StartingPoint:
                 f"--checkpoint {path}: there is no such file; it should be the best_model.pt of a run on {first_task}"
             )
         config_path = path.parent / CONFIG
+        if not is_export(path) and not zipfile.is_zipfile(path):
+            run.say(f"{path} is in torch's file format from before 2020, which holds no checksum: damage to it is not noticed")
         if is_export(path):
             config = read_export(path)[1]
         elif config_path.exists():

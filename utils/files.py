@@ -38,8 +38,8 @@ def run_folder(output_root, exp_name, fold, task):
     return Path(output_root) / exp_name / f"fold_{fold}" / task
 
 
-def existing_path(path):
-    """``path``, with ``~`` expanded, as it is spelled on disk, where that differs in Unicode form or case alone.
+def existing_path(path, any_case=False):
+    """``path``, with ``~`` expanded, as it is spelled on disk, where that differs in Unicode form (or case) alone.
 
     A part of the path that does not exist is replaced by the one entry of its folder whose name is the same but for that;
     where there is none, or a choice, it stays as it is.
@@ -47,8 +47,8 @@ def existing_path(path):
     path = Path(os.path.expanduser(path))
     if path.exists() or path == path.parent:
         return path
-    parent = existing_path(path.parent)
-    for same in (_composed, lambda name: _composed(name).casefold()):
+    parent = existing_path(path.parent, any_case)
+    for same in (_composed, lambda name: _composed(name).casefold())[: 1 + any_case]:
         with contextlib.suppress(OSError):
             found = [name for name in os.listdir(parent) if same(name) == same(path.name)]
             if len(found) == 1:

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import shlex
 import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -162,22 +163,27 @@ class Corpus:
     faults: list
     synthetic: bool
 
+    @property
+    def command(self):
+        """The command that audits this copy."""
+        return f"python -m utils.kemdy {shlex.quote(str(self.root))}"
+
     def warnings(self):
         """What a user should hear before training on this copy, as lines."""
         lines = []
         for kind, files in (("transcript", self.unreadable_transcripts), ("wav", self.unreadable)):
             lines += [f"left out, {kind} {path} {reason}" for path, reason in files[:SHOWN]]
             if len(files) > SHOWN:
-                lines.append(f"left out, {len(files) - SHOWN:,} more {kind}s (python -m utils.kemdy {self.root} lists all)")
+                lines.append(f"left out, {len(files) - SHOWN:,} more {kind}s ({self.command} lists all)")
         without_row = self.notes.get(NO_ROW, 0)
         if without_row > MANY_WITHOUT_ROW * self.rows:
             lines.append(
-                f"{without_row:,} wavs have no row in annotation/, so their labels are lost: was a file cut short? (python -m "
-                f"utils.kemdy {self.root} lists them)"
+                f"{without_row:,} wavs have no row in annotation/, so their labels are lost: was a file cut short? ("
+                f"{self.command} lists them)"
             )
         if untold := self.notes.get(UNTOLD_LENGTH, 0):
             lines.append(
-                f"{untold:,} wavs are in a form that does not tell whether they are whole (python -m utils.kemdy {self.root} "
+                f"{untold:,} wavs are in a form that does not tell whether they are whole ({self.command} "
                 "lists them)"
             )
         return lines + self.missing_sessions()
@@ -197,7 +203,7 @@ class Corpus:
                 listing += f"; and {len(self.unreadable) - SHOWN:,} more"
             raise UserError(
                 f"{len(self.unreadable)} wav file(s) of {self.name} cannot be used (copy them again, or train without them by "
-                f"--skip_bad_files; python -m utils.kemdy {self.root} lists all): {listing}"
+                f"--skip_bad_files; {self.command} lists all): {listing}"
             )
 
 
@@ -207,7 +213,7 @@ def find_corpus(data_root, name):
     Raises:
         UserError: if there is none, or if several versions leave a choice.
     """
-    data_root = existing_path(data_root)
+    data_root = existing_path(data_root, any_case=True)
     exact = data_root / name
     if exact.is_dir():
         return exact
@@ -233,7 +239,7 @@ def read_corpus(root, progress=True):
     Raises:
         UserError: if the folder, its annotations or their columns are not those of the corpora; the line names the file.
     """
-    root = existing_path(root)
+    root = existing_path(root, any_case=True)
     name, annotations, others = _find_annotations(root)
     corpus_format = FORMATS[name]
     sessions = sorted({int(match["session"]) for _, match in annotations})
