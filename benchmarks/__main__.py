@@ -34,7 +34,7 @@ ROWS = (
     ("written", "no", "bytes that an adapter run leaves"),
 )
 PER_STEP = ("fusion", "ewc", "adapter", "validation", "fisher")
-WORKERS = (0, 1, 2, 4)
+THREADS = (0, 1, 2, 4)
 EPOCHS, FOLDS, TRAINED_SHARE = 40, 5, 0.6
 # Dense bf16 operations a second, as the maker states them.
 PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -98,7 +98,7 @@ def take(rows, args):
             if what in ("flops", "features"):
                 results[what, "no", "ours"] = sum((attempt(what, "ours", folder, "no", args) for _ in range(args.repeats)), [])
             elif what == "loading":
-                results["loading"] = {n: one for n in WORKERS for one in attempt(what, "ours", folder, "no", args, n)}
+                results["loading"] = {n: one for n in THREADS for one in attempt(what, "ours", folder, "no", args, n)}
         if args.profile:
             results["profile"] = "".join(one["text"] for one in attempt("profile", "ours", folder, "bf16", args))
     return {key: of for key, of in results.items() if of}, failed
@@ -147,10 +147,9 @@ def report(rows, results, args):
             f"an adapter's training is {whole:.3g} times as fast."
         )
     if "loading" in results:
-        numbers["loading"] = {n: {k: one[k] for k in ("value", "worker_bytes")} for n, one in results["loading"].items()}
+        numbers["loading"] = {n: one["value"] for n, one in results["loading"].items()}
         times = ", ".join(f"{n}: {1000 * one['value']:.2g} ms" for n, one in results["loading"].items())
-        worker = max(one["worker_bytes"] for one in results["loading"].values())
-        lines.append(f"Reading a batch of wavs, by worker processes: {times}; a worker holds {worker / 1e6:.0f} MB at most.")
+        lines.append(f"Reading a batch of wavs, by threads that read ahead: {times}.")
     return [*lines, results.get("profile", "")], numbers
 
 
