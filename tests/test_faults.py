@@ -33,6 +33,7 @@ from utils import kemdy
 from utils.batches import Loader, UtteranceDataset
 from utils.errors import UserError
 from utils.kemdy import read_corpus
+from utils.runs import _unknown_share
 from utils.wavs import INDEX_NAME, read_waveform
 
 # Notes of which the files are not listed.
@@ -164,6 +165,7 @@ BAD_WAVS = {
     "W64, cut": (put(encoded(kind="W64")[:8_000]), "is truncated: its header announces 16,104 bytes of sound, 8,000 are there"),
     "AU, cut": (put(encoded(kind="AU")[:8_000]), "is truncated: its header announces 16,000 bytes of sound, 7,976 are there"),
     "NIST, cut": (put(encoded(kind="NIST")[:8_000]), "is truncated: its header announces 16,000 bytes of sound"),
+    "one wav appended to another": (put(riff() + riff()), "holds 2 chunks of sound"),
     "two chunks of sound": (put(riff() + data_chunk(100)), "holds 2 chunks of sound, where one is expected"),
     "two chunks of sound, apart": (put(riff() + b"LIST\4\0\0\0INFO" + data_chunk(100)), "holds 2 chunks of sound"),
     "two chunks of sound, cut": (put(riff() + data_chunk(100)[:-9]), "holds 2 chunks of sound"),
@@ -182,6 +184,11 @@ KEPT_WAVS = {
     "IRCAM, cut": (encoded(kind="IRCAM")[:8_000], "wavs of untold length", "does not tell whether it is whole"),
     "MP3": (encoded(kind="MP3", subtype="MPEG_LAYER_III"), "wavs of untold length", "does not tell whether it is whole"),
     "Ogg": (encoded(kind="OGG", subtype="VORBIS"), "wavs of untold length", "does not tell whether it is whole"),
+    "RF64, impossible size": (
+        encoded(kind="RF64").replace(struct.pack("<Q", 16_000), b"\xfe" * 8),
+        "wavs of untold length",
+        "does not tell whether it is whole",
+    ),
     "zeros": (silence(), "silent wavs", "is silent"),
     "zeros, FLAC": (silence(kind="FLAC"), "silent wavs", "is silent"),
     "zeros, 8 bit": (silence(subtype="PCM_U8"), "silent wavs", "is silent"),
@@ -589,7 +596,7 @@ def test_names_and_cells_reach_no_terminal_raw(copy, call_main, tmp_path):
     code, stdout, stderr = call_main(kemdy, copy.root)
     assert code == 0 and "\\x1b[31mred\\r" in stdout and "unknown label 'sad\\x1b[2J\\x07'" in stdout, stderr
     code, out, err = call_main(kemdy, copy.root / "wav" / "\x1b[31mred\r")
-    assert code == 1 and "\\x1b[31mred\\r has no folder annotation/" in err
+    assert code == 1 and "\\x1b[31mred" in err and "has no folder annotation/" in err
     assert not any(character in stdout + out + err for character in "\x1b\r\x07")
 
 
@@ -687,6 +694,13 @@ def test_a_wav_that_goes_bad_while_it_is_trained_on(copy, case):
         list(Loader(dataset, [[0, 1], [2, 3]], num_threads=0))
     line = str(caught.value)
     assert line.startswith(f"{copy.wav} went bad since it was looked at: {reason}") and "\n" not in line
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_unknown_tokens_are_looked_for_in_every_split(split):
+    known, unknown = (SimpleNamespace(input_ids=[[2, *ids, 3]]) for ids in ([5, 6, 7, 8], [1, 1, 1, 8]))
+    task = SimpleNamespace(splits={"train": known, "valid": known, "test": known} | {split: unknown})
+    assert _unknown_share(task, SimpleNamespace(unk_token_id=1)) == 0.75
 
 
 def test_a_wav_that_goes_bad_ends_training_with_one_line(whole, encoders, call_main, tmp_path):

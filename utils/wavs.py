@@ -105,16 +105,13 @@ def read_header(path):
                 return _rate_reason(samplerate)
             if not SECONDS[0] <= frames / samplerate <= SECONDS[1]:
                 return f"lasts {frames / samplerate:,.3g} s (usable: {SECONDS[0]} to {SECONDS[1]})"
-            decoded, lowest, highest = 0, np.inf, -np.inf
-            while len(block := sound.read(1 << 14, dtype="float32")):
-                decoded += len(block)
-                with np.errstate(all="ignore"):  # answered below
-                    mono = block if channels == 1 else block.mean(axis=1)
-                    if not np.isfinite(mono.var()):
-                        return "holds samples that are not finite (NaN, infinite, or too large)"
-                lowest, highest = min(lowest, mono.min()), max(highest, mono.max())
-            if decoded < frames:
-                return f"is truncated: {decoded:,} of {frames:,} samples can be decoded"
+            samples = sound.read(frames, dtype="float32")
+        if len(samples) < frames:
+            return f"is truncated: {len(samples):,} of {frames:,} samples can be decoded"
+        with np.errstate(all="ignore"):  # answered in the next line
+            mono = samples if channels == 1 else samples.mean(axis=1)
+            if not np.isfinite(mono.var()):
+                return "holds samples that are not finite (NaN, infinite, or too large)"
         digest = sha256(path)
     except OSError as error:
         return error.strerror or str(error)
@@ -123,7 +120,7 @@ def read_header(path):
     except UnicodeEncodeError:
         return "its path is not in UTF-8"
     streamed = int(announced >= STREAMED_BYTES and container not in CHECKED_BY_LIBSNDFILE)
-    silent = int(highest - lowest <= SILENCE)
+    silent = int(mono.max() - mono.min() <= SILENCE)
     return WavHeader(found.st_size, found.st_mtime_ns, frames, samplerate, channels, streamed, silent, digest)
 
 
@@ -160,12 +157,12 @@ def _sound_chunks(path):
             name, size, start = file.read(4), int.from_bytes(file.read(4), order), file.tell()
             if name == b"ds64":  # RF64 keeps the sizes beyond 32 bits in it
                 long_size = int.from_bytes(file.read(16)[8:], order)
-            elif name in (b"data", b"SSND"):
+            elif name in (b"data", b"SSND", b"RIFF"):  # the last where one wav was appended to another
                 size = long_size if size == 0xFFFF_FFFF and long_size else size
                 found.append((size, end - start))
-            file.seek(start + size + size % 2)
             if start + size >= end:
                 break
+            file.seek(start + size + size % 2)
     return found
 
 
