@@ -208,7 +208,7 @@ class Corpus:
 
 
 def find_corpus(data_root, name):
-    """Folder of a corpus: ``data_root/KEMDy19``, or the one ``data_root/KEMDy19_v*``, in capitals or not.
+    """Folder of a corpus: ``data_root/KEMDy19``, or the one ``data_root/KEMDy19_v*``, in any case.
 
     Raises:
         UserError: if there is none, or if several versions leave a choice.
