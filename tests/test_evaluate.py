@@ -12,17 +12,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import EXPERIMENTS, digest, folder, read, shell
+from conftest import EXPERIMENTS, ROOT, digest, folder, read, shell
 from matplotlib import pyplot as plt
 from matplotlib.text import Text
 from scipy import stats
 
+import adapter
+import continual_learning_init
 import evaluate
+import ewc
+import finetune
 from models import FusionClassifier
+from utils import report
+from utils.arguments import training_parser
 from utils.figures import architecture, curves, scores, style
 from utils.kemdy import CORPORA, EMOTIONS
 from utils.metrics import test_scores as scores_of_test
-from utils.results import Estimate, comparable_runs, find_runs
+from utils.results import METHODS, Estimate, comparable_runs, find_runs
 
 A, B = CORPORA
 COUNTS = {emotion: 2 for emotion in EMOTIONS}
@@ -738,3 +744,27 @@ def test_a_picture_is_written_whole(tmp_path, monkeypatch):
         style.save(figure, tmp_path, "picture")
     plt.close(figure)
     assert good.read_bytes() == b"before"
+
+
+def test_every_flag_of_the_scripts_is_known_to_the_commands(call_main):
+    shared = vars(training_parser("", METHODS).parse_args(["--task", A])).keys()
+    known, own = {*shared, *report.OWN_FLAGS, *report.NOT_REPEATED}, set()
+    for module in (continual_learning_init, finetune, ewc, adapter):
+        code, stdout, _ = call_main(module, "--help")
+        flags = set(re.findall(r"(?m)^  --(\w+)", stdout))
+        assert code == 0 and flags <= known
+        own |= flags
+    assert set(report.OWN_FLAGS) <= own
+
+
+def test_commands_are_right_where_they_are_printed(ask, tmp_path, monkeypatch):
+    invent(tmp_path / "outputs", "task_a", A, {A: 0.5}, batch_size=8, data_root="/corpora")
+    monkeypatch.chdir(tmp_path)
+    _, stdout, _ = ask("outputs", "--folds", 0)
+    (line,) = (line for line in stdout.splitlines() if "run-joint.sh" in line)
+    done = shell("bash", "-c", line.strip(), DRY_RUN="1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    args = training_parser("", "any", tasks=(*CORPORA, "joint")).parse_known_args(shlex.split(done.stdout)[2:])[0]
+    assert str(args.data_root) == "/corpora" and str(args.output_root) == "outputs"
+    monkeypatch.chdir(ROOT)
+    assert '  FOLDS="0" bash run-joint.sh --num_epochs 2' in ask(tmp_path / "outputs", "--folds", 0)[1]

@@ -1,5 +1,6 @@
 """What the machine, the shell and a launcher hand to a run: paths, CPUs, open files, variables, places that git ignores."""
 
+import errno
 import os
 import resource
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from conftest import ROOT, clean_environment, flags, folder, read, shell
 
 from utils.arguments import add_start_flags, encoder_name, named_path, training_parser
-from utils.errors import UserError
+from utils.errors import UserError, one_line_errors
 from utils.machine import available_cpus, require_whole_launch
 
 
@@ -92,6 +93,16 @@ def test_few_open_files_are_raised_or_told(soft, hard, code, data_root, encoders
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
     if code:
         assert done.stderr.splitlines()[-1].startswith("error: ") and "ulimit -n" in done.stderr
+
+
+def test_no_more_open_files_is_one_line(capsys):
+    @one_line_errors
+    def main():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "a.wav")
+
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err.startswith("error: a.wav: Too many open files; start it from a shell that allows more")
 
 
 def test_nothing_is_made_at_import():
