@@ -561,7 +561,6 @@ def test_an_exact_name_is_preferred(tmp_path):
 def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
     make_kemdy20(tmp_path / "KEMDy20", utterances=1)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert find_corpus("~", "KEMDy20") == tmp_path / "KEMDy20"
     monkeypatch.setattr(sys, "argv", ["kemdy", "~/KEMDy20", "--csv=~/table.csv"])
     main()
     assert (tmp_path / "table.csv").exists()

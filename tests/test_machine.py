@@ -1,5 +1,6 @@
 """What the machine, the shell and a launcher hand to a run: paths, CPUs, open files, variables, places that git ignores."""
 
+import argparse
 import errno
 import os
 import resource
@@ -36,7 +37,9 @@ def test_every_path_flag_expands_a_home_folder(tmp_path, monkeypatch):
     assert parser.parse_args(["--task", "KEMDy19", "--text_model", "a/b"]).text_model == "a/b"
     for script in ("evaluate.py", "continual_learning_init.py", "finetune.py", "ewc.py", "adapter.py"):
         assert "type=Path" not in (ROOT / script).read_text()
-    assert named_path("a~b").name == "a~b"
+    assert str(named_path("./~")) == "~" and named_path("a~b").name == "a~b"
+    with pytest.raises(argparse.ArgumentTypeError, match="no such home folder; a name that begins so is ./~nobody-here"):
+        named_path("~nobody-here/x")
 
 
 def test_a_path_is_found_in_either_unicode_form(tmp_path, monkeypatch):
@@ -73,7 +76,8 @@ def test_variables_of_one_process_are_let_be(whole):
 
 
 def test_one_process_under_torchrun_is_one(data_root, encoders, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "1", "continual_learning_init.py"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
+    launch.append("continual_learning_init.py")
     done = shell(*launch, *flags(data_root, encoders, tmp_path), "--task", "KEMDy20", "--num_epochs", "1")
     assert done.returncode == 0, done.stderr
     assert read(folder(tmp_path, "task_a", "KEMDy20") / "config.json")["machine"]["processes"] == 1

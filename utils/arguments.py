@@ -1,6 +1,7 @@
 """The flags that all training scripts share: the published ones with their defaults, and ours."""
 
 import argparse
+import os
 import re
 from pathlib import Path
 
@@ -47,10 +48,10 @@ def word(text):
 
 def named_path(text):
     """A path as it is spelled on disk; ``~`` is a home folder, also in ``--output_root=~/x``, which bash leaves as it is."""
-    try:
-        return existing_path(Path(word(text)).expanduser())
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text}: there is no such home folder; a name that begins so is ./{text}") from None
+    expanded = os.path.expanduser(word(text))
+    if expanded.startswith("~"):
+        raise argparse.ArgumentTypeError(f"{text}: there is no such home folder; a name that begins so is ./{text}")
+    return existing_path(Path(expanded))
 
 
 def encoder_name(text):

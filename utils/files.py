@@ -39,12 +39,12 @@ def run_folder(output_root, exp_name, fold, task):
 
 
 def existing_path(path, any_case=False):
-    """``path``, with ``~`` expanded, as it is spelled on disk, where that differs in Unicode form (or case) alone.
+    """``path`` as it is spelled on disk, where that differs in Unicode form (or case) alone.
 
     A part of the path that does not exist is replaced by the one entry of its folder whose name is the same but for that;
     where there is none, or a choice, it stays as it is.
     """
-    path = Path(os.path.expanduser(path))
+    path = Path(path)
     if path.exists() or path == path.parent:
         return path
     parent = existing_path(path.parent, any_case)
