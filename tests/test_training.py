@@ -1,5 +1,6 @@
 """Sampling, Fisher information, penalty and scores, against what they are defined as."""
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from ewc import ElasticPenalty, fisher_information
 from models import FusionClassifier, load_tokenizer
-from utils.batches import BalancedBatchSampler, UtteranceDataset, ordered_loader
+from utils.batches import BalancedBatchSampler, Loader, UtteranceDataset, ordered_loader
 from utils.kemdy import EMOTIONS, read_corpus
 from utils.metrics import majority_scores  # pytest would take it for a test
 from utils.metrics import test_scores as scores_of
@@ -44,6 +45,17 @@ def test_batches_by_length_hold_every_utterance_once(dataset):
     assert sorted(np.concatenate(batches)) == list(range(len(dataset)))
     first = next(iter(loaders[0]))["indices"].numpy()
     assert lengths[first].min() >= np.sort(lengths)[::-1][3]
+
+
+def test_reading_threads_end_with_the_pass_and_when_it_is_left(dataset):
+    before = threading.active_count()
+    batches = [[index] for index in range(8)]
+    whole = [batch["indices"].tolist() for batch in Loader(dataset, batches, 3)]
+    assert whole == batches and threading.active_count() == before
+    left = iter(Loader(dataset, batches, 3))
+    assert next(left)["indices"].tolist() == [0] and threading.active_count() == before + 3
+    left.close()  # as leaving the loop does
+    assert threading.active_count() == before
 
 
 @pytest.fixture()

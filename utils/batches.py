@@ -20,6 +20,8 @@ from utils.wavs import read_waveform
 
 # A storage that has not answered for so long is gone; the slowest that still works gives a batch in far less.
 SECONDS_FOR_A_BATCH = 300
+# For a thread to finish the batch that nobody waits for any more.
+SECONDS_TO_END = 2
 
 
 class UtteranceDataset(Dataset):
@@ -158,9 +160,10 @@ class Loader:
             yield from map(self._read, self.batches)
             return
         jobs, ahead = queue.SimpleQueue(), deque()
-        for _ in range(self.num_threads):
-            # Daemons: one that a storage never answers must not keep the process.
-            threading.Thread(target=self._work, args=(jobs,), daemon=True).start()
+        # Daemons: one that a storage never answers must not keep the process.
+        threads = [threading.Thread(target=self._work, args=(jobs,), daemon=True) for _ in range(self.num_threads)]
+        for thread in threads:
+            thread.start()
         try:
             for indices in self.batches:
                 ahead.append(Future())
@@ -172,8 +175,11 @@ class Loader:
         finally:
             for future in ahead:
                 future.cancel()
-            for _ in range(self.num_threads):
+            for _ in threads:
                 jobs.put(None)
+            for thread in threads:
+                # One that still held a tensor when the interpreter ends would abort the process.
+                thread.join(SECONDS_TO_END)
 
     def _read(self, indices):
         batch = self.dataset.collate([self.dataset[index] for index in indices])
@@ -182,12 +188,12 @@ class Loader:
     def _work(self, jobs):
         while (job := jobs.get()) is not None:
             future, indices = job
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(self._read(indices))
-            except BaseException as error:
-                future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(self._read(indices))
+                except BaseException as error:
+                    future.set_exception(error)
+            del job, future  # with the batch, which is the reader's now
 
     def _wait_for(self, future):
         try:
