@@ -84,9 +84,7 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
                     f"--{kind}_model {name}: its weights lack {len(lost)} parameter(s) of {type(encoder).__name__}, such as "
                     f"{lost[0]}; name a checkpoint that holds the whole encoder"
                 )
-            for key, tensor in encoder.state_dict().items():
-                if not torch.isfinite(tensor).all():
-                    raise UserError(f"--{kind}_model {name}: {key} holds numbers that are not finite; copy its weights again")
+            _require_finite(encoder, f"--{kind}_model {name}")
         else:
             encoder, missing = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False), []
         preprocessing = {file: find_file(name, file) for file in PREPROCESSING} if kind == "speech" else {}
@@ -134,6 +132,12 @@ def _checked(kind, encoder, named):
             "name another encoder, such as a wav2vec2, HuBERT or WavLM"
         )
     return encoder
+
+
+def _require_finite(encoder, named):
+    for key, tensor in encoder.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{named}: {key} holds numbers that are not finite; copy its weights again")
 
 
 def _depends_on_padding(encoder):

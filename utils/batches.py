@@ -140,7 +140,7 @@ class Loader:
 
     Args:
         dataset: an UtteranceDataset.
-        batches: lists of indices; iterated anew for every pass.
+        batches: lists of indices; iterated once for every pass.
         num_threads: that read; with 0 the caller's own thread does.
     """
 

@@ -14,12 +14,9 @@ class UserError(Exception):
     """Something the user can mend; its message is the one line that is shown."""
 
 
-
 def printable(text):
     """``text`` as a terminal may get it: what is neither a line end nor printable (control characters) as its escape."""
-    return "".join(
-        character if character == "\n" or character.isprintable() else ascii(character)[1:-1] for character in text
-    )
+    return "".join(character if character == "\n" or character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def one_line_errors(main):

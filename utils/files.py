@@ -5,9 +5,11 @@ import errno
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import time
 import unicodedata
+from datetime import datetime
 from pathlib import Path
 
 from filelock import lock_descriptor
@@ -169,6 +171,12 @@ def write_json(path, content):
     write_text(path, as_json(content))
 
 
+def this_process():
+    """The line that a lock names its holder by."""
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    return f"process {os.getpid()} on {socket.gethostname()} since {since}"
+
+
 class Locked(Exception):
     """Another process holds the lock; the message is what it wrote into it, who it is."""
 
@@ -178,7 +186,7 @@ class LockFile:
 
     The lock is the system's (flock), which ends with its process, however that ends. On NFS (Linux, version 3 with lockd or 4)
     the server holds it, so that other machines see it, and takes it from one that is gone after its lease. On a file system
-    without locks whoever comes last makes the file anew, and who held it before finds that it does not hold it any more.
+    without locks the last process to come recreates the file, and the one before finds that it does not hold it any more.
 
     Args:
         path: the lock file, which is made if missing, in a folder that is there.

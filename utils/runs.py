@@ -14,7 +14,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -49,6 +48,7 @@ from utils.files import (
     LockFile,
     as_json,
     run_folder,
+    this_process,
     whole_file,
 )
 from utils.folds import SPLITS
@@ -138,7 +138,7 @@ class Run:
                 ) from None
 
     def _leave(self, number, frame):
-        """End the process at once: files are written whole, and an epoch that was cut off is repeated."""
+        """End the process at once: files are written whole, and an interrupted epoch is repeated."""
         with suppress(RuntimeError, OSError):  # the signal may have come inside a print; the reader may be gone
             sys.stdout.flush()
         if self.accelerator.is_main_process:
@@ -235,13 +235,11 @@ class Run:
 
     def _claim(self):
         """Keep every other process out of the folder until this run ends."""
-        since = datetime.now().astimezone().isoformat(timespec="seconds")
-        owner = f"process {os.getpid()} on {socket.gethostname()} since {since}"
         try:
             self._made = [folder for folder in self.path.parents if not folder.exists()]
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Beside the folder, which may be removed or moved away with the run still under way.
-            self._lock = LockFile(self.path.with_name(f".{self.path.name}.lock"), owner)
+            self._lock = LockFile(self.path.with_name(f".{self.path.name}.lock"), this_process())
             self.path.mkdir(exist_ok=True)
             (self.path / ".probe.partial").touch()
             for partial in self.path.glob(".*.partial"):  # and what a killed process was writing

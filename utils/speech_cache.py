@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from models.encoders import speech_features
 from utils.batches import padded
 from utils.errors import UserError
-from utils.files import DIGESTS, Locked, LockFile, read_json, sha256, write_json
+from utils.files import DIGESTS, Locked, LockFile, read_json, sha256, this_process, write_json
 from utils.identity import FileDigests
 from utils.wavs import SAMPLE_RATE, read_waveform
 
@@ -164,12 +163,12 @@ def _find(folder, segment_ids, width, precision):
 
 @contextmanager
 def _locked(folder, say):
-    path, owner = folder.with_name(folder.name + ".lock"), f"process {os.getpid()} on {socket.gethostname()}"
+    path = folder.with_name(folder.name + ".lock")
     try:
-        lock = LockFile(path, owner)
+        lock = LockFile(path, this_process())
     except Locked as held:
         say(f"{folder} is being computed by {held}: waiting for it")
-        lock = LockFile(path, owner, wait=True)
+        lock = LockFile(path, this_process(), wait=True)
     try:
         yield
     finally:
