@@ -2,11 +2,11 @@
 
 from models import AdapterFusionClassifier
 from models.encoders import ENCODER_SEED
-from utils.arguments import named_path, parse_training_args, positive_int, seed_number, training_parser
+from utils.data.speech_cache import use_cached_features
 from utils.errors import one_line_errors
-from utils.runs import Run
-from utils.speech_cache import use_cached_features
-from utils.training import test_and_finish, train
+from utils.training.arguments import named_path, parse_training_args, positive_int, seed_number, training_parser
+from utils.training.engine import test_and_finish, train
+from utils.training.run import Run
 
 METHODS = ("adapter", "adapter_wo_pretraining")
 

@@ -5,11 +5,11 @@ to it is the price of learning them one after the other.
 """
 
 from models import FusionClassifier
-from utils.arguments import JOINT, parse_training_args, training_parser
+from utils.data.kemdy import CORPORA
 from utils.errors import one_line_errors
-from utils.kemdy import CORPORA
-from utils.runs import Run
-from utils.training import test_and_finish, train
+from utils.training.arguments import JOINT, parse_training_args, training_parser
+from utils.training.engine import test_and_finish, train
+from utils.training.run import Run
 
 METHODS = ("task_a", JOINT)
 

@@ -6,13 +6,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.arguments import HelpFormatter, count, encoder_name, named_path
+from utils.data.kemdy import CORPORA
 from utils.errors import UserError, one_line_errors, printable
 from utils.files import write_text
-from utils.kemdy import CORPORA
 from utils.machine import available_cpus
-from utils.published import published_tables
-from utils.report import (
+from utils.results.published import published_tables
+from utils.results.report import (
     class_tables,
     lambda_tables,
     measure_tables,
@@ -24,8 +23,9 @@ from utils.report import (
     run_table,
     score_table,
 )
-from utils.results import METHODS, METRIC_TITLES, are_synthetic, comparable_runs, find_runs
-from utils.tables import FORMATS, Report, Table
+from utils.results.runs import METHODS, METRIC_TITLES, are_synthetic, comparable_runs, find_runs
+from utils.results.tables import FORMATS, Report, Table
+from utils.training.arguments import HelpFormatter, count, encoder_name, named_path
 
 METRICS = {name.removeprefix("f1_"): name for name in METRIC_TITLES}
 # Micro F1 is accuracy here: in the score table it stands, beside each other measure it would say little more.
@@ -141,7 +141,7 @@ def count_notes(found):
 def recompute_table(found, args):
     """Test all finished runs again: a row each, with the answer."""
     # torch and transformers are loaded only where they are needed.
-    from utils.recompute import retest
+    from utils.results.recompute import retest
 
     machine = {name: value for name, value in vars(args).items() if name in MACHINE_FLAGS}
     rows = {}

@@ -8,13 +8,20 @@ information F_i the first task gave it.
 import torch
 from torch.nn.functional import cross_entropy
 
-from utils.arguments import add_start_flags, non_negative_float, other_task, parse_training_args, positive_int, training_parser
-from utils.batches import ordered_loader
-from utils.continual import continue_from_first_task
+from utils.data.batches import ordered_loader
 from utils.errors import one_line_errors
 from utils.files import FISHER
-from utils.runs import Run
-from utils.training import progress_bar, test_and_finish, to_device, train
+from utils.training.arguments import (
+    add_start_flags,
+    non_negative_float,
+    other_task,
+    parse_training_args,
+    positive_int,
+    training_parser,
+)
+from utils.training.engine import progress_bar, test_and_finish, to_device, train
+from utils.training.run import Run
+from utils.training.start import continue_from_first_task
 
 
 def fisher_information(run, model, dataset, batch_size):

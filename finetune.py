@@ -1,10 +1,10 @@
 """Fine-tune the other corpus's best model on this one, with nothing that guards what it knew (setting finetune)."""
 
-from utils.arguments import add_start_flags, parse_training_args, training_parser
-from utils.continual import continue_from_first_task
 from utils.errors import one_line_errors
-from utils.runs import Run
-from utils.training import test_and_finish, train
+from utils.training.arguments import add_start_flags, parse_training_args, training_parser
+from utils.training.engine import test_and_finish, train
+from utils.training.run import Run
+from utils.training.start import continue_from_first_task
 
 
 @one_line_errors

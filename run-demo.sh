@@ -10,8 +10,8 @@ case "${1:-}" in
   --full) full=yes ;;
   *) echo "usage: bash run-demo.sh [--full]" >&2; exit 2 ;;
 esac
-source "$(dirname "${BASH_SOURCE[0]}")/utils/environment.sh"
-source "$repository/utils/interruptible.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
+source "$repository/utils/shell/interruptible.sh"
 make_python
 
 export SEEDS="${SEEDS:-12${full:+ 13 14}}"

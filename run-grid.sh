@@ -2,8 +2,8 @@
 # Every run of the paper's table on one machine with several GPUs, a run on each at a time: GPUS=4 bash run-grid.sh [flags]
 # FOLDS, SEEDS, TEXT_MODEL and SPEECH_MODEL choose as in the run scripts, whose commands these are; what is finished is skipped.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/utils/environment.sh"
-source "$repository/utils/interruptible.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
+source "$repository/utils/shell/interruptible.sh"
 find_python || [ -n "${DRY_RUN:-}" ] || no_python
 fail() {
   echo "error: $*" >&2

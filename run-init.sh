@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # task_a: the whole fusion model on each corpus alone, with the published batch size and epochs. Needed by finetune and ewc.
 # FOLDS="0 1" TASKS=KEMDy19 SEEDS="12 13" bash run-init.sh --lr 2e-5   does a part; further flags go to the script.
-source "$(dirname "${BASH_SOURCE[0]}")/utils/sweep.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/sweep.sh"
 sweep continual_learning_init.py task_a --batch_size 8 --num_epochs 40 "$@"

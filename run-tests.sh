@@ -2,6 +2,6 @@
 # Run the tests; the first time, install what they need into .venv. Further flags go to pytest.
 set -euo pipefail
 CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")"
-source utils/environment.sh
+source utils/shell/environment.sh
 make_python
 exec "$PYTHON" -m pytest tests "$@"

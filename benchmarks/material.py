@@ -8,9 +8,9 @@ import numpy as np
 import soundfile
 from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
 
+from utils.data.audio import SAMPLE_RATE
+from utils.data.kemdy import EMOTIONS
 from utils.files import SYNTHETIC_MARKER
-from utils.kemdy import EMOTIONS
-from utils.wavs import SAMPLE_RATE
 
 DIFFERENT_WAVS = 64
 SESSIONS = 10

@@ -20,13 +20,13 @@ from benchmarks import published
 from benchmarks.material import NumberTokenizer, corpus_paths, encoders
 from ewc import ElasticPenalty, fisher_information
 from models import AdapterFusionClassifier, FusionClassifier
-from utils.arguments import named_path, training_parser
-from utils.batches import BalancedBatchSampler, Loader, Task, UtteranceDataset
-from utils.folds import SPLITS, session_folds, split_utterances
-from utils.kemdy import find_corpus, read_corpus
-from utils.runs import Run
-from utils.speech_cache import corpus_features
-from utils.training import Training, evaluate, train_epoch
+from utils.data.batches import BalancedBatchSampler, Loader, Task, UtteranceDataset
+from utils.data.folds import SPLITS, session_folds, split_utterances
+from utils.data.kemdy import find_corpus, read_corpus
+from utils.data.speech_cache import corpus_features
+from utils.training.arguments import named_path, training_parser
+from utils.training.engine import Training, evaluate, train_epoch
+from utils.training.run import Run
 
 TASK = "KEMDy20"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

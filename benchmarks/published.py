@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from models.adapter import AdapterFusionClassifier
 from models.encoders import masked_mean
 from models.fusion import FusionClassifier
-from utils.kemdy import EMOTIONS, read_corpus
-from utils.wavs import SAMPLE_RATE
+from utils.data.audio import SAMPLE_RATE
+from utils.data.kemdy import EMOTIONS, read_corpus
 
 
 def frame_mask(speech_encoder, attention_mask, frames):

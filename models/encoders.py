@@ -16,9 +16,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING_NAMES, 
 
 from models.hub import find_file, one_line_if_missing, quiet, split_revision
 from models.tokenizer import load_tokenizer, tokenizer_digest
+from utils.data.audio import SAMPLE_RATE
 from utils.errors import UserError
 from utils.files import SYNTHETIC_MARKER, read_json
-from utils.wavs import SAMPLE_RATE
 
 ENCODER_SEED = 12
 # Some checkpoints lack it, and it is then drawn at random: it does not tell one encoder from another.

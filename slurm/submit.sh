@@ -3,7 +3,7 @@
 # Paths in flags are relative to where it is called; logs go to the repository's outputs/.
 # FOLDS, SEEDS, TEXT_MODEL and SPEECH_MODEL choose as for the run scripts; DRY_RUN=1 prints the sbatch commands instead.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/../utils/environment.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/../utils/shell/environment.sh"
 
 if [ -n "${EXP_NAME:-}" ]; then
   echo "error: EXP_NAME=$EXP_NAME would put all settings into one folder: unset it" >&2

@@ -9,10 +9,10 @@ import soundfile
 import torch
 from conftest import EXPERIMENTS, ROOT, shell
 from transformers import AutoModel, AutoTokenizer
-
-from utils.demo.__main__ import main as make
-from utils.kemdy import CORPORA, EMOTIONS, read_corpus
 from utils.requirements import unsatisfied
+
+from utils.data.kemdy import CORPORA, EMOTIONS, read_corpus
+from utils.demo.__main__ import main as make
 
 SIZE = ("--sessions", "6", "--utterances", "7", "--pretraining_steps", "2")
 
@@ -123,7 +123,7 @@ def test_run_scripts_use_the_active_environment_if_it_will_do(tmp_path):
     fake.parent.mkdir()
     fake.write_text("#!/bin/sh\nexit 1\n")
     fake.chmod(0o755)
-    probe = "source utils/environment.sh; find_python && command -v python"
+    probe = "source utils/shell/environment.sh; find_python && command -v python"
     found = shell("bash", "-c", probe, VIRTUAL_ENV=str(tmp_path)).stdout.strip()
     assert found and Path(found).parent != fake.parent
     fake.write_text(f'#!/bin/sh\nexec {os.sys.executable} "$@"\n')
@@ -133,9 +133,9 @@ def test_run_scripts_use_the_active_environment_if_it_will_do(tmp_path):
 
 def test_a_broken_or_old_venv_is_made_anew(tmp_path):
     # With a Python that only records what it is asked to do, so that nothing is installed.
-    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils" / "shell").mkdir(parents=True)
     for name in ("environment.sh", "requirements.py"):
-        (tmp_path / "utils" / name).write_bytes((ROOT / "utils" / name).read_bytes())
+        (tmp_path / "utils" / "shell" / name).write_bytes((ROOT / "utils" / "shell" / name).read_bytes())
     (tmp_path / "requirements.txt").write_text("no-such-package==1.0\n")
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").symlink_to(tmp_path / "gone")
@@ -143,7 +143,7 @@ def test_a_broken_or_old_venv_is_made_anew(tmp_path):
     fake.parent.mkdir()
     fake.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ncase "$1" in *requirements.py|-m) exit 1;; esac\n')
     fake.chmod(0o755)
-    script = f"cd {tmp_path}; source utils/environment.sh; make_python"
+    script = f"cd {tmp_path}; source utils/shell/environment.sh; make_python"
     done = shell("bash", "-c", script, PATH=f"{fake.parent}:/usr/bin:/bin", VIRTUAL_ENV="", CONDA_PREFIX="")
     assert done.returncode != 0 and "cannot make .venv" in done.stderr
     assert f"-m venv --clear {tmp_path}/.venv" in (tmp_path / "asked").read_text()

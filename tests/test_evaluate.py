@@ -23,12 +23,12 @@ import evaluate
 import ewc
 import finetune
 from models import FusionClassifier
-from utils import report
-from utils.arguments import training_parser
+from utils.data.kemdy import CORPORA, EMOTIONS
 from utils.figures import architecture, curves, scores, style
-from utils.kemdy import CORPORA, EMOTIONS
 from utils.metrics import test_scores as scores_of_test
-from utils.results import METHODS, Estimate, comparable_runs, find_runs
+from utils.results import report
+from utils.results.runs import METHODS, Estimate, comparable_runs, find_runs
+from utils.training.arguments import training_parser
 
 A, B = CORPORA
 COUNTS = {emotion: 2 for emotion in EMOTIONS}

@@ -21,15 +21,15 @@ import evaluate
 import finetune
 from models import FusionClassifier
 from models.encoders import load_encoder, make_padding_invariant
-from utils import export as export_module
-from utils import speech_cache
-from utils.checkpoints import CARD, DIGEST, FACTS, content_digest, load_run, read_export, read_state, read_weights
-from utils.continual import StartingPoint
+from utils.data import speech_cache
+from utils.data.kemdy import CORPORA, read_corpus
+from utils.data.speech_cache import FEATURES, INDEX
 from utils.errors import UserError
-from utils.export import export, load_export
 from utils.files import BEST_MODEL, CONFIG, METRICS
-from utils.kemdy import CORPORA, read_corpus
-from utils.speech_cache import FEATURES, INDEX
+from utils.results import export as export_module
+from utils.results.export import export, load_export
+from utils.training.checkpoints import CARD, DIGEST, FACTS, content_digest, load_run, read_export, read_state, read_weights
+from utils.training.start import StartingPoint
 
 FIRST, SECOND = CORPORA
 EXPORTED = ("task_a", "finetune", "adapter", "adapter_wo_pretraining")

@@ -29,12 +29,12 @@ import adapter
 import continual_learning_init
 import ewc
 import finetune
-from utils import kemdy
-from utils.batches import Loader, UtteranceDataset
+from utils.data import kemdy
+from utils.data.audio import INDEX_NAME, read_waveform
+from utils.data.batches import Loader, UtteranceDataset
+from utils.data.kemdy import read_corpus
 from utils.errors import UserError
-from utils.kemdy import read_corpus
-from utils.runs import _unknown_share
-from utils.wavs import INDEX_NAME, read_waveform
+from utils.training.run import _unknown_share
 
 # Notes of which the files are not listed.
 ONLY_COUNTED = ("ids mended", "CP949 transcripts", "tags-only transcripts", "transcripts composed to NFC")
@@ -266,7 +266,7 @@ def test_a_click_is_not_silence(copy):
 def test_training_hears_of_wavs_that_cannot_be_told_to_be_whole(copy):
     copy.wav.write_bytes(encoded(kind="IRCAM"))
     [line] = read(copy.root).warnings()
-    assert line.startswith("1 wavs are in a form that does not tell whether they are whole (python -m utils.kemdy ")
+    assert line.startswith("1 wavs are in a form that does not tell whether they are whole (python -m utils.data.kemdy ")
 
 
 def test_files_that_may_not_be_read(copy, monkeypatch):
@@ -645,7 +645,7 @@ def test_training_stops_before_it_starts(whole, encoders, call_main, tmp_path, m
     code, _, stderr = call_main(module, "--task", "KEMDy20", *given, *flags(tmp_path, encoders, tmp_path / "outputs"))
     assert code == 1 and stderr.startswith("error: 12 wav file(s) of KEMDy20 cannot be used") and stderr.count("\n") == 1
     assert stderr.count("is empty") == 10 and "; and 2 more" in stderr
-    assert f"--skip_bad_files; python -m utils.kemdy {tmp_path / 'KEMDy20'} lists all" in stderr
+    assert f"--skip_bad_files; python -m utils.data.kemdy {tmp_path / 'KEMDy20'} lists all" in stderr
 
 
 def test_training_without_the_bad_files(whole, encoders, call_main, tmp_path):

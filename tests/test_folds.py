@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from utils.data.folds import session_folds, split_utterances
 from utils.errors import UserError
-from utils.folds import session_folds, split_utterances
 
 # Test and validation sessions as published; those of validation in the order in which they were drawn.
 PUBLISHED = {

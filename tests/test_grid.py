@@ -8,8 +8,8 @@ import shutil
 import pytest
 from conftest import ROOT, RUN_SCRIPTS, digest, flags, folder, read, shell
 
-from utils.arguments import training_parser
-from utils.kemdy import CORPORA
+from utils.data.kemdy import CORPORA
+from utils.training.arguments import training_parser
 
 
 def test_dry_run_prints_the_commands_of_every_run_script():
@@ -78,7 +78,7 @@ NEWER = r"readarray|mapfile|declare -A|local -n|\bwait -n\b|\$\{\w+@\w\}|\$\{\w+
 
 
 def test_old_bashes_can_run_every_script():
-    scripts = [path for pattern in ("*.sh", "utils/*.sh", "slurm/*") for path in ROOT.glob(pattern)]
+    scripts = [path for pattern in ("*.sh", "utils/shell/*.sh", "slurm/*") for path in ROOT.glob(pattern)]
     assert len(scripts) > 12
     for path in scripts:
         text = path.read_text(encoding="utf-8")

@@ -21,12 +21,12 @@ import evaluate
 import ewc
 import finetune
 from models.hub import quiet
-from utils import export
-from utils.checkpoints import read_weights
+from utils.data.kemdy import read_corpus
 from utils.errors import UserError
 from utils.files import Locked, LockFile, write_json
 from utils.identity import FileDigests
-from utils.kemdy import read_corpus
+from utils.results import export
+from utils.training.checkpoints import read_weights
 
 
 @pytest.fixture()
@@ -162,9 +162,9 @@ def test_nothing_but_the_question_is_asked_of_a_finished_run(run, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("a model was loaded, or a whole file read again")
 
-    monkeypatch.setattr("utils.runs.load_encoder", refuse)
+    monkeypatch.setattr("utils.training.run.load_encoder", refuse)
     monkeypatch.setattr("utils.identity.sha256", refuse)
-    monkeypatch.setattr("utils.wavs.soundfile", None)
+    monkeypatch.setattr("utils.data.audio.soundfile", None)
     code, stdout, stderr = run(finetune, "--task", "KEMDy20")
     assert code == 0 and "is finished: skipped" in stdout, stderr
 

@@ -21,10 +21,10 @@ import pytest
 import soundfile
 from lookalike import RATERS, make_kemdy19, make_kemdy20
 
+from utils.data.audio import read_waveform
+from utils.data.folds import session_folds
+from utils.data.kemdy import COLUMNS, EMOTIONS, find_corpus, main, read_corpus
 from utils.errors import UserError
-from utils.folds import session_folds
-from utils.kemdy import COLUMNS, EMOTIONS, find_corpus, main, read_corpus
-from utils.wavs import read_waveform
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MAKE = {"KEMDy19": make_kemdy19, "KEMDy20": make_kemdy20}
@@ -650,7 +650,7 @@ def test_a_copy_may_lack_whole_sessions(tmp_path, make):
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "utils.kemdy", *map(str, arguments)], cwd=REPOSITORY, capture_output=True, encoding="utf-8"
+        [sys.executable, "-m", "utils.data.kemdy", *map(str, arguments)], cwd=REPOSITORY, capture_output=True, encoding="utf-8"
     )
 
 

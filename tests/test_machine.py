@@ -12,15 +12,15 @@ import unicodedata
 import pytest
 from conftest import ROOT, clean_environment, flags, folder, read, shell
 
-from utils.arguments import add_start_flags, encoder_name, named_path, training_parser
 from utils.errors import UserError, one_line_errors
 from utils.machine import available_cpus, require_whole_launch
+from utils.training.arguments import add_start_flags, encoder_name, named_path, training_parser
 
 
 def test_cpus_are_those_of_the_job():
     code = (
         "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-        "from utils.arguments import training_parser\n"
+        "from utils.training.arguments import training_parser\n"
         "print(training_parser('', 'x').parse_args(['--task', 'KEMDy19']).num_workers)\n"
     )
     assert shell(sys.executable, "-c", code).stdout == "1\n"

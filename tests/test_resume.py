@@ -22,9 +22,10 @@ from stress import differences, start
 import adapter
 import continual_learning_init
 import ewc
-from utils import runs, training
 from utils.errors import RESUMABLE, UserError
 from utils.files import read_json, whole_file, write_json
+from utils.training import engine as training
+from utils.training import run as runs
 
 FINISHED = {"best_model.pt", "config.json", "history.csv", "metrics.json", "predictions.csv"}
 
@@ -160,14 +161,14 @@ def test_a_run_that_waits_for_a_storage_ends_when_asked(threads, monkeypatch, ag
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait()
 
-    monkeypatch.setattr("utils.batches.read_waveform", never_answers)
+    monkeypatch.setattr("utils.data.batches.read_waveform", never_answers)
     command = [*flags(data_root, encoders, again), "--task", "KEMDy20", "--num_workers", str(threads)]
     assert forked(continual_learning_init, command, again / "log") == 143
 
 
 def test_a_storage_that_does_not_answer_is_one_line(monkeypatch, call, again):
-    monkeypatch.setattr("utils.batches.read_waveform", lambda *arguments: threading.Event().wait())
-    monkeypatch.setattr("utils.batches.SECONDS_FOR_A_BATCH", 0.1)
+    monkeypatch.setattr("utils.data.batches.read_waveform", lambda *arguments: threading.Event().wait())
+    monkeypatch.setattr("utils.data.batches.SECONDS_FOR_A_BATCH", 0.1)
     code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", "--num_workers", 1, output_root=again)
     last = stderr.splitlines()[-1]
     assert (
@@ -179,7 +180,7 @@ def test_an_error_of_a_reading_thread_is_the_reader_s(monkeypatch, call, again):
     def broken(*arguments):
         raise RuntimeError("a bug in reading")
 
-    monkeypatch.setattr("utils.batches.read_waveform", broken)
+    monkeypatch.setattr("utils.data.batches.read_waveform", broken)
     for threads in (0, 2):
         with pytest.raises(RuntimeError, match="^a bug in reading$"):
             call(continual_learning_init, "--task", "KEMDy20", "--num_workers", threads, output_root=again)

@@ -21,13 +21,13 @@ import continual_learning_init
 import ewc
 import finetune
 from models import FusionClassifier, is_task_parameter, load_tokenizer
-from utils import training
-from utils.arguments import parse_training_args
-from utils.batches import UtteranceDataset
-from utils.checkpoints import load_run
+from utils.data.batches import UtteranceDataset
+from utils.data.folds import session_folds, split_utterances
+from utils.data.kemdy import CORPORA, EMOTIONS, read_corpus
 from utils.errors import UserError
-from utils.folds import session_folds, split_utterances
-from utils.kemdy import CORPORA, EMOTIONS, read_corpus
+from utils.training import engine as training
+from utils.training.arguments import parse_training_args
+from utils.training.checkpoints import load_run
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -553,7 +553,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_written(call, monkeypatch, 
     save = torch.save
 
     def full(state, file):
-        if Path(file.name).name .startswith(".best_model.pt."):
+        if Path(file.name).name.startswith(".best_model.pt."):
             file.write(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save(state, file)

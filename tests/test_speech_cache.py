@@ -15,11 +15,11 @@ from conftest import folder, shell
 import adapter
 from models import AdapterFusionClassifier, load_tokenizer
 from models.encoders import load_encoder, make_padding_invariant
-from utils import speech_cache
-from utils.batches import UtteranceDataset
+from utils.data import speech_cache
+from utils.data.batches import UtteranceDataset
+from utils.data.kemdy import read_corpus
+from utils.data.speech_cache import cache_key, corpus_features
 from utils.errors import UserError
-from utils.kemdy import read_corpus
-from utils.speech_cache import cache_key, corpus_features
 
 CPU = torch.device("cpu")
 
@@ -208,7 +208,7 @@ def test_with_features_no_wav_is_opened(call, outputs, monkeypatch):
     def refuse(path, seconds):
         raise AssertionError(f"{path} was opened")
 
-    monkeypatch.setattr("utils.batches.read_waveform", refuse)
+    monkeypatch.setattr("utils.data.batches.read_waveform", refuse)
     code, _, stderr = call(adapter, "--task", "KEMDy20", "--exp_name", "closed")
     assert code == 0, stderr
 

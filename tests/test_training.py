@@ -13,11 +13,11 @@ from torch.nn.functional import cross_entropy
 
 from ewc import ElasticPenalty, fisher_information
 from models import FusionClassifier, load_tokenizer
-from utils.batches import BalancedBatchSampler, Loader, UtteranceDataset, ordered_loader
-from utils.kemdy import EMOTIONS, read_corpus
+from utils.data.batches import BalancedBatchSampler, Loader, UtteranceDataset, ordered_loader
+from utils.data.kemdy import EMOTIONS, read_corpus
 from utils.metrics import majority_scores  # pytest would take it for a test
 from utils.metrics import test_scores as scores_of
-from utils.training import evaluate, micro_batches, to_device
+from utils.training.engine import evaluate, micro_batches, to_device
 
 
 @pytest.fixture(scope="module")

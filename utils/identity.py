@@ -10,10 +10,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from utils.arguments import other_task
+from utils.data.folds import SPLITS
 from utils.errors import UserError
 from utils.files import BEST_MODEL, read_json, run_folder, sha256, write_json
-from utils.folds import SPLITS
+from utils.training.arguments import other_task
 
 # Flags that say where and how fast a run is made, not what comes out of it (but for rounding).
 WITHOUT_EFFECT = (

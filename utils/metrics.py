@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
-from utils.kemdy import EMOTIONS
+from utils.data.kemdy import EMOTIONS
 
 CLASSES = range(len(EMOTIONS))
 AVERAGES = ("micro", "macro", "weighted")

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.data.audio import SAMPLE_RATE
+from utils.data.kemdy import EMOTIONS
 from utils.demo.sentences import compose
 from utils.errors import UserError
 from utils.files import SYNTHETIC_MARKER
-from utils.kemdy import EMOTIONS
-from utils.wavs import SAMPLE_RATE
 
 ABLATIONS = {"voice": "voice-only", "words": "words-only"}
 

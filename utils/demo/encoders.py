@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.data.audio import SAMPLE_RATE
+from utils.data.kemdy import EMOTIONS
 from utils.demo.corpora import VOICES, Synthesiser, draw_speaker, speak, unfinished, write_notice
 from utils.demo.sentences import compose
-from utils.kemdy import EMOTIONS
-from utils.wavs import SAMPLE_RATE
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ENDINGS = (

@@ -7,14 +7,14 @@ from utils.figures import style
 from utils.figures.architecture import draw_architecture, draw_storage
 from utils.figures.curves import draw_curves
 from utils.figures.scores import draw_confusion, draw_emotions, draw_forgetting, draw_lambda
-from utils.results import are_synthetic
+from utils.results.runs import are_synthetic
 
 
 def draw_all(runs, folder, confusion, confusion_task):
     """Draw every figure that the runs suffice for.
 
     Args:
-        runs: from ``utils.results.comparable_runs``.
+        runs: from ``utils.results.runs.comparable_runs``.
         folder: made if missing.
         confusion: the two settings of the confusion matrices.
         confusion_task: the corpus that these are tested on.

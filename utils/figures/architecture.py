@@ -16,7 +16,7 @@ from models.encoders import count_parameters
 from models.hub import local_folder
 from utils.errors import UserError
 from utils.figures.style import COLUMN, PAGE, SETTING_COLOURS, SMALL, CannotDraw, hangul_font, subplots
-from utils.results import ADAPTERS
+from utils.results.runs import ADAPTERS
 
 FROZEN, OWN = "#DBE9F6", "#FBE3D6"
 EDGES = {FROZEN: "#0072B2", OWN: "#D55E00"}

@@ -5,8 +5,8 @@ from matplotlib.lines import Line2D
 
 from utils.figures.style import BLUE, COLUMN, GREY, SMALL, VERMILION, CannotDraw, legend_below, over, subplots
 from utils.files import HISTORY
-from utils.measures import ORDERS
-from utils.results import ADAPTERS, METRIC_TITLES
+from utils.results.measures import ORDERS
+from utils.results.runs import ADAPTERS, METRIC_TITLES
 
 SHOWN = ("f1_weighted", "f1_macro", "loss")
 TITLES = METRIC_TITLES | {"loss": "cross-entropy"}

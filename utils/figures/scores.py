@@ -5,6 +5,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
+from utils.data.kemdy import EMOTIONS
 from utils.figures.style import (
     BLUE,
     COLUMN,
@@ -22,9 +23,8 @@ from utils.figures.style import (
     over,
     subplots,
 )
-from utils.kemdy import EMOTIONS
-from utils.measures import LEARNERS, ORDERS, lambda_curve, result_matrix
-from utils.results import CONTINUAL, METRIC_TITLES, is_lambda_run, majority, over_folds, table_scores, trained_task
+from utils.results.measures import LEARNERS, ORDERS, lambda_curve, result_matrix
+from utils.results.runs import CONTINUAL, METRIC_TITLES, is_lambda_run, majority, over_folds, table_scores, trained_task
 
 # Macro beside weighted F1: on a corpus of mostly one emotion only the former tells models apart.
 SHOWN = ("f1_weighted", "f1_macro")
@@ -91,7 +91,7 @@ def draw_confusion(runs, settings, task):
     """Confusion matrices of two settings on one corpus (the paper's figure 3): rows normalised, counts below the shares.
 
     Args:
-        runs: from ``utils.results.comparable_runs``.
+        runs: from ``utils.results.runs.comparable_runs``.
         settings: two of METHODS.
         task: the corpus tested.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from utils.files import spreadsheet_safe
-from utils.results import Estimate
+from utils.results.runs import Estimate
 
 FORMATS = ("text", "markdown", "latex", "csv", "json")
 MISSING = "-"

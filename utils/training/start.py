@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import FusionClassifier
-from utils.arguments import other_task
-from utils.checkpoints import is_export, misfit, read_config, read_export, read_weights, require_same_encoders
 from utils.errors import UserError
 from utils.files import CONFIG, METRICS, sha256
 from utils.identity import fold_digest, starting_checkpoint
-from utils.training import test
+from utils.training.arguments import other_task
+from utils.training.checkpoints import is_export, misfit, read_config, read_export, read_weights, require_same_encoders
+from utils.training.engine import test
 
 
 def continue_from_first_task(run):
     """Start a run on ``--task`` from the best model of the other corpus, and test that model on both.
 
     Args:
-        run: a Run that is not finished; its flags are those of ``utils.arguments.add_start_flags`` too.
+        run: a Run that is not finished; its flags are those of ``utils.training.arguments.add_start_flags`` too.
 
     Returns:
         (tasks, model, before): ``{name: Task}`` with the first task first, the FusionClassifier, and its Evaluation on each
@@ -40,7 +40,7 @@ class StartingPoint:
     """The best model of the first task, which finetune and ewc go on from.
 
     Attributes:
-        path: its best_model.pt, or a file that utils/export.py made of it.
+        path: its best_model.pt, or a file that utils/results/export.py made of it.
         config: the config.json beside it, {} where there is none; of an exported file what it says itself.
     """
 

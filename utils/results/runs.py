@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from utils.arguments import JOINT, other_task, split_seed
+from utils.data.kemdy import EMOTIONS
 from utils.errors import UserError
 from utils.files import CONFIG, HISTORY, METRICS, read_json
 from utils.identity import differences, identity, read_run_config
-from utils.kemdy import EMOTIONS
 from utils.metrics import majority_scores
+from utils.training.arguments import JOINT, other_task, split_seed
 
 # The published table's settings, in its order, by the experiments' default names; then the upper bound.
 SETTINGS = ("task_a", "finetune", "ewc", "adapter", "adapter_wo_pretraining")

@@ -19,11 +19,11 @@ import torch
 from tqdm import tqdm
 
 from models.encoders import speech_features
-from utils.batches import padded
+from utils.data.audio import SAMPLE_RATE, read_waveform
+from utils.data.batches import padded
 from utils.errors import UserError
 from utils.files import DIGESTS, Locked, LockFile, read_json, sha256, this_process, write_json
 from utils.identity import FileDigests
-from utils.wavs import SAMPLE_RATE, read_waveform
 
 FEATURES, INDEX, PROGRESS = "features.bin", "index.json", "progress.csv"
 # Goes into the key: raise it when the same wavs would give other features.

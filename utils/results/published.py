@@ -3,11 +3,11 @@
 from functools import cache
 from pathlib import Path
 
+from utils.data.kemdy import CORPORA
 from utils.errors import UserError
 from utils.files import read_json
-from utils.kemdy import CORPORA
-from utils.results import METRIC_TITLES, SETTINGS, Estimate, are_synthetic, over_folds, table_scores
-from utils.tables import Signed, Table
+from utils.results.runs import METRIC_TITLES, SETTINGS, Estimate, are_synthetic, over_folds, table_scores
+from utils.results.tables import Signed, Table
 
 FILE = Path(__file__).with_suffix(".json")
 CAPTION = (

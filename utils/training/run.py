@@ -32,8 +32,9 @@ from tqdm import tqdm
 from models import load_tokenizer
 from models.encoders import ENCODER_SEED, count_parameters, load_encoder, max_tokens
 from models.hub import local_folder
-from utils.batches import load_task, read_fold
-from utils.checkpoints import has_adapters, misfit, read_config, read_file, read_state
+from utils.data.batches import load_task, read_fold
+from utils.data.folds import SPLITS
+from utils.data.kemdy import EMOTIONS, find_corpus
 from utils.errors import RESUMABLE, UserError, printable
 from utils.files import (
     BEST_MODEL,
@@ -51,10 +52,9 @@ from utils.files import (
     this_process,
     whole_file,
 )
-from utils.folds import SPLITS
 from utils.identity import FORMAT, FileDigests, arguments_that_matter, differences, identity, starting_checkpoint
-from utils.kemdy import EMOTIONS, find_corpus
 from utils.machine import require_open_files, require_whole_launch
+from utils.training.checkpoints import has_adapters, misfit, read_config, read_file, read_state
 
 PACKAGES = (
     "torch",
@@ -81,7 +81,7 @@ class Run:
     with exit code 75 where the same command resumes after a whole epoch.
 
     Args:
-        args: parsed flags (see utils/arguments.py).
+        args: parsed flags (see utils/training/arguments.py).
         method: task_a, joint, finetune, ewc, adapter or adapter_wo_pretraining.
         quiet: print nothing.
 
@@ -133,9 +133,7 @@ class Run:
                     folder.rmdir()
         if isinstance(error, RuntimeError):
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                raise UserError(
-                    "out of memory: a smaller --micro_batch_size takes the same steps with less memory"
-                ) from None
+                raise UserError("out of memory: a smaller --micro_batch_size takes the same steps with less memory") from None
 
     def _leave(self, number, frame):
         """End the process at once: files are written whole, and an interrupted epoch is repeated."""

@@ -6,9 +6,9 @@ in the order in which they are learned.
 
 from collections import defaultdict
 
-from utils.arguments import JOINT, other_task
-from utils.kemdy import CORPORA
-from utils.results import ADAPTERS, CONTINUAL, difference, is_lambda_run, over_folds, run_differences, scores
+from utils.data.kemdy import CORPORA
+from utils.results.runs import ADAPTERS, CONTINUAL, difference, is_lambda_run, over_folds, run_differences, scores
+from utils.training.arguments import JOINT, other_task
 
 # The corpora in both orders in which they can be learned.
 ORDERS = tuple((task, other_task(task)) for task in CORPORA)
@@ -29,10 +29,10 @@ def result_matrix(runs, method, first, second, metric):
     exist, for there is no head for task 2 yet.
 
     Args:
-        runs: from ``utils.results.comparable_runs``.
+        runs: from ``utils.results.runs.comparable_runs``.
         method: one of LEARNERS.
         first, second: the corpora in the order in which they are learned.
-        metric: as in ``utils.results.scores``.
+        metric: as in ``utils.results.runs.scores``.
     """
     if method in ADAPTERS:
         of_first, of_second = (scores(runs, method, task, task, metric) for task in (first, second))

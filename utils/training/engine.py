@@ -18,12 +18,12 @@ from accelerate.utils import gather_object, set_seed
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from utils.arguments import JOINT
-from utils.batches import BalancedBatchSampler, Loader, UtteranceDataset, derived_seed, ordered_loader
+from utils.data.batches import BalancedBatchSampler, Loader, UtteranceDataset, derived_seed, ordered_loader
+from utils.data.kemdy import EMOTIONS
 from utils.errors import UserError
 from utils.files import BEST_MODEL, LAST_CHECKPOINT
-from utils.kemdy import EMOTIONS
 from utils.metrics import AVERAGES, f1_scores, softmax, test_scores
+from utils.training.arguments import JOINT
 
 # Steps after which GPUs are asked whether all losses were finite; processors after each.
 STEPS_BETWEEN_CHECKS = 20

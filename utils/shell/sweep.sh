@@ -3,7 +3,7 @@
 set -euo pipefail
 set -f  # FOLDS and their like hold words, no patterns
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-source "$repository/utils/interruptible.sh"
+source "$repository/utils/shell/interruptible.sh"
 find_python || [ -n "${DRY_RUN:-}" ] || no_python
 
 # sweep SCRIPT EXP_NAME FLAGS...  Stops at the first run that fails, and says which. Finished runs are skipped, and one that a

@@ -5,10 +5,10 @@ import os
 import re
 from pathlib import Path
 
+from utils.data.audio import SECONDS
+from utils.data.kemdy import CORPORA
 from utils.files import existing_path
-from utils.kemdy import CORPORA
 from utils.machine import available_cpus
-from utils.wavs import SECONDS
 
 # Both corpora at once: what continual_learning_init.py can train beside one of them.
 JOINT = "joint"

@@ -5,11 +5,10 @@ import shlex
 from collections import defaultdict
 from pathlib import Path
 
-from utils.arguments import JOINT, other_task, split_seed, training_parser
+from utils.data.kemdy import CORPORA, EMOTIONS
 from utils.errors import UserError
-from utils.kemdy import CORPORA, EMOTIONS
-from utils.measures import FORMULAS, LEARNERS, ORDERS, continual_measures, lambda_curve
-from utils.results import (
+from utils.results.measures import FORMULAS, LEARNERS, ORDERS, continual_measures, lambda_curve
+from utils.results.runs import (
     ADAPTERS,
     CONTINUAL,
     METHODS,
@@ -25,7 +24,8 @@ from utils.results import (
     seeds_by_fold,
     table_scores,
 )
-from utils.tables import Change, PairedDifference, Table, shown_as
+from utils.results.tables import Change, PairedDifference, Table, shown_as
+from utils.training.arguments import JOINT, other_task, split_seed, training_parser
 
 RUN_SCRIPTS = {
     "task_a": "run-init.sh",
@@ -51,7 +51,7 @@ NOT_REPEATED = (
     *("overwrite", "checkpoint", "without_pretraining"),
 )
 PLACES = ("data_root", "text_model", "speech_model", "k_fold", "cpu")
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def score_table(runs, metric):
@@ -216,7 +216,7 @@ def missing_commands(runs, output_root, folds=None):
     """The commands that make what the tables lack, in an order in which they can be run.
 
     Args:
-        runs: finished runs, from ``utils.results.comparable_runs``; their seeds, folds and flags are those that are missed.
+        runs: from ``utils.results.runs.comparable_runs``; their seeds, folds and flags are those that are missed.
         output_root: where they lie.
         folds: the folds that are wanted; without it all of the runs' ``--k_fold``.
     """

@@ -13,10 +13,10 @@ from safetensors import safe_open
 from models import AdapterFusionClassifier, FusionClassifier
 from models.encoders import ENCODER_SEED, load_encoder
 from models.hub import local_folder
+from utils.data.kemdy import EMOTIONS
 from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG
 from utils.identity import read_run_config
-from utils.kemdy import EMOTIONS
 
 # Parts of an exported file's metadata.
 FACTS, CARD, DIGEST = "facts", "card", "sha256"
@@ -178,7 +178,7 @@ def _is_count(value):
 
 
 def is_export(path):
-    """Is this a file in safetensors format, as utils/export.py writes them? Told by its content, whatever its name."""
+    """Is this a file in safetensors format, as utils/results/export.py writes them? Told by its content, whatever its name."""
     try:
         with open(path, "rb") as file:
             return file.read(9)[8:] == b"{"  # after the length of the header
@@ -187,7 +187,7 @@ def is_export(path):
 
 
 def read_export(path):
-    """Read a file that utils/export.py wrote; nothing in it can run.
+    """Read a file that utils/results/export.py wrote; nothing in it can run.
 
     Returns:
         (state, facts, card): a dictionary of tensors on the CPU, what stands for a run's config.json, and the model card.
@@ -198,7 +198,7 @@ def read_export(path):
     if not Path(path).is_file():
         raise UserError(f"{path}: there is no such file")
     if not is_export(path):
-        raise UserError(f"{path} is refused: it is not in safetensors format, which 'python -m utils.export' writes")
+        raise UserError(f"{path} is refused: it is not in safetensors format, which 'python -m utils.results.export' writes")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -211,7 +211,7 @@ def read_export(path):
     except (KeyError, ValueError, RecursionError):
         facts, card = None, ""
     if not isinstance(facts, dict) or not all(line.isprintable() for line in card.split("\n")):
-        raise UserError(f"{path} is refused: its metadata are not those that 'python -m utils.export' writes")
+        raise UserError(f"{path} is refused: its metadata are not those that 'python -m utils.results.export' writes")
     if facts.get("format") != EXPORT_FORMAT:
         raise UserError(
             f"{path} is of format {facts.get('format')!r:.20}, and this version reads format {EXPORT_FORMAT}: export it again"

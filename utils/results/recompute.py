@@ -8,14 +8,14 @@ import pandas as pd
 from accelerate.state import AcceleratorState
 
 from models.hub import local_folder
-from utils.checkpoints import load_run
+from utils.data.kemdy import EMOTIONS
 from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG, METRICS, PREDICTIONS
-from utils.kemdy import EMOTIONS
 from utils.metrics import test_scores
-from utils.results import METRIC_TITLES
-from utils.runs import Run
-from utils.training import prediction_table, test
+from utils.results.runs import METRIC_TITLES
+from utils.training.checkpoints import load_run
+from utils.training.engine import prediction_table, test
+from utils.training.run import Run
 
 # Probabilities computed on another device or in other batches differ by less; bf16 has two to three digits.
 TOLERANCE = {"no": 1e-3, "bf16": 5e-2}

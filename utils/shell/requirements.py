@@ -1,6 +1,6 @@
 """Does this Python satisfy requirements.txt? Exit code 0 if so; else 1, with one line that names what it lacks.
 
-Only the standard library: it runs before anything is installed. ``python utils/requirements.py [requirements.txt]``
+Only the standard library: it runs before anything is installed. ``python utils/shell/requirements.py [requirements.txt]``
 """
 
 import sys
@@ -27,7 +27,7 @@ def unsatisfied(requirements):
 
 
 if __name__ == "__main__":
-    default = Path(__file__).resolve().parent.parent / "requirements.txt"
+    default = Path(__file__).resolve().parents[2] / "requirements.txt"
     lacking = unsatisfied(sys.argv[1] if len(sys.argv) > 1 else default)
     if sys.version_info < OLDEST_PYTHON:
         lacking.insert(0, f"Python {'.'.join(map(str, OLDEST_PYTHON))} or later ({sys.version.split()[0]} here)")

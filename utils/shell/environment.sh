@@ -1,5 +1,5 @@
 # Sourced by the run scripts: where the repository is, and a Python that has what requirements.txt asks for, found or made.
-repository=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+repository=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # In front of the repository's files in commands, which run where the caller is: paths in flags are the caller's.
 at=$repository/
 [ ! "$PWD" -ef "$repository" ] || at=
@@ -9,7 +9,7 @@ find_python() {
   local candidate
   for candidate in ${VIRTUAL_ENV:+"$VIRTUAL_ENV/bin/python"} ${CONDA_PREFIX:+"$CONDA_PREFIX/bin/python"} \
     "$repository/.venv/bin/python" python3; do
-    if command -v "$candidate" >/dev/null && "$candidate" "$repository/utils/requirements.py" >/dev/null 2>&1; then
+    if command -v "$candidate" >/dev/null && "$candidate" "$repository/utils/shell/requirements.py" >/dev/null 2>&1; then
       PYTHON=$("$candidate" -c 'import sys; print(sys.executable)')
       # For what is installed beside it: accelerate, torchrun.
       PATH="$(dirname "$PYTHON"):$PATH"
@@ -55,6 +55,6 @@ make_python() {
     return 1
   fi
   find_python && return
-  echo "error: .venv lacks $("$venv/bin/python" "$repository/utils/requirements.py")" >&2
+  echo "error: .venv lacks $("$venv/bin/python" "$repository/utils/shell/requirements.py")" >&2
   return 1
 }

@@ -13,10 +13,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
+from utils.data.audio import read_waveform
+from utils.data.folds import SPLITS, session_folds, split_utterances
+from utils.data.kemdy import EMOTIONS, Corpus, find_corpus, read_corpus
 from utils.errors import UserError
-from utils.folds import SPLITS, session_folds, split_utterances
-from utils.kemdy import EMOTIONS, Corpus, find_corpus, read_corpus
-from utils.wavs import read_waveform
 
 # A storage that has not answered for so long is gone; the slowest that still works gives a batch in far less.
 SECONDS_FOR_A_BATCH = 300
@@ -28,7 +28,7 @@ class UtteranceDataset(Dataset):
     """The utterances of one split; text is tokenised once, here, and sound is read when an item is asked for.
 
     Args:
-        utterances: a table with the columns of ``utils.kemdy.COLUMNS``.
+        utterances: a table with the columns of ``utils.data.kemdy.COLUMNS``.
         tokenizer: a callable as ``models.load_tokenizer`` returns.
         max_text_len: tokens, [CLS] and [SEP] included.
         max_seq_len: seconds.
