@@ -4,7 +4,8 @@ from models import AdapterFusionClassifier
 from models.encoders import ENCODER_SEED
 from utils.data.speech_cache import use_cached_features
 from utils.errors import one_line_errors
-from utils.training.arguments import named_path, parse_training_args, positive_int, seed_number, training_parser
+from utils.flags import named_path, positive_int, seed_number
+from utils.training.arguments import parse_training_args, training_parser
 from utils.training.engine import test_and_finish, train
 from utils.training.run import Run
 

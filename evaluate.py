@@ -9,6 +9,7 @@ from tqdm import tqdm
 from utils.data.kemdy import CORPORA
 from utils.errors import UserError, one_line_errors, printable
 from utils.files import write_text
+from utils.flags import HelpFormatter, count, encoder_name, named_path
 from utils.machine import available_cpus
 from utils.results.published import published_tables
 from utils.results.report import (
@@ -25,7 +26,6 @@ from utils.results.report import (
 )
 from utils.results.runs import METHODS, METRIC_TITLES, are_synthetic, comparable_runs, find_runs
 from utils.results.tables import FORMATS, Report, Table
-from utils.training.arguments import HelpFormatter, count, encoder_name, named_path
 
 METRICS = {name.removeprefix("f1_"): name for name in METRIC_TITLES}
 # Micro F1 is accuracy here: in the score table it stands, beside each other measure it would say little more.

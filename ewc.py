@@ -11,14 +11,8 @@ from torch.nn.functional import cross_entropy
 from utils.data.batches import ordered_loader
 from utils.errors import one_line_errors
 from utils.files import FISHER
-from utils.training.arguments import (
-    add_start_flags,
-    non_negative_float,
-    other_task,
-    parse_training_args,
-    positive_int,
-    training_parser,
-)
+from utils.flags import non_negative_float, positive_int
+from utils.training.arguments import add_start_flags, other_task, parse_training_args, training_parser
 from utils.training.engine import progress_bar, test_and_finish, to_device, train
 from utils.training.run import Run
 from utils.training.start import continue_from_first_task

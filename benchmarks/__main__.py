@@ -20,7 +20,7 @@ from tqdm import tqdm
 from benchmarks.material import corpus_paths, make_corpus
 from utils.errors import UserError, one_line_errors
 from utils.files import write_json
-from utils.training.arguments import HelpFormatter, named_path, positive_int
+from utils.flags import HelpFormatter, named_path, positive_int
 
 # What is measured, in the table's order: (measurement, precision of ours, what the row says).
 ROWS = (

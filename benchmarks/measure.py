@@ -24,7 +24,8 @@ from utils.data.batches import BalancedBatchSampler, Loader, Task, UtteranceData
 from utils.data.folds import SPLITS, session_folds, split_utterances
 from utils.data.kemdy import find_corpus, read_corpus
 from utils.data.speech_cache import corpus_features
-from utils.training.arguments import named_path, training_parser
+from utils.flags import named_path
+from utils.training.arguments import training_parser
 from utils.training.engine import Training, evaluate, train_epoch
 from utils.training.run import Run
 

@@ -1,7 +1,29 @@
-"""The fusion model, its adapter variant, and the encoders and tokenizers they are built from."""
+"""The fusion model, its adapter variant, and the encoders and tokenizers that they are built from.
 
-from models.adapter import AdapterFusionClassifier, is_task_parameter
-from models.fusion import FusionClassifier
-from models.tokenizer import load_tokenizer
+Classes are imported when they are asked for: whoever parses flags or prints tables need not wait for torch.
+"""
 
-__all__ = ["AdapterFusionClassifier", "FusionClassifier", "is_task_parameter", "load_tokenizer"]
+from importlib import import_module
+
+# Hz, of the waveforms that speech encoders are given.
+SAMPLE_RATE = 16_000
+# What a run's config.json calls its model → class.
+MODELS = {"fusion": "FusionClassifier", "adapter": "AdapterFusionClassifier"}
+PLACES = {
+    "FusionClassifier": "models.fusion",
+    "AdapterFusionClassifier": "models.adapter",
+    "is_task_parameter": "models.adapter",
+    "load_tokenizer": "models.tokenizer",
+}
+__all__ = ["MODELS", "SAMPLE_RATE", *PLACES]
+
+
+def __getattr__(name):
+    if name not in PLACES:
+        raise AttributeError(f"module 'models' has no attribute {name!r}")
+    return getattr(import_module(PLACES[name]), name)
+
+
+def model_class(key):
+    """The class of a model by its key in MODELS."""
+    return __getattr__(MODELS[key])

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from models.encoders import ENCODER_SEED, load_encoder, make_padding_invariant, masked_mean, speech_features
+from models.errors import UserError
 from models.fusion import SPEECH_WIDTH
-from utils.errors import UserError
 
 CONV_LAYERS = 3
 INIT_STD = 1e-3

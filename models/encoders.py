@@ -14,10 +14,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from models.errors import UserError
 from models.hub import find_file, one_line_if_missing, quiet, split_revision
 from models.tokenizer import load_tokenizer, tokenizer_digest
 from utils.data.audio import SAMPLE_RATE
-from utils.errors import UserError
 from utils.files import SYNTHETIC_MARKER, read_json
 
 ENCODER_SEED = 12

@@ -13,7 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from transformers.utils import cached_file, has_file
 from transformers.utils import logging as transformers_logging
 
-from utils.errors import UserError
+from models.errors import UserError
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 

@@ -12,8 +12,8 @@ import sentencepiece
 import torch
 from transformers import AutoTokenizer
 
+from models.errors import UserError
 from models.hub import find_file, one_line_if_missing, split_revision
-from utils.errors import UserError
 
 SPIECE_NAME = "spiece.model"
 # What tokenizers treat differently: case, accents, digits, white space, composition, widths, what no vocabulary has.

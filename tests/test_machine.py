@@ -13,8 +13,9 @@ import pytest
 from conftest import ROOT, clean_environment, flags, folder, read, shell
 
 from utils.errors import UserError, one_line_errors
+from utils.flags import encoder_name, named_path
 from utils.machine import available_cpus, require_whole_launch
-from utils.training.arguments import add_start_flags, encoder_name, named_path, training_parser
+from utils.training.arguments import add_start_flags, training_parser
 
 
 def test_cpus_are_those_of_the_job():

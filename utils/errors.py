@@ -6,12 +6,11 @@ import functools
 import os
 import sys
 
+from models.errors import UserError
+
+__all__ = ["RESUMABLE", "UserError", "one_line_errors", "printable"]
 # EX_TEMPFAIL of sysexits.h, try again later: the exit code of a run that the same command resumes.
 RESUMABLE = 75
-
-
-class UserError(Exception):
-    """Something the user can mend; its message is the one line that is shown."""
 
 
 def printable(text):

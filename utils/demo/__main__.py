@@ -12,7 +12,7 @@ from utils.data.kemdy import CORPORA
 from utils.demo import corpora, encoders
 from utils.errors import UserError, one_line_errors
 from utils.files import SYNTHETIC_MARKER
-from utils.training.arguments import named_path
+from utils.flags import named_path
 
 
 @one_line_errors

@@ -18,8 +18,8 @@ from models.hub import HUB_NAME, cached_folder
 from utils.data.kemdy import CORPORA
 from utils.errors import UserError, one_line_errors, printable
 from utils.files import BEST_MODEL, METRICS, read_json, whole_file, write_text
+from utils.flags import encoder_name, named_path
 from utils.identity import fold_digest
-from utils.training.arguments import encoder_name, named_path
 from utils.training.checkpoints import (
     CARD,
     DIGEST,

@@ -1,76 +1,17 @@
 """The flags that all training scripts share: the published ones with their defaults, and ours."""
 
 import argparse
-import os
 import re
-from pathlib import Path
 
 from utils.data.audio import SECONDS
 from utils.data.kemdy import CORPORA
-from utils.files import existing_path
+from utils.flags import Parser, between, count, encoder_name, folder_name, named_path, positive_float, positive_int, seed_number
 from utils.machine import available_cpus
 
 # Both corpora at once: what continual_learning_init.py can train beside one of them.
 JOINT = "joint"
-# What is computed with a flag's number, such as AdamW's step, must be a float32 as well.
-FLOATS = 1e-30, 1e30
-LARGEST_INT = 2**31 - 1
 TEXT_MODEL = "skt/kobert-base-v1"
 SPEECH_MODEL = "facebook/wav2vec2-base-960h"
-
-
-def _between(number, smallest, largest):
-    """A type of flag: an int or float within bounds, both of which it may be."""
-
-    def parse(text):
-        value = number(text)
-        if not smallest <= value <= largest:
-            raise argparse.ArgumentTypeError(f"{text} is not between {smallest} and {largest}")
-        return value
-
-    parse.__name__ = number.__name__  # argparse names the type of what is no number
-    return parse
-
-
-positive_int = _between(int, 1, LARGEST_INT)
-count = _between(int, 0, LARGEST_INT)
-seed_number = _between(int, 0, 2**32 - 1)
-positive_float = _between(float, *FLOATS)
-non_negative_float = _between(float, 0, FLOATS[1])
-seconds_heard = _between(float, *SECONDS)
-
-
-def word(text):
-    if not text:
-        raise argparse.ArgumentTypeError("an empty name")
-    return text
-
-
-def named_path(text):
-    """A path as it is spelled on disk; ``~`` is a home folder, also in ``--output_root=~/x``, which bash leaves as it is."""
-    expanded = os.path.expanduser(word(text))
-    if expanded.startswith("~"):
-        raise argparse.ArgumentTypeError(f"{text}: there is no such home folder; a name that begins so is ./{text}")
-    return existing_path(Path(expanded))
-
-
-def encoder_name(text):
-    """A folder's path as ``named_path`` takes it, else a hub name."""
-    path = named_path(text)
-    return str(path) if text.startswith("~") or path.is_dir() else text
-
-
-def folder_name(text):
-    if text in ("", ".", "..") or Path(text).name != text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not the name of one folder")
-    return text
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but for those that a help text explains itself."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def training_parser(description, exp_name, tasks=CORPORA):
@@ -81,7 +22,7 @@ def training_parser(description, exp_name, tasks=CORPORA):
         exp_name: default of ``--exp_name``, or several of which the script chooses one after parsing.
         tasks: what ``--task`` can be.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser = Parser(description=description)
     run = parser.add_argument_group("the run")
     together = f"; {JOINT} is both at once" if JOINT in tasks else ""
     run.add_argument("--task", choices=tasks, required=True, help=f"corpus that the run trains on{together}")
@@ -103,7 +44,9 @@ def training_parser(description, exp_name, tasks=CORPORA):
     training.add_argument("--batch_size", type=positive_int, default=32, help="utterances a step, over all processes")
     training.add_argument("--num_epochs", type=positive_int, default=40, help="epochs")
     training.add_argument("--max_text_len", type=positive_int, default=256, help="tokens of a transcript that are read")
-    training.add_argument("--max_seq_len", type=seconds_heard, default=5, help="seconds of a recording that are heard")
+    training.add_argument(
+        "--max_seq_len", type=between(float, *SECONDS), default=5, help="seconds of a recording that are heard"
+    )
 
     places = parser.add_argument_group("corpora, encoders, outputs")
     places.add_argument("--data_root", type=named_path, default="data", help="folder that holds KEMDy19 and KEMDy20")

@@ -1,0 +1,124 @@
+"""Every method, declared once: what runs it, how it learns, and how tables and figures show it.
+
+A new method is one script and one entry here. No torch: evaluation and the run scripts read it too.
+"""
+
+from dataclasses import dataclass
+
+# How a method learns several tasks: a model for each, one model task after task, or one model of all at once.
+ALONE, SEQUENCE, JOINT = "alone", "sequence", "joint"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to learn.
+
+    Attributes:
+        name: in config.json, and of its experiments unless they are named otherwise.
+        script: the training script.
+        how: ALONE, SEQUENCE or JOINT. A method of the kind SEQUENCE starts from START's model of the first task.
+        model: key of ``models.MODELS``.
+        sentence: what a model card says of its models.
+        colour: in figures.
+        label: in figures, where it is not the name.
+        run_script: runs it over folds, seeds and tasks; without one the grid calls ``script``.
+        flags: those of ``script`` that make it this method.
+        told_task: is the model told at test time which task an utterance is of?
+        keeps_data: does it need recordings of earlier tasks?
+    """
+
+    name: str
+    script: str
+    how: str
+    model: str
+    sentence: str
+    colour: str
+    label: str = ""
+    run_script: str = ""
+    flags: tuple = ()
+    told_task: bool = False
+    keeps_data: bool = False
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method(
+            "task_a",
+            "continual_learning_init.py",
+            ALONE,
+            "fusion",
+            "The whole fusion model, trained on one corpus.",
+            "#009E73",
+            run_script="run-init.sh",
+            told_task=True,
+        ),
+        Method(
+            "finetune",
+            "finetune.py",
+            SEQUENCE,
+            "fusion",
+            "The whole fusion model, trained on one corpus after another.",
+            "#D55E00",
+            run_script="run-finetune.sh",
+        ),
+        Method(
+            "ewc",
+            "ewc.py",
+            SEQUENCE,
+            "fusion",
+            "The whole fusion model, trained on one corpus after another with the penalty of elastic weight consolidation.",
+            "#E69F00",
+            label="EWC",
+            run_script="run-ewc.sh",
+        ),
+        Method(
+            "adapter",
+            "adapter.py",
+            ALONE,
+            "adapter",
+            "Adapters of one corpus over frozen pretrained encoders, which are not in this file.",
+            "#0072B2",
+            run_script="run-adapter.sh",
+            told_task=True,
+        ),
+        Method(
+            "adapter_wo_pretraining",
+            "adapter.py",
+            ALONE,
+            "adapter",
+            "Adapters of one corpus over frozen encoders with random weights, which are in this file.",
+            "#56B4E9",
+            label="adapter w/o\npretraining",
+            run_script="run-adapter-wo-pretraining.sh",
+            flags=("--without_pretraining",),
+            told_task=True,
+        ),
+        Method(
+            "joint",
+            "continual_learning_init.py",
+            JOINT,
+            "fusion",
+            "The whole fusion model, trained on several corpora at once.",
+            "#CC79A7",
+            run_script="run-joint.sh",
+            keeps_data=True,
+        ),
+    )
+}
+# Its model of the first task is what the methods of the kind SEQUENCE start from.
+START = "task_a"
+# The rows of the published table.
+PAPER = ("task_a", "finetune", "ewc", "adapter", "adapter_wo_pretraining")
+# The corpora of the published study, in whose runs a folder bears the name of the task that is learned last.
+KEMDY = ("KEMDy19", "KEMDy20")
+
+
+def task_folder(sequence):
+    """Name of the folder of a run that has learned ``sequence``, in this order, one task after the other."""
+    return sequence[-1] if len(sequence) == 1 or set(sequence) == set(KEMDY) else "+".join(sequence)
+
+
+def joint_folder(tasks):
+    """Name of the folder of a run that has learned ``tasks`` at once."""
+    return JOINT if set(tasks) == set(KEMDY) else "+".join(sorted(tasks))
