@@ -113,4 +113,4 @@ def _stored_predictions(run):
 def _scores_of(predictions, name):
     rows = predictions[predictions["task"] == name]
     labels, predicted = ([EMOTIONS.index(emotion) for emotion in rows[column]] for column in ("emotion", "predicted"))
-    return test_scores(labels, predicted)
+    return test_scores(labels, predicted, EMOTIONS)

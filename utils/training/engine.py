@@ -308,10 +308,12 @@ def test_and_finish(run, model, tasks, best_epoch, before=None):
             name: {key: best_row[f"{name}_valid_{key}"] for key in ("loss", "f1_micro", "f1_macro", "f1_weighted")}
             for name in _validated(run, tasks)
         },
-        "test": {name: test_scores(result.labels, result.predicted) for name, result in evaluations.items()},
+        "test": {name: test_scores(result.labels, result.predicted, EMOTIONS) for name, result in evaluations.items()},
     }
     if before is not None:
-        metrics["test_before"] = {name: test_scores(result.labels, result.predicted) for name, result in before.items()}
+        metrics["test_before"] = {
+            name: test_scores(result.labels, result.predicted, EMOTIONS) for name, result in before.items()
+        }
     predictions = [prediction_table(name, tasks[name].splits["test"], result) for name, result in evaluations.items()]
     run.finish(metrics, pd.concat(predictions))
     for name in tasks:
