@@ -23,7 +23,7 @@ WITHOUT_EFFECT = (
 # Flags that say where something lies. What lies there is compared, not where.
 PLACES = ("data_root", "checkpoint", "text_model", "speech_model")
 # Raised when earlier run folders no longer say enough to be resumed, skipped or averaged.
-FORMAT = 2
+FORMAT = 3
 # What an encoder is loaded from.
 ENCODER_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 
