@@ -101,7 +101,8 @@ def no_runs(output_root):
     from utils.results.runs import where_runs_are
 
     nearby = where_runs_are(output_root)
-    hint = f"name {os.path.relpath(nearby)}" if nearby else "bash run-init.sh makes the first into outputs"
+    near = nearby and min(os.path.relpath(nearby), str(nearby), key=len)
+    hint = f"name --output_root {near}" if nearby else "bash run-init.sh makes the first in outputs"
     return f"--output_root {output_root} holds no experiments (<experiment>/fold_0/<task>): {hint}"
 
 
@@ -133,6 +134,7 @@ def tables(found, args):
     rows |= {name: results.method(name) for name in results.rows} if results else {}
     orders = results.orders if results else ()
     lists = {
+        "Rows under other names, and in what they differ": report.row_notes(results) if results else [],
         "Missing runs, by the commands that make them": missing_commands(found, rows, orders, args.output_root, args.folds),
         "Experiments that are in no table (see --settings)": report.other_names(results, found),
     }

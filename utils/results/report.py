@@ -256,7 +256,7 @@ def notes(results, output_root):
         elif common != every_seed:
             seeds = ", ".join(map(str, sorted(common)))
             lines.append(f"{row}, trained on {trained}, is averaged over seed {seeds} alone, which all of its folds have.")
-    return lines + row_notes(results) + _different_settings(results) + other_starts(results, output_root)
+    return lines + _different_settings(results) + other_starts(results, output_root)
 
 
 def row_notes(results):
@@ -270,18 +270,11 @@ def row_notes(results):
         pairs = [(one, other) for other in results.of_row(row) for one in results.of_row(against)]
         # Where possible, of the same task and fold.
         one, other = min(pairs, key=lambda pair: (pair[0].sequence != pair[1].sequence, pair[0].key != pair[1].key))
-        words = [
-            f"{name.removeprefix('--')} {other.identity.get(name)}" if name.startswith("--") else f"another {name}"
-            for name in sorted(_different_names(one, other))
-        ]
+        names = [text.removesuffix(".0") for text in run_differences(one, other, LABELS, words="{1}")]
+        words = [name.removeprefix("--") if name.startswith("--") else f"another {name}" for name in names]
         compared = "" if against == method else f" (compared with {against})"
         lines.append(f"{row}: {', '.join(words) or f'as {against}'}{compared}")
     return lines
-
-
-def _different_names(one, other):
-    same = {text.split()[0] if text.startswith("--") else text for text in run_differences(one, other, LABELS)}
-    return same
 
 
 def _different_settings(results):

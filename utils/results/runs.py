@@ -338,7 +338,7 @@ def stray_within(row, runs):
     return None
 
 
-def run_differences(one, other, more=()):
+def run_differences(one, other, more=(), words="{} and {}"):
     """Config differences that make two runs incomparable: flags with both values, encoders, classes.
 
     Corpora, which a sequence's runs do not all share, are compared apart from this.
@@ -346,10 +346,11 @@ def run_differences(one, other, more=()):
     Args:
         one, other: FoundRuns.
         more: further names that may differ, such as "--ewc_lambda".
+        words: of a flag's two values.
     """
     here, there = one.identity, other.identity
     corpora = {name for name in here | there if name.startswith(("corpus ", "folds of "))}
-    return differences(here, there, {*MAY_DIFFER, *more, *corpora}, words="{} and {}")
+    return differences(here, there, {*MAY_DIFFER, *more, *corpora}, words)
 
 
 @dataclass(frozen=True)
