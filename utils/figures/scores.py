@@ -55,26 +55,24 @@ def draw_forgetting(results, orders):
         for panel, metric in zip(panel_row, SHOWN):
             _forgetting_panel(panel, results, rows, order, index, metric)
             _reference_lines(panel, results, order, index, metric, lines)
-        first = order[index - 1]
-        panel_row[0].set_ylabel(
-            f"{first}, then {order[1]}" if len(order) == 2 else f"{first}\n{_arrows(order)}", fontsize=SMALL
-        )
+        text = f"{order[0]},\nthen {order[1]}" if len(order) == 2 else f"on {order[index - 1]}"
+        panel_row[0].set_ylabel(text, fontsize=SMALL)
     if not any(panel.patches for panel in panels.flat):
         raise CannotDraw("no run that learned one task after another")
-    old = "first corpus" if all(len(order) == 2 for order in orders) else "task named at the left"
     for panel, metric in zip(panels[-1], SHOWN):
-        panel.set_xlabel(f"{METRIC_TITLES[metric]} on\nthe {old}")
+        panel.set_xlabel(METRIC_TITLES[metric] + ("\non the first corpus" if len(orders[0]) == 2 else ""))
     panels[0, 0].set_yticks(range(len(rows)), map(label, rows))
     panels[0, 0].invert_yaxis()
     handles = [Patch(color=BEFORE, label="when learned"), Patch(color=AFTER, label="after the last task")]
     for name, style, words in lines:
         handles.append(Line2D([], [], color=METHODS[name].colour if name else GREY, linestyle=style, label=words))
-    legend_below(figure, handles, 2, f"mean and standard deviation over\n{over(results.of_row(*rows))}")
+    legend_below(figure, handles, 2, f"{_order_of(orders)}mean and standard deviation over {over(results.of_row(*rows))}")
     return figure
 
 
-def _arrows(order):
-    return " → ".join(order)
+def _order_of(orders):
+    """The order of three tasks or more, which a figure has no other place for, as a line."""
+    return f"{' → '.join(orders[0])}\n" if len(orders[0]) > 2 else ""
 
 
 def _forgetting_panel(panel, results, rows, order, index, metric):
@@ -183,10 +181,10 @@ def draw_emotions(results, orders):
             panel.axis("off")
         task = order[index - 1]
         after = f"before and after {order[1]}" if len(order) == 2 else f"when learned and after {order[-1]}"
-        panel_row[0].set_ylabel(f"F1 on {task}\n{after}" + (f"\n{_arrows(order)}" if len(order) > 2 else ""))
+        panel_row[0].set_ylabel(f"F1 on {task}\n{after}")
     if not drawn:
         raise CannotDraw("no run that learned one task after another")
-    text = f"means over {over(results.of_row(*rows))}; their standard deviations are in the tables"
+    text = f"{_order_of(orders)}means over {over(results.of_row(*rows))}; their standard deviations are in the tables"
     figure.supxlabel(text, fontsize=SMALL)
     panels[0, 0].set_xlim(-0.12, 1.0 + 0.34 * columns)
     panels[0, 0].set_ylim(0, 1)
@@ -275,8 +273,7 @@ def draw_lambda(results, orders):
             for row, estimates in others.items():
                 (x, _), (y, _) = _old_and_new(estimates)
                 panel.plot(x, y, styles[row][1], color=styles[row][0], markersize=4.5, zorder=3)
-            name = f"{order[0]} (old)" if len(order) == 2 else f"mean of {', '.join(order[:-1])} (old)"
-            panel.set_xlabel(name, labelpad=2)
+            panel.set_xlabel(f"{order[0]} (old)" if len(order) == 2 else "mean of the old tasks", labelpad=2)
             panel.set_ylabel(f"{order[-1]} (new)", labelpad=2)
             panel.set_title(METRIC_TITLES[metric])
             runs.append(next(iter(curve.values()))[0])
@@ -287,7 +284,7 @@ def draw_lambda(results, orders):
         colour, marker = styles[row]
         handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, ls="", label=label(row)))
     folds, seeds = (max(len(of) for of in counts) for counts in zip(*((run.per_fold, run.seeds) for run in runs)))
-    legend_below(figure, handles, 3, f"mean and standard deviation over {over_counts(folds, seeds)}")
+    legend_below(figure, handles, 3, f"{_order_of(orders)}mean and standard deviation over {over_counts(folds, seeds)}")
     return figure
 
 

@@ -51,7 +51,7 @@ def label(row):
 
 
 def row_styles(rows):
-    """A colour and a marker for each row, ``{row: (colour, marker)}``: its method's colour, or a further one under other names."""
+    """A colour and a marker for each row, ``{row: (colour, marker)}``: of a method's own row its colour."""
     others = [row for row in rows if row not in METHODS]
     further = [BLACK, GREY, *FURTHER]
     colours = {row: METHODS[row].colour for row in rows if row in METHODS}
@@ -112,7 +112,7 @@ def legend_below(figure, handles, columns, text):
     """A legend below the panels, headed by what the marks are and over what."""
     figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.0, handlelength=1.6,
-        title=text, title_fontsize=SMALL,
+        title=text, title_fontsize=SMALL, alignment="center",
     )  # fmt: skip
 
 

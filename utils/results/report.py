@@ -232,7 +232,7 @@ def parameter_table(results):
     serves = [f"one file serves all tasks for {listed(one)}"] if one else []
     serves += [f"{listed(each)} {'need' if len(each) > 1 else 'needs'} one a task"] if each else []
     notes = (
-        f"stored is what best_model.pt holds: {', '.join(serves)}. Adapters need the frozen encoders beside it, once for all "
+        f"stored is what best_model.pt holds: {'; '.join(serves)}. Adapters need the frozen encoders beside it, once for all "
         "tasks.",
     )
     return Table("parameters", "Parameters", "setting", rows, notes=notes)

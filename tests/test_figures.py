@@ -1,0 +1,157 @@
+"""Figures: what they show of invented runs, that nothing is cut off, and that they follow the models."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from invented import FOUR, A, B, C, invent, three_tasks, two_tasks
+from matplotlib import pyplot as plt
+from matplotlib.text import Text
+
+from utils.errors import UserError
+from utils.figures import architecture, curves, draw_all, pages, scores, style
+from utils.methods import METHODS
+from utils.results.runs import Results, find_runs
+
+
+@pytest.fixture(autouse=True)
+def prepared():
+    style.prepare()
+    yield
+    plt.close("all")
+
+
+def along_lambda(root, sequence, counts=None):
+    for value in (10.0, 1000.0):
+        test = {task: 0.5 + value / 10_000 for task in sequence}
+        before = {task: 0.6 for task in sequence}
+        flags = {"ewc_lambda": value}
+        for length in range(2, len(sequence) + 1):
+            tasks = sequence[:length]
+            of = ({task: score[task] for task in tasks} for score in (test, before))
+            invent(root, f"lambda_{value:g}", tasks, *of, method="ewc", counts=counts, arguments=flags)
+
+
+def require_readable(figure):
+    """Fixed width, no text below 7 points, and nothing cut off at the edges or written over an axis's name."""
+    assert figure.get_figwidth() in (style.COLUMN, style.PAGE)
+    figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
+    assert len(texts) > 5 and min(text.get_fontsize() for text in texts) >= 7
+    page, drawn = figure.bbox_inches, figure.get_tightbbox()
+    assert (drawn.min >= page.min - 0.01).all() and (drawn.max <= page.max + 0.01).all()
+    names = [name.get_window_extent() for panel in figure.axes for name in (panel.xaxis.label, panel.yaxis.label)]
+    names = [box for box in names if box.width > 1]
+    assert not any(one.overlaps(other) for index, one in enumerate(names) for other in names[:index])
+
+
+@pytest.mark.parametrize("tasks", [2, 3])
+def test_every_figure_is_readable_at_its_width(tmp_path, tasks):
+    make, sequence, counts = ((two_tasks, [A, B], None), (three_tasks, [A, B, C], FOUR))[tasks - 2]
+    make(tmp_path)
+    along_lambda(tmp_path, sequence, counts)
+    rows = ["finetune", "lambda_10", "lambda_1000", "adapter", "joint"]
+    results = Results(find_runs(tmp_path), rows, ["finetune", "adapter"])
+    (orders,) = pages(results.orders).values()
+    for draw in (scores.draw_forgetting, scores.draw_emotions, scores.draw_lambda):
+        require_readable(draw(results, orders))
+    for row in results.learners:
+        require_readable(curves.draw_curves(results, row, orders))
+    require_readable(scores.draw_confusion(results, ("joint", "lambda_10"), sequence[0]))
+
+
+def test_what_is_drawn_of_the_models_is_readable():
+    for draw in (architecture.draw_architecture, architecture.draw_storage):
+        require_readable(draw(None))
+
+
+def test_figures_are_written_as_png_and_pdf_or_say_what_they_lack(tmp_path):
+    invent(tmp_path, "task_a", [A], {A: 0.5}, synthetic=True)
+    invent(tmp_path, "adapter", [A], {A: 0.5}, synthetic=True)
+    lines = list(draw_all(Results(find_runs(tmp_path)), tmp_path / "figures"))
+    for name, start in (("storage.png", b"\x89PNG"), ("storage.pdf", b"%PDF"), ("forgetting.pdf", b"%PDF")):
+        assert (tmp_path / "figures" / name).read_bytes().startswith(start)
+    assert "lambda: not drawn, no experiments that differ in --ewc_lambda alone" in lines
+    (tmp_path / "in the way").write_text("")
+    with pytest.raises(UserError, match="--figures"):
+        list(draw_all(Results(find_runs(tmp_path)), tmp_path / "in the way" / "figures"))
+    with pytest.raises(UserError, match="--confusion mine"):
+        list(draw_all(Results(find_runs(tmp_path)), tmp_path / "figures", ["mine", "adapter"]))
+
+
+def test_forgetting_is_that_of_each_earlier_task(tmp_path):
+    three_tasks(tmp_path)
+    figure = scores.draw_forgetting(Results(find_runs(tmp_path)), [(A, B, C)])
+    bars = [[text.get_text() for text in panel.texts] for panel in figure.axes[::2]]
+    # finetune and adapter, when learned and at the end, on A and on B.
+    assert bars == [["0.70", "0.30", "0.85", "0.85"], ["0.80", "0.65", "0.75", "0.75"]]
+    assert [panel.get_ylabel() for panel in figure.axes[::2]] == [f"on {A}", f"on {B}"]
+
+
+def test_confusion_matrices_are_pooled_over_folds_class_by_class(tmp_path):
+    for fold in (0, 1):
+        invent(tmp_path, "adapter", [B], {B: 0.5}, fold=fold, counts=FOUR)
+        # Another model may have the classes in another order, and more of them.
+        invent(tmp_path, "joint", [A, B], {A: 0.5, B: 0.5}, fold=fold, counts={"fear": 0} | dict(reversed(FOUR.items())))
+    figure = scores.draw_confusion(Results(find_runs(tmp_path)), ("adapter", "joint"), B)
+    for panel in figure.axes:
+        assert [text.get_text() for text in panel.texts] == [
+            *("100 %\n12", "0 %\n0", "0 %\n0"), *("0 %\n0", "100 %\n4", "0 %\n0"), *("0 %\n0", "0 %\n0", "100 %\n4"),
+        ]  # fmt: skip
+    assert figure.axes[0].get_title() == "adapter\ntested on KEMDy20 (2 folds)"
+    assert (figure.axes[0].get_ylabel(), figure.axes[0].get_xlabel()) == ("true", "predicted")
+
+
+def test_curves_average_folds_and_mark_where_tasks_start(tmp_path):
+    for fold in (0, 1):
+        invent(tmp_path, "task_a", [A], {A: 0.5}, fold=fold)
+        path = invent(tmp_path, "finetune", [A, B], {A: 0.3, B: 0.5}, {A: 0.7, B: 0.2}, fold=fold)
+        invent(tmp_path, "finetune", [A, B, C], {A: 0.3, B: 0.5, C: 0.5}, fold=fold)
+        if fold:
+            table = pd.read_csv(path / "history.csv")
+            (table + 0.2).assign(epoch=table["epoch"]).to_csv(path / "history.csv", index=False)
+    figure = curves.draw_curves(Results(find_runs(tmp_path)), "finetune", [(A, B, C)])
+    lines = {tuple(line.get_xdata()): list(line.get_ydata()) for line in figure.axes[0].lines if len(line.get_xdata()) == 3}
+    assert lines[0, 1, 2] == pytest.approx([0.1, 0.3, 0.2]) and lines[2, 3, 4] == pytest.approx([0.2, 0.4, 0.3])
+    assert lines[4, 5, 6] == pytest.approx([0.1, 0.3, 0.2])
+    borders = [line.get_xdata()[0] for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+    assert borders == [2, 4]
+
+
+def test_rows_and_classes_have_colours_that_tell_them_apart():
+    rows = ["finetune", "ewc_500", "ewc_50", "adapter", "adapter_32", "mine"]
+    styles = style.row_styles(rows)
+    assert styles["finetune"][0] == METHODS["finetune"].colour and len(set(styles.values())) == len(rows)
+    assert len({colour for colour, _ in styles.values()}) == len({marker for _, marker in styles.values()}) == len(rows)
+    colours = style.label_colours(["ang", "hap", "exc", "neutral"])
+    assert len({colours[name] for name in ("ang", "hap", "exc", *style.LABEL_COLOURS)}) == 10
+
+
+def test_hangul_is_drawn_or_it_is_said_that_it_is_not(tmp_path, monkeypatch):
+    for font in (style.hangul_font(), None):
+        monkeypatch.setattr(style, "hangul_font", lambda font=font: font)
+        style.prepare()
+        figure, _ = style.subplots(1, 1, style.COLUMN, 2)
+        figure.suptitle("감정")
+        assert ("fonts-nanum" in style.save(figure, tmp_path, "hangul")) == (font is None)
+
+
+def test_labels_are_spread_without_changing_their_order():
+    values = [0.5, 0.51, 0.9, 0.505]
+    positions = scores.spread(values, 0.06)
+    assert (np.diff(np.sort(positions)) >= 0.06 - 1e-6).all() and (np.argsort(positions) == np.argsort(values)).all()
+    assert positions[2] == 0.9
+
+
+def test_the_figure_of_the_architecture_follows_the_model():
+    model, whole, text_name, speech_name = architecture.model_of(None)
+    # The published sizes with KoBERT's vocabulary.
+    assert whole == 186_762_631 and (text_name, speech_name) == ("KoBERT", "wav2vec2-base")
+    parts = architecture.parts_of(model)
+    assert sum(count for count, owned in parts.values() if owned) == 13_241_607
+    frozen = {"embeddings", "attention", "feed-forward", "pooler", "speech convolutions", "speech layers"}
+    assert {name for name, (_, owned) in parts.items() if not owned} == frozen
+    # A part that the figure does not know, or one of which a task owns a half, is no picture of the model any more.
+    model.new_part = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="new_part"):
+        architecture.parts_of(model)
