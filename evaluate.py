@@ -136,7 +136,7 @@ def tables(found, args):
     lists = {
         "Rows under other names, and in what they differ": report.row_notes(results) if results else [],
         "Missing runs, by the commands that make them": missing_commands(found, rows, orders, args.output_root, args.folds),
-        "Experiments that are in no table (see --settings)": report.other_names(results, found),
+        "Further experiments, which --settings shows": report.other_names(results, found),
     }
     lists = {heading: lines for heading, lines in lists.items() if lines}
     shown = [table for table in shown if table.has_cells()]

@@ -24,8 +24,7 @@ SYNTHETIC = "SYNTHETIC corpora or encoders: a demonstration, not a result."
 
 def listed(names):
     """Names as "a, b and c"."""
-    *before, last = names
-    return f"{', '.join(before)} and {last}" if before else last
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def then(order):
@@ -312,9 +311,8 @@ def other_starts(results, output_root):
 
 
 def other_names(results, found):
-    """Experiments that are in no table."""
-    shown = {run.experiment for run in results.runs} if results else set()
-    return sorted({run.experiment for run in found if run.metrics} - shown)
+    """Finished experiments that are no rows."""
+    return sorted({run.experiment for run in found if run.metrics} - set(results.rows if results else ()))
 
 
 def run_table(found, output_root):

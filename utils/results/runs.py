@@ -134,8 +134,8 @@ def is_lambda_point(run):
 class Results:
     """Rows of comparable runs.
 
-    Rows that are not shown are kept as well where something shown refers to them: START, joint, the baselines, and the
-    experiments along λ.
+    Rows that are not shown are kept as well where something shown refers to them: START, joint, the baselines, the rows under
+    the methods' own names, and the experiments along λ.
 
     Args:
         found: from ``find_runs``.
@@ -160,7 +160,8 @@ class Results:
             if not any(run.experiment == name for run in found):
                 raise UserError(f"--baseline {name}: there is no such experiment")
         along_lambda = (run.experiment for run in found if is_lambda_point(run))
-        kept = dict.fromkeys((*rows, *baselines, START, JOINT, *along_lambda))
+        own_rows = (run.method for run in found if run.experiment in rows and run.method)
+        kept = dict.fromkeys((*rows, *baselines, START, JOINT, *along_lambda, *own_rows))
         order = [name for name in METHODS if name in kept] + [name for name in kept if name not in METHODS]
         by_row = {name: of for name in order if (of := [run for run in found if run.experiment == name])}
         by_row, self.left_out = comparable(by_row)
