@@ -336,6 +336,13 @@ def test_commands_for_other_orders_and_methods_without_a_run_script(ask, tmp_pat
     assert "run-adapter" not in found and "run-joint" not in found
 
 
+def test_a_corpus_with_splits_of_its_own_has_one_fold(ask, tmp_path):
+    splits = {split: {"labels": FOUR, "sessions": [split]} for split in ("train", "valid", "test")}
+    invent(tmp_path, "task_a", [C], {C: 0.5}, counts=FOUR, corpus={"splits": splits, "is_kemdy": False})
+    found = missing(ask, tmp_path)
+    assert "run-init" not in found and found["run-adapter"].startswith('FOLDS="0" TASKS=MELD bash run-adapter.sh')
+
+
 def test_commands_are_right_and_quoted_where_they_are_printed(ask, tmp_path, monkeypatch):
     root = tmp_path / "two words"
     flags = {"batch_size": 8, "text_model": "$(touch harm)"}

@@ -38,23 +38,22 @@ def missing_commands(found, rows, orders, output_root, folds=None):
     if folds and max(folds) >= k_fold:
         raise UserError(f"--folds {max(folds)}: the runs are of {k_fold} folds, 0 to {k_fold - 1}")
     done = {(run.experiment, run.sequence, run.fold, run.key[1]) for run in runs}
+    # A corpus with splits of its own has one fold.
     given = {name for run in runs for name, of in run.config["corpora"].items() if of["splits"]["test"]["sessions"] == ["test"]}
     lacking = defaultdict(list)
     for row, method in rows.items():
         for seed in sorted({run.key[1] for run in runs}) or [12]:
             for order, steps in _steps(method, orders, runs).items():
-                one_split = bool(order) and given >= set(order)
-                wanted = (0,) if one_split else tuple(sorted(folds) if folds is not None else range(k_fold))
-                of_step = {
-                    name: tuple(fold for fold in wanted if (row, sequence, fold, seed) not in done)
-                    for name, sequence in steps.items()
-                }
+                of_step = {}
+                for name, sequence in steps.items():
+                    wanted = [0] if given >= set(order or (name,)) else folds or range(k_fold)
+                    of_step[name] = tuple(k for k in sorted(wanted) if (row, sequence, k, seed) not in done)
                 # One command for all steps, and below for all seeds, that lack the same folds.
                 for lacked in dict.fromkeys(filter(None, of_step.values())):
                     tasks = tuple(name for name in steps if of_step[name] == lacked)
                     by_default = order or JOINT in steps or steps.keys() == set(KEMDY)
                     whole = len(tasks) == len(steps) and by_default
-                    lacking[row, order, () if whole else tasks, () if one_split else lacked].append(seed)
+                    lacking[row, order, () if whole else tasks, lacked].append(seed)
     return [_command(runs, rows, *what, seeds, output_root) for what, seeds in lacking.items()]
 
 
@@ -83,7 +82,7 @@ def _command(runs, rows, row, order, tasks, folds, seeds, output_root):
     words = [f"EXP_NAME={shlex.quote(row)}"] if row != method.name else []
     if order:
         words.append(f"ORDER={_words(order)}")
-    if folds and folds != (0, 1, 2, 3, 4):
+    if folds != (0, 1, 2, 3, 4):
         words.append(f"FOLDS={_words(folds)}")
     if tasks:
         words.append(f"TASKS={_words(tasks) if len(tasks) > 1 else shlex.quote(tasks[0])}")

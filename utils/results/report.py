@@ -10,6 +10,7 @@ from utils.results import METRIC_TITLES
 from utils.results.measures import formulas, lambda_curve, measures, over_orders, result_matrix
 from utils.results.runs import (
     LABELS,
+    Estimate,
     common_seeds,
     difference,
     epochs_done,
@@ -33,16 +34,19 @@ def then(order):
 
 
 def views(results):
-    """What stands in one score table: ``[(what distinguishes its title, [(task, order after which it is tested)])]``.
+    """The tables of final scores: ``[(what its title begins with, [(task, order after which it is tested)])]``.
 
-    One table holds both orders of the published study, each task tested where it was learned first. Other orders have a table
-    each. Without an order there is one of all tasks.
+    One table holds both orders of the published study's corpora, each tested where it was learned first. Any other order has
+    a table, and so have the tasks that are in none.
     """
-    if results.is_published_pair:
-        return [("", [(task, (task, *(other for other in KEMDY if other != task))) for task in KEMDY])]
-    if not results.orders:
-        return [("", [(task, results.tasks) for task in results.tasks])]
-    return [(f"{then(order)}: ", [(task, order) for task in order]) for order in results.orders]
+    found, others = [], [order for order in results.orders if set(order) != set(KEMDY)]
+    if len(others) < len(results.orders):
+        found.append((f"{listed(KEMDY)}: ", [(task, (task, *(other for other in KEMDY if other != task))) for task in KEMDY]))
+    found += [(f"{then(order)}: ", [(task, order) for task in order]) for order in others]
+    alone = tuple(task for task in results.tasks if not any(task in order for order in results.orders))
+    if alone:
+        found.append((f"{listed(alone)}: ", [(task, alone) for task in alone]))
+    return found if others or len(found) > 1 else [("", columns) for _, columns in found]
 
 
 def score_tables(results, metric):
@@ -50,21 +54,19 @@ def score_tables(results, metric):
     tables = []
     for which, columns in views(results):
         floors = {task: results.majority(task, metric) for task, _ in columns}
-        rows = {"majority": {task: over_folds({(fold, 0): score for fold, score in of.items()}) for task, of in floors.items()}}
-        # Seeds do not move it.
-        rows["majority"] = {task: of and type(of)(of.per_fold) for task, of in rows["majority"].items()}
+        rows = {"majority": {task: Estimate(floor) if floor else None for task, floor in floors.items()}}
         for row in results.rows:
             rows[row] = {task: over_folds(results.final_scores(row, order, task, metric)) for task, order in columns}
-        title = f"Test {METRIC_TITLES[metric]}"
-        title = f"{which}{title[0].lower()}{title[1:]}" if which else title
-        tables.append(Table("scores", title, "setting", rows, {"metric": metric}, _how_scores_are_read(results), digits=4))
+        title = f"{which}{'t' if which else 'T'}est {METRIC_TITLES[metric]}"
+        how = _how_scores_are_read(results, learned_first=len({order for _, order in columns}) > 1)
+        tables.append(Table("scores", title, "setting", rows, {"metric": metric}, how, digits=4))
     return tables
 
 
-def _how_scores_are_read(results):
+def _how_scores_are_read(results, learned_first):
     sequence, alone, joint = (results.rows_that(lambda m, how=how: m.how == how) for how in (SEQUENCE, ALONE, JOINT))
     said = ["a column is the task tested"]
-    if sequence and results.is_published_pair:
+    if sequence and learned_first:
         said.append(f"{listed(sequence)} learned it first and the other corpus after it")
     elif sequence:
         said.append(f"{listed(sequence)} learned one task after another and {_are(sequence)} tested after the last")
@@ -73,23 +75,23 @@ def _how_scores_are_read(results):
     if joint:
         said.append(f"{listed(joint)} on all tasks at once")
     sentence = f"{'; '.join(said)}. majority always predicts the training split's majority class."
-    return (sentence[0].upper() + sentence[1:], *_what_methods_are_given(results, results.rows))
+    return (sentence[0].upper() + sentence[1:], *_what_methods_are_given(results))
 
 
 def _are(names):
     return "are" if len(names) > 1 else "is"
 
 
-def _what_methods_are_given(results, rows):
+def _what_methods_are_given(results):
     """Which rows are told the task at test time, and which need recordings of earlier tasks."""
-    told, untold = (results.rows_that(lambda m, told=told: m.told_task == told, rows) for told in (True, False))
+    told, untold = (results.rows_that(lambda m, told=told: m.told_task == told) for told in (True, False))
     lines = []
     if told and untold:
         lines.append(
             f"{listed(told)} {_are(told)} told which task an utterance is of, with a model or adapters for each; "
             f"{listed(untold)} {_are(untold)} not told: one model classifies all."
         )
-    keeping = results.rows_that(lambda m: m.keeps_data, rows)
+    keeping = results.rows_that(lambda m: m.keeps_data)
     if keeping:
         lines.append(f"{listed(keeping)} {'need' if len(keeping) > 1 else 'needs'} the recordings of earlier tasks.")
     return lines
@@ -109,7 +111,7 @@ def measure_tables(results, metric):
         about = {"metric": metric, "first": order[0], "second": order[1]} if len(order) == 2 else {}
         about = about or {"metric": metric, "order": "+".join(order)}
         how = (*notes, *formulas(len(order)).values(), *(by_construction if alone else ()))
-        how += (*_what_methods_are_given(results, rows_of),)
+        how += (*_what_methods_are_given(results),)
         title = f"{then(order)}: continual learning by {METRIC_TITLES[metric]}"
         if len(order) > 2:  # R as rows of its own, or the table would be too wide
             tables.append(_matrix_table(results, order, metric, about, notes))
@@ -244,7 +246,7 @@ def notes(results, output_root):
     every_seed = {run.key[1] for run in results.of_row(*results.rows)}
     for row, sequence in dict.fromkeys((run.experiment, run.sequence) for run in results.of_row(*results.rows)):
         runs = [run for run in results.of_row(row) if run.sequence == sequence]
-        trained = runs[0].task if len(sequence) == 1 or results.is_published_pair else "+".join(sequence)
+        trained = runs[0].task if len(sequence) == 1 or set(sequence) == set(KEMDY) else "+".join(sequence)
         common = common_seeds(run.key for run in runs)
         if not common:
             by_fold = defaultdict(set)
@@ -298,16 +300,19 @@ def _different_settings(results):
 
 def other_starts(results, output_root):
     """A line for each run that did not start from START's model, or its own row's, as it is now."""
-    digests, lines = FileDigests(Path(output_root) / DIGESTS), []
     models = {(run.experiment, run.sequence, run.key): run.path / BEST_MODEL for run in results.runs}
+    starts = []
     for run in results.of_row(*results.rows):
-        if METHODS[run.method].how != SEQUENCE or not run.config["started_from"]:
-            continue
         owner = START if len(run.sequence) == 2 else run.experiment
         model = models.get((owner, run.sequence[:-1], run.key))
-        if model and model.is_file() and digests(model)[0] != run.config["started_from"]["sha256"]:
-            lines.append(f"{run.path} did not start from {owner}'s model as it is now.")
-    return lines
+        if METHODS[run.method].how == SEQUENCE and run.config["started_from"] and model and model.is_file():
+            starts.append((run, owner, model))
+    digests = FileDigests(Path(output_root) / DIGESTS)(*(model for *_, model in starts))
+    return [
+        f"{run.path} did not start from {owner}'s model as it is now."
+        for (run, owner, _), digest in zip(starts, digests)
+        if digest != run.config["started_from"]["sha256"]
+    ]
 
 
 def other_names(results, found):

@@ -128,7 +128,7 @@ def chosen_rows(found, settings=None):
 
 def is_lambda_point(run):
     """May the run be a point of the curve along λ?"""
-    return "ewc_lambda" in run.config.get("arguments", {})
+    return run.method == "ewc" and "ewc_lambda" in run.config["arguments"]
 
 
 class Results:
@@ -206,7 +206,7 @@ class Results:
         return [run for run in self.runs if run.experiment in rows]
 
     def rows_that(self, condition, rows=None):
-        """Names of the rows shown (or ``rows``) whose Method fulfils a condition."""
+        """Names of the rows shown (or of ``rows``) whose Method fulfils a condition."""
         return tuple(row for row in (self.rows if rows is None else rows) if condition(self.method(row)))
 
     @property
