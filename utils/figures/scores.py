@@ -24,7 +24,7 @@ from utils.figures.style import (
     row_styles,
     subplots,
 )
-from utils.methods import METHODS, START
+from utils.methods import METHODS, SEQUENCE, START
 from utils.results import METRIC_TITLES
 from utils.results.measures import lambda_curve, result_matrix
 from utils.results.runs import over_folds
@@ -50,7 +50,7 @@ def draw_forgetting(results, orders):
     tasks, rows = earlier_tasks(orders), results.learners
     height = 0.85 + len(tasks) * (0.45 + 0.28 * len(rows))
     figure, panels = subplots(len(tasks), len(SHOWN), COLUMN, height, sharex="col", sharey=True, squeeze=False)
-    lines = ((START, "--", label(START)), ("finetune", "--", "finetune, after"), (None, ":", "majority class"))
+    lines = _references(results)
     for panel_row, (order, index) in zip(panels, tasks):
         for panel, metric in zip(panel_row, SHOWN):
             _forgetting_panel(panel, results, rows, order, index, metric)
@@ -64,8 +64,7 @@ def draw_forgetting(results, orders):
     panels[0, 0].set_yticks(range(len(rows)), map(label, rows))
     panels[0, 0].invert_yaxis()
     handles = [Patch(color=BEFORE, label="when learned"), Patch(color=AFTER, label="after the last task")]
-    for name, style, words in lines:
-        handles.append(Line2D([], [], color=METHODS[name].colour if name else GREY, linestyle=style, label=words))
+    handles += [Line2D([], [], color=colour, linestyle=style, label=words) for _, colour, style, words in lines]
     legend_below(figure, handles, 2, f"{_order_of(orders)}mean and standard deviation over {over(results.of_row(*rows))}")
     return figure
 
@@ -94,15 +93,24 @@ def _forgetting_panel(panel, results, rows, order, index, metric):
     panel.set_xticks((0, 0.5, 1), ("0", ".5", "1"))
 
 
+def _references(results):
+    """Lines across the bars: START's score, that of the first row that learns task after task, and the majority class's.
+
+    Returns:
+        [(row or None, colour, line style, name)].
+    """
+    rows = {START: label(START)} if results.of_row(START) else {}
+    rows |= {row: f"{label(row)}, after" for row in results.rows_that(lambda method: method.how == SEQUENCE)[:1]}
+    colours = row_styles(rows)
+    return [*((row, colours[row][0], "--", name) for row, name in rows.items()), (None, GREY, ":", "majority class")]
+
+
 def _reference_lines(panel, results, order, index, metric, lines):
-    task, kept = order[index - 1], {run.experiment for run in results.runs}
-    for name, style, _ in lines:
-        if name is None:
-            values = {(fold, 0): score for fold, score in results.majority(task, metric).items()}
-        else:
-            values = results.final_scores(name, order, task, metric) if name in kept else {}
-        if estimate := over_folds(values):
-            colour = METHODS[name].colour if name else GREY
+    task = order[index - 1]
+    for row, colour, style, _ in lines:
+        floor = {(fold, 0): score for fold, score in results.majority(task, metric).items()}
+        estimate = over_folds(results.final_scores(row, order, task, metric) if row else floor)
+        if estimate:
             panel.axvline(estimate.mean, color=colour, linestyle=style, linewidth=1.0, zorder=0)
 
 
@@ -268,7 +276,7 @@ def draw_lambda(results, orders):
                 *([mean for mean, _ in points] for points in (old, new)), [std for _, std in new], [std for _, std in old],
                 fmt="o-", color=METHODS["ewc"].colour, markersize=3, elinewidth=0.5, ecolor="#E8C98A", zorder=1,
             )  # fmt: skip
-            panel.margins(0.2)
+            panel.margins(0.25)
             _label_points(panel, list(curve), *([mean for mean, _ in points] for points in (old, new)))
             for row, estimates in others.items():
                 (x, _), (y, _) = _old_and_new(estimates)

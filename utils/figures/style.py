@@ -110,10 +110,11 @@ def mark_synthetic(figure):
 
 def legend_below(figure, handles, columns, text):
     """A legend below the panels, headed by what the marks are and over what."""
-    figure.legend(
+    legend = figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.0, handlelength=1.6,
-        title=text, title_fontsize=SMALL, alignment="center",
+        title=text, title_fontsize=SMALL,
     )  # fmt: skip
+    legend.get_title().set_multialignment("center")
 
 
 def over(runs):
