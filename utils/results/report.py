@@ -82,6 +82,10 @@ def _are(names):
     return "are" if len(names) > 1 else "is"
 
 
+def _have(names):
+    return "have" if len(names) > 1 else "has"
+
+
 def _what_methods_are_given(results):
     """Which rows are told the task at test time, and which need recordings of earlier tasks."""
     told, untold = (results.rows_that(lambda m, told=told: m.told_task == told) for told in (True, False))
@@ -102,16 +106,15 @@ def measure_tables(results, metric):
     tables, rows_of = [], (*results.learners, *results.rows_that(lambda method: method.how == JOINT))
     notes = ("R[i,j] is the test score on task j after task i was learned, tasks in the order in which they are learned.",)
     alone = results.rows_that(lambda method: method.how == ALONE, results.learners)
-    by_construction = (
-        f"A model a task ({listed(alone)}) is not changed by later tasks: BWT is 0 by construction, and R[i,j] with j > i does "
-        "not exist.",
-    )
+    by_construction = [
+        f"{listed(alone)} {_have(alone)} a model a task, which later ones do not change: BWT is 0 by construction, and there is "
+        "no R[i,j] with j > i."
+    ] * bool(alone)
     for order in results.orders:
         rows = {row: _estimates(measures(results, row, order, metric)) for row in rows_of}
-        about = {"metric": metric, "first": order[0], "second": order[1]} if len(order) == 2 else {}
-        about = about or {"metric": metric, "order": "+".join(order)}
-        how = (*notes, *formulas(len(order)).values(), *(by_construction if alone else ()))
-        how += (*_what_methods_are_given(results),)
+        about = {"metric": metric}
+        about |= {"first": order[0], "second": order[1]} if len(order) == 2 else {"order": "+".join(order)}
+        how = (*notes, *formulas(len(order)).values(), *by_construction, *_what_methods_are_given(results))
         title = f"{then(order)}: continual learning by {METRIC_TITLES[metric]}"
         if len(order) > 2:  # R as rows of its own, or the table would be too wide
             tables.append(_matrix_table(results, order, metric, about, notes))
