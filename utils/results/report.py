@@ -107,8 +107,8 @@ def measure_tables(results, metric):
     notes = ("R[i,j] is the test score on task j after task i was learned, tasks in the order in which they are learned.",)
     alone = results.rows_that(lambda method: method.how == ALONE, results.learners)
     by_construction = [
-        f"{listed(alone)} {_have(alone)} a model a task, which later ones do not change: BWT is 0 by construction, and there is "
-        "no R[i,j] with j > i."
+        f"{listed(alone)} {_have(alone)} a model a task, which later ones do not change: BWT is 0 by construction, and there "
+        "is no R[i,j] with j > i."
     ] * bool(alone)
     for order in results.orders:
         rows = {row: _estimates(measures(results, row, order, metric)) for row in rows_of}
