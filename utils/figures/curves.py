@@ -43,8 +43,8 @@ def draw_curves(results, row, orders):
         for panel, quantity in zip(column, SHOWN):
             _draw_column(panel, results, row, order, tables, quantity)
             panel.set_ylim(0, 1 if quantity != "loss" else None)
-        title = ", then ".join(order)
-        column[0].set_title(title if len(order) == 2 else " → ".join(order), fontsize=SMALL)
+        if len(order) == 2:  # of more the legend has the order
+            column[0].set_title(", then ".join(order), fontsize=SMALL)
         column[-1].set_xlabel("epoch", labelpad=2)
     for panel, quantity in zip(panels[:, 0], SHOWN):
         panel.set_ylabel(TITLES[quantity])
@@ -81,7 +81,7 @@ def _draw_column(panel, results, row, order, tables, quantity):
                 _draw(panel, table, column, border, colour)
         if quantity == "loss":
             _draw(panel, table, "train_loss", border, COLOURS[index % len(COLOURS)], ":")
-        if index:
+        if border:
             panel.axvline(border, color=GREY, linestyle="--", linewidth=0.8, zorder=0)
         border = end
 

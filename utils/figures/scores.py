@@ -85,8 +85,9 @@ def _forgetting_panel(panel, results, rows, order, index, metric):
                 position + offset, estimate.mean, 0.38, color=colour, xerr=estimate.std, error_kw={"lw": 0.8, "capsize": 1.5}
             )
             # In the bar where it has room, else behind its error bar.
-            inside = estimate.mean > 0.3
-            place = 0.02 if inside else estimate.mean + (estimate.std or 0) + 0.03
+            std = estimate.std or 0
+            inside = estimate.mean - std > 0.25 or estimate.mean + std > 0.75
+            place = 0.02 if inside else estimate.mean + std + 0.03
             text_colour = "white" if inside else "black"
             panel.text(place, position + offset, f"{estimate.mean:.2f}", va="center", color=text_colour, fontsize=SMALL)
     panel.set_xlim(0, 1)
@@ -216,7 +217,7 @@ def _slopes(panel, results, row, order, index):
 
 
 def spread(values, gap):
-    """Positions for labels near ``values``, at least ``gap`` apart, in the order of the values given."""
+    """Positions for labels near ``values``, at least ``gap`` apart and between 0 and 1, in the order of the values given."""
     order = np.argsort(values)
     positions = np.array(values, dtype=float)[order]
     # Pushed up from below, then the whole back by what the labels gained on average, a few times.
@@ -228,6 +229,8 @@ def spread(values, gap):
             move = max(gap - (positions[index + 1] - positions[index]), 0) / 2
             positions[index] -= move
             positions[index + 1] += move
+    positions -= max(positions.max(initial=0) - (1 - gap / 2), 0)
+    positions += max(gap / 2 - positions.min(initial=1), 0)
     result = np.empty_like(positions)
     result[order] = positions
     return result
