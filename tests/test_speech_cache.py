@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture()
 def corpus(data_root):
-    return read_corpus(data_root / "KEMDy20", progress=False)
+    return read_corpus(data_root, "KEMDy20")
 
 
 @pytest.fixture()

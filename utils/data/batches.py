@@ -255,8 +255,8 @@ def make_task(corpus, args, class_names, tokenizer, speech):
     for split in SPLITS:
         if tables[split].empty:
             raise UserError(
-                f"{corpus.root}: no usable utterance in {', '.join(map(str, fold[split]))}, the {split} split of fold "
-                f"{args.num_fold}; {corpus.command} shows why"
+                f"{corpus.root}: no usable utterance in the {split} split of fold {args.num_fold} "
+                f"({', '.join(map(str, fold[split]))}); {corpus.command} shows why"
             )
     splits = {
         split: UtteranceDataset(table, class_names, tokenizer, args.max_text_len, speech) for split, table in tables.items()

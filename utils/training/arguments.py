@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from contextlib import suppress
 
 from utils.data import SECONDS
 from utils.errors import UserError
@@ -192,9 +193,17 @@ def _ending(args):
 def _tasks_before(args):
     if args.after:
         return args.after
+    facts = {}
     if args.checkpoint is not None and args.checkpoint.is_file():
-        if told := checkpoint_facts(args.checkpoint).get("sequence"):
-            return told
+        with suppress(UserError):  # what is wrong with it is said where it is read whole
+            facts = checkpoint_facts(args.checkpoint)
+    if facts.get("sequence") and facts.get("method") != JOINT:
+        if args.task in facts["sequence"]:
+            raise UserError(
+                f"--checkpoint {args.checkpoint} has already been trained on {args.task}: what it forgets cannot be told; name "
+                f"the best_model.pt of a run on other tasks alone"
+            )
+        return facts["sequence"]
     if args.task in KEMDY:
         return [name for name in KEMDY if name != args.task]
     raise UserError(f"--task {args.task}: say what was learned before it, in order: --after TASK …")
@@ -208,6 +217,6 @@ def command_for(args, method, **changes):
     for name, value in values.items():
         if value is True:
             words.append(f"--{name}")
-        elif value not in (None, False, ""):
+        elif value is not None and value is not False:
             words += [f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
     return shlex.join(words)

@@ -5,11 +5,12 @@ It belongs to the first task, whose recordings it is computed from, and lies bes
 """
 
 import argparse
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import UserError, one_line_errors
-from utils.files import BEST_MODEL, LockFile, lock_of, this_process, whole_file
+from utils.files import BEST_MODEL, LockFile, as_json, lock_of, this_process, whole_file
 from utils.flags import Parser, encoder_name, named_path, positive_int
 from utils.identity import fold_digest
 from utils.training.arguments import add_machine_flags
@@ -87,7 +88,8 @@ def guarded(run, start, model, tasks):
 
 
 def _fisher_of(run, point, model, task):
-    from utils.files import as_json
+    import torch
+
     from utils.training.checkpoints import state_digest
 
     batch_size, name = run.args.fisher_batch_size, point.sequence[-1]
@@ -102,15 +104,18 @@ def _fisher_of(run, point, model, task):
         return kept
     if task is None:
         raise UserError(
-            f"the Fisher information of {name} is not in {beside}, and cannot be computed without its corpus: name the file that "
-            "came with the model (--fisher), or ask for it ('python -m utils.training.fisher RUN_FOLDER' makes it)"
+            f"the Fisher information of {name} is not in {beside}, and cannot be computed without its corpus: name the file "
+            "that came with the model (--fisher), or ask for it ('python -m utils.training.fisher RUN_FOLDER' makes it)"
         )
     with _folder_of(run, beside.parent) as writable:
         if kept := _kept(run, places, facts, model):  # another run has made it meanwhile
             return kept
         fisher = fisher_information(run, model, task.splits["train"], batch_size)
         if run.accelerator.is_main_process:
-            _write(run, beside if writable else own, {**facts, "fisher": fisher})
+            fisher = {parameter: values.cpu() for parameter, values in fisher.items()}
+            with whole_file(beside) if writable else run.file(own.name) as file:
+                torch.save({**facts, "fisher": fisher}, file)
+            run.say(f"Fisher information of {name} → {beside if writable else own}")
     return fisher
 
 
@@ -153,28 +158,19 @@ def _folder_of(run, folder):
             lock.release()
 
 
-def _write(run, path, content):
-    import torch
-
-    content["fisher"] = {name: values.cpu() for name, values in content["fisher"].items()}
-    with run.file(path.name) if path.parent == run.path else whole_file(path) as file:
-        torch.save(content, file)
-    run.say(f"Fisher information of {content['task']} → {path}")
-
-
 @one_line_errors
 def main():
     parser = Parser(
         prog="python -m utils.training.fisher",
-        description="Compute the Fisher information of a finished run's model on the corpus that it was trained on, which ewc.py "
-        "needs where the model goes and the corpus does not.",
+        description="Compute the Fisher information of a finished run's model on the corpus that it was trained on. ewc.py "
+        "needs it where the model is handed on and the corpus is not.",
     )
     parser.add_argument("run_folder", type=named_path, help="such as outputs/task_a/fold_0/KEMDy19")
     parser.add_argument(
         "--batch_size",
         type=positive_int,
         default=10,
-        help="batch size for estimating F; F and thus the effective λ depend on it",
+        help="for estimating F; F and thus the effective λ depend on it",
     )
     parser.add_argument("--data_root", type=named_path, default=argparse.SUPPRESS, help="where the corpus lies now")
     for kind in ("text", "speech"):
@@ -185,6 +181,8 @@ def main():
     from utils.training.start import StartingPoint, reopen
 
     folder = args.pop("run_folder")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} is not there, or cannot be written")
     changes = args | {"fisher": None, "fisher_batch_size": args.pop("batch_size")}
     run, model, config, tasks = reopen(folder, changes, quiet=False)
     name = config["sequence"][-1]

@@ -115,8 +115,8 @@ class Run:
         if isinstance(error, RuntimeError):
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise UserError(
-                    "out of memory: a smaller --micro_batch_size needs less. Dropout then draws other masks, so it is another run: "
-                    f"{HINT}"
+                    "out of memory: a smaller --micro_batch_size needs less. Dropout then draws other masks, so it is another "
+                    f"run: {HINT}"
                 ) from None
 
     def _leave(self, number, frame):

@@ -13,7 +13,7 @@ from utils.data.speech_cache import corpus_features
 from utils.errors import UserError
 from utils.files import CONFIG, METRICS, sha256
 from utils.identity import SPLITS, checkpoint_facts, checkpoint_of, fold_digest, starting_checkpoint
-from utils.methods import START
+from utils.methods import JOINT, START
 from utils.training.arguments import command_for
 from utils.training.checkpoints import (
     describe_mismatch,
@@ -113,8 +113,8 @@ def require_known_tokens(text_encoder, tasks, args):
     room, known = max_tokens(text_encoder), text_encoder.config.vocab_size
     if room is not None and longest > room:
         raise UserError(
-            f"--max_text_len {args.max_text_len}: a transcript has {longest} tokens, and --text_model {args.text_model} reads at "
-            f"most {room}; name that or less"
+            f"--max_text_len {args.max_text_len}: a transcript has {longest} tokens, and --text_model {args.text_model} reads "
+            f"at most {room}; name that or less"
         )
     if largest >= known:
         raise UserError(
@@ -188,21 +188,22 @@ class StartingPoint:
             run.say(f"starting from {path}")
         if not path.is_file():
             raise UserError(
-                f"--checkpoint {path}: there is no such file; it should be the best_model.pt of a run on {', then '.join(before)}"
+                f"--checkpoint {path}: there is no such file; it should be the best_model.pt of a run on "
+                + ", then ".join(before)
             )
         config = _config_beside(run, path)
+        if config.get("method") == JOINT:
+            raise UserError(
+                f"--checkpoint {path} was trained on {', '.join(config['corpora'])} at once: what it forgets cannot be told; "
+                f"name the best_model.pt of a run on {', then '.join(before)}"
+            )
         told = {"sequence": before, "fold": args.num_fold, "k_fold": args.k_fold}
         for name, value in told.items():
             if config.get(name, value) != value:
                 raise UserError(
-                    f"--checkpoint {path} is of {name} {_words(config[name])}, and this run continues from {name} {_words(value)} "
-                    f"(training on {args.task}, fold {args.num_fold} of {args.k_fold})"
+                    f"--checkpoint {path} is of {name} {_words(config[name])}, and this run continues from {name} "
+                    f"{_words(value)} (training on {args.task}, fold {args.num_fold} of {args.k_fold})"
                 )
-        if config.get("method") == "joint":
-            raise UserError(
-                f"--checkpoint {path} was trained on {', '.join(config['corpora'])} at once: what it forgets cannot be told; name "
-                f"the best_model.pt of a run on {', then '.join(before)}"
-            )
         return cls(path, config, tuple(before))
 
     def require_classes(self, run, corpus, labels):
@@ -211,8 +212,8 @@ class StartingPoint:
         if lacking:
             first = _command_for_start(run, labels=[*labels, *lacking])
             raise UserError(
-                f"{corpus.name} has labels that {self.path} has no class for ({', '.join(lacking)}): make a start that has them "
-                f"with '{first}'"
+                f"{corpus.name} has labels that {self.path} has no class for ({', '.join(lacking)}): make a start that has "
+                f"them with '{first}'"
             )
 
     def require_same_folds(self, tasks):
@@ -262,7 +263,7 @@ class StartingPoint:
             path = told if told.is_file() else checkpoint_of(args, sequence)
             if not path.is_file():
                 raise UserError(
-                    f"{path}: the model of {', then '.join(sequence)} is not here, and the penalty for it needs it; copy it there"
+                    f"{path}: the model of {', then '.join(sequence)} is not here, and the penalty needs it; copy it there"
                 )
             points.insert(0, StartingPoint(path, checkpoint_facts(path), sequence))
         return points
@@ -276,11 +277,10 @@ def _command_for_start(run, labels=None):
     """The command that makes what a run starts from."""
     args = run.args
     before = args.sequence[:-1]
-    labels = labels or args.labels
     if len(before) == 1:
-        return command_for(
-            args, START, task=before[0], exp_name=args.init_name, experiment=START, labels=labels, overwrite=None
-        )
+        name = {} if args.init_name == START else {"exp_name": args.init_name, "experiment": START}
+        changes = {"exp_name": None, "experiment": None, "labels": labels or args.labels, "overwrite": None} | name
+        return command_for(args, START, task=before[0], **changes)
     return command_for(args, run.method.name, task=before[-1], after=before[:-1], overwrite=None)
 
 
