@@ -18,8 +18,9 @@ from utils.data.corpus import read_corpus
 from utils.data.kemdy import EMOTIONS
 from utils.metrics import majority_scores  # pytest would take it for a test
 from utils.metrics import test_scores as scores_of
-from utils.training.engine import evaluate, micro_batches, to_device
+from utils.training.engine import Training, evaluate, micro_batches, to_device, train_one_epoch
 from utils.training.fisher import fisher_information
+from utils.training.strategy import Strategy
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,50 @@ def test_online_ewc_has_one_penalty_around_the_last_tasks_parameters():
     guarded = [({"w": f"after task {n}"}, {"w": torch.tensor([float(n)])}) for n in (1, 2, 3)]
     ((anchors, fisher),) = online(guarded, 0.5)
     assert anchors == {"w": "after task 3"} and fisher["w"].tolist() == [0.5 * (0.5 * 1 + 2) + 3]
+
+
+class Shrinking(Strategy):
+    """Pulls logits to zero, with SGD in the place of AdamW, and counts what it is called for."""
+
+    def __init__(self):
+        self.calls = []
+
+    def prepare(self, model, optimizer, dataset):
+        assert len(dataset) == 23 and isinstance(optimizer, torch.optim.AdamW)
+        return {"optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "score": lambda row: -row["epoch"]}
+
+    def loss(self, model, batch, logits, share):
+        self.calls.append(len(batch["indices"]))
+        return logits.pow(2).mean() * share
+
+    def after_backward(self):
+        assert not torch.is_grad_enabled()
+        self.calls.append("backward")
+        return torch.tensor(2.0)
+
+    def after_step(self):
+        self.calls.append("step")
+
+
+def test_a_strategys_terms_are_those_of_the_whole_batch_however_it_is_divided(run, dataset):
+    ends, rows = [], []
+    for size in (None, 3):
+        torch.manual_seed(4)
+        still = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        names = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
+        speech = small_speech_encoder(**dict.fromkeys(names, 0.0), mask_time_prob=0.0)
+        model = FusionClassifier(small_text_encoder(**still), speech, dropout=0.0)
+        run.args = SimpleNamespace(num_workers=0, batch_size=8, micro_batch_size=size, lr=1e-3, seed=12)
+        strategy = Shrinking()
+        training = Training.of(run, model, dataset, strategy)
+        rows.append(train_one_epoch(run, training, 1))
+        ends.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+        assert isinstance(training.optimizer.optimizer, torch.optim.SGD) and training.score({"epoch": 3}) == -3
+        parts = [8, 8, 7] if size is None else [3, 3, 2, 3, 3, 2, 3, 3, 1]
+        assert [call for call in strategy.calls if isinstance(call, int)] == parts
+        assert strategy.calls.count("backward") == strategy.calls.count("step") == 3
+    assert torch.allclose(*ends, atol=1e-5) and rows[0] == pytest.approx(rows[1], rel=1e-4)
+    assert rows[0]["penalty"] > 2  # the mean over the steps of the term and of the penalty
 
 
 def test_evaluation_is_in_table_order_and_does_not_depend_on_the_batches(run, model, dataset):
