@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submit every run of every method to Slurm, as job arrays: bash slurm/submit.sh [options of sbatch] [-- flags]
 # Variables choose as for the run scripts. Paths in flags are relative to where it is called; logs go to the repository's outputs/.
-# Any Python from 3.8 on will do here, but with corpora of your own and no FOLDS.
+# Python 3.8 is all that it needs; with corpora of your own and without FOLDS it is what requirements.txt asks for.
 set -euo pipefail
 set -f
 source "$(dirname "${BASH_SOURCE[0]}")/../utils/shell/environment.sh"

@@ -109,7 +109,8 @@ asks_for_help() {
 # show_help VARIABLE...: the comment on top of the script, and a line on each variable that it takes.
 show_help() {
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
-  printf '\nvariables, in front of the command (FOLDS="0 1" bash %s):\n' "${0##*/}"
+  [ $# != 0 ] || return 0
+  printf '\nvariables, in front of the command (%s=... bash %s):\n' "$1" "$0"
   local variable
   for variable in "$@"; do
     printf '  %-13s ' "$variable"
@@ -121,7 +122,7 @@ show_help() {
       EXP_NAME) echo "name of the experiment, a folder under --output_root (default: the method's)" ;;
       TEXT_MODEL) echo 'text encoder, a hub name or a folder' ;;
       SPEECH_MODEL) echo 'speech encoder, a hub name or a folder' ;;
-      LAMBDAS) echo 'values of λ (default: 5 50 500 5000 50000 500000)' ;;
+      LAMBDAS) echo 'values of λ (default: 5 50 500 5000 50000 500000), here on fold 0 unless FOLDS names others' ;;
       GPUS) echo 'number of GPUs (default: all, or those in CUDA_VISIBLE_DEVICES)' ;;
       LAUNCH) echo 'what starts a script in place of python, such as "accelerate launch --num_processes 4"' ;;
       DRY_RUN) echo '1 prints the commands and runs nothing' ;;

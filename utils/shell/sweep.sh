@@ -34,7 +34,7 @@ set_steps() {
 # signal interrupts ends the sweep with RESUMABLE.
 # DRY_RUN=1 prints the commands, one a line, in a form that a shell takes. RUN_INDEX=3 takes the fourth of them alone.
 sweep() {
-  local facts= labels=() label kind steps step seed fold task run code
+  local facts= folds= labels=() label kind steps step seed fold task run code needs_labels=
   # Each corpus has folds of its own, but in a sequence.
   if [ -z "${ORDER:-}${FOLDS:-}" ] && [[ ${TASKS:-} = *" "* ]] && own_corpora; then
     for task in $TASKS; do TASKS=$task sweep "$@"; done
@@ -49,21 +49,24 @@ sweep() {
   kind=$(methods "$method")
   kind=${kind%% *}
   set_steps "$kind"
-  local needs_labels=
+  # One classifier for all tasks knows the classes of all.
   [ -z "${ORDER:-}" ] || [ "$kind" = alone ] || needs_labels=yes
   if own_corpora && { [ -z "${FOLDS:-}" ] || [ -n "$needs_labels" ]; }; then
     facts=${CORPUS_FACTS-$(about_corpora "$@")}
   fi
-  local folds=${FOLDS:-${facts%%$'\n'*}}
-  # One classifier for all tasks knows the classes of all.
-  if [ -n "$needs_labels" ] && [[ $facts = *$'\n'* ]]; then
-    labels=(--labels)
-    while IFS= read -r label; do labels+=("$label"); done <<<"${facts#*$'\n'}"
-  fi
+  {
+    IFS= read -r folds
+    while IFS= read -r label; do
+      [ -n "$needs_labels" ] || continue
+      [ ${#labels[@]} != 0 ] || labels=(--labels)
+      labels+=("$label")
+    done
+  } <<<"$facts"
+  folds=${FOLDS:-${folds:-0 1 2 3 4}}
 
   for seed in ${SEEDS:-12}; do
     [[ $seed =~ ^(0|[1-9][0-9]*)$ ]] || fail "SEEDS: $seed is not a number as --seed takes it"
-    for fold in ${folds:-0 1 2 3 4}; do
+    for fold in $folds; do
       for step in "${steps[@]}"; do
         runs=$((runs + 1))
         [ "${RUN_INDEX:-$((runs - 1))}" = $((runs - 1)) ] || continue
