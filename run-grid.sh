@@ -20,7 +20,7 @@ gpus=${GPUS:-${#devices[@]}}
 [ "$gpus" -ge 1 ] || fail "no GPU found; GPUS=1 runs one run at a time all the same (with --cpu if there is none)"
 [ ${#devices[@]} != 0 ] || for ((i = 0; i < gpus; i++)); do devices+=("$i"); done
 [ "$gpus" -le ${#devices[@]} ] || fail "GPUS=$gpus, and CUDA_VISIBLE_DEVICES names ${#devices[@]}"
-[ -z "${EXP_NAME:-}" ] || fail "EXP_NAME=$EXP_NAME would put all settings into one folder: unset it"
+check_grid
 export DEVICES="${devices[*]}"
 
 flags=("$@")

@@ -10,7 +10,7 @@ if asks_for_help "$@"; then
   exit 0
 fi
 
-[ -z "${EXP_NAME:-}" ] || fail "EXP_NAME=$EXP_NAME would put all settings into one folder: unset it"
+check_grid
 options=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   options+=("$1")

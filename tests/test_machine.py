@@ -1,4 +1,4 @@
-"""What the machine, the shell and a launcher hand to a run: paths, CPUs, GPUs, open files, variables, places that git ignores."""
+"""What the machine, the shell and a launcher hand to a run: paths, CPUs, GPUs, open files, variables, what git ignores."""
 
 import argparse
 import errno
@@ -19,7 +19,7 @@ from utils.machine import available_cpus, require_granted_gpu, require_whole_lau
 
 
 def test_cpus_are_those_of_the_job():
-    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); import utils.machine as m; print(m.available_cpus())"
+    code = "import os, utils.machine as m; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); print(m.available_cpus())"
     assert shell(sys.executable, "-c", code).stdout == "1\n"
     assert available_cpus() == len(os.sched_getaffinity(0))
 
@@ -94,9 +94,8 @@ def test_a_granted_gpu_that_torch_cannot_use_is_told(variables, cards, answer, t
         )
         (tmp_path / "nvidia-smi").chmod(0o755)
     for version, built in (("12.8", "built for CUDA 12.8; "), (None, "built without CUDA; ")):
-        answers(answer, require_granted_gpu, environment, version)
-        answers(answer and built, require_granted_gpu, environment, version)
-        answers(answer and "--cpu", require_granted_gpu, environment, version)
+        for part in (answer, answer and built, answer and "--cpu"):
+            answers(part, require_granted_gpu, environment, version)
 
 
 @pytest.mark.parametrize(("soft", "hard", "code"), [(20, None, 0), (24, 24, 1)])

@@ -97,6 +97,12 @@ about_corpora() {
     --data_root "$(flag --data_root "${at}data" "$@")" ${ORDER:-$TASKS}
 }
 
+# check_grid: refuses what only one method can be told.
+check_grid() {
+  [ -z "${EXP_NAME:-}" ] || fail "EXP_NAME=$EXP_NAME would put all settings into one folder: unset it"
+  [ -z "${ORDER:-}" ] || [ -n "$(later $ORDER)" ] || fail "ORDER=$ORDER: a sequence has two corpora or more"
+}
+
 # asks_for_help FLAGS...
 asks_for_help() {
   local word
