@@ -13,7 +13,6 @@ set_steps() {
   local task before=
   steps=()
   if [ -z "${ORDER:-}" ]; then
-    [ "$1" != joint ] || local TASKS=joint
     for task in ${TASKS:-KEMDy19 KEMDy20}; do steps+=("--task $task"); done
     return
   fi
@@ -35,19 +34,20 @@ set_steps() {
 # DRY_RUN=1 prints the commands, one a line, in a form that a shell takes. RUN_INDEX=3 takes the fourth of them alone.
 sweep() {
   local facts= folds= labels=() label kind steps step seed fold task run code needs_labels=
+  local script=$at$1 exp_name=${EXP_NAME:-$2}
+  if asks_for_help "$@"; then
+    help_of_sweep "${@:3}"
+    exit 0
+  fi
+  kind=$(methods "$2")
+  kind=${kind%% *}
+  [ -n "${ORDER:-}" ] || [ "$kind" != joint ] || local TASKS=joint
   # Each corpus has folds of its own, but in a sequence.
   if [ -z "${ORDER:-}${FOLDS:-}" ] && [[ ${TASKS:-} = *" "* ]] && own_corpora; then
     for task in $TASKS; do TASKS=$task sweep "$@"; done
     return
   fi
-  local script=$at$1 method=$2 exp_name=${EXP_NAME:-$2}
   shift 2
-  if asks_for_help "$@"; then
-    help_of_sweep "$@"
-    exit 0
-  fi
-  kind=$(methods "$method")
-  kind=${kind%% *}
   set_steps "$kind"
   # One classifier for all tasks knows the classes of all.
   [ -z "${ORDER:-}" ] || [ "$kind" = alone ] || needs_labels=yes
