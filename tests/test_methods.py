@@ -77,7 +77,9 @@ def copy(outputs, tmp_path_factory):
             shutil.copytree(path, copy / path.name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(outputs, copy / "outputs")
     (copy / "l2sp.py").write_text(SCRIPT)
-    (copy / "utils" / "methods.py").write_text((ROOT / "utils" / "methods.py").read_text() + ENTRY)
+    (copy / "utils" / "methods.py").write_text(
+        (ROOT / "utils" / "methods.py").read_text().replace("START = ", ENTRY + "START = ")
+    )
     return copy
 
 

@@ -40,7 +40,7 @@ from utils.files import (
     whole_file,
 )
 from utils.identity import arguments_that_matter, differences, identity
-from utils.machine import require_open_files, require_whole_launch
+from utils.machine import require_granted_gpu, require_open_files, require_whole_launch
 from utils.methods import JOINT, METHODS, joint_folder, task_folder
 from utils.training.arguments import complete
 from utils.training.checkpoints import read_config, read_file, read_state
@@ -66,8 +66,8 @@ class Run:
         labels: names of the model's classes, in order; set by ``start``.
 
     Raises:
-        UserError: if the processes do not divide the batch, if a launcher's variables in the environment are not whole, or if
-            too few files may be open.
+        UserError: if the processes do not divide the batch, if a launcher's variables in the environment are not whole, if too
+            few files may be open, or if a GPU was granted and cannot be used.
     """
 
     def __init__(self, args, method, quiet=False):
@@ -80,6 +80,8 @@ class Run:
         self._resumes = self._resumable = False
         self._lock, self._made, self._handlers = None, [], {}
         without_gpu = not args.cpu and not torch.cuda.is_available()
+        if without_gpu:
+            require_granted_gpu(os.environ, torch.version.cuda)
         on_cpu = args.cpu or without_gpu
         self.precision = args.mixed_precision
         if self.precision == "auto":
