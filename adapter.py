@@ -24,6 +24,7 @@ def main():
     args = parse_training_args(parser)
     # Below parsing: torch takes seconds to import.
     from models import AdapterFusionClassifier
+    from utils.data.speech_cache import features_of
     from utils.training.engine import test_and_finish, train
     from utils.training.run import Run
     from utils.training.start import labels_of, make_tasks, read_corpora, require_known_tokens
@@ -43,7 +44,7 @@ def main():
             encoder_seed=args.encoder_seed,
         )
         # The frozen speech encoder's output never changes: it is computed once and cached.
-        tasks = make_tasks(run, corpora, labels, None if args.no_speech_cache else model.speech_encoder)
+        tasks = make_tasks(run, corpora, labels, features_of(run, model.speech_encoder, corpora))
         require_known_tokens(model.text_encoder, tasks, args)
         run.start(model, tasks, labels)
         best_epoch = train(run, model, tasks)

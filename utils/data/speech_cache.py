@@ -119,6 +119,16 @@ def corpus_features(corpus, encoder, max_seq_len, precision, cache_root, device,
     return found
 
 
+def features_of(run, encoder, corpora):
+    """The features of some corpora as a run's flags want them, ``{name: SpeechFeatures}``; None with --no_speech_cache."""
+    args = run.args
+    if args.no_speech_cache:
+        return None
+    root = args.speech_cache or Path(args.output_root) / "speech_features"
+    wanted = args.max_seq_len, args.speech_cache_precision, root, run.accelerator.device, run.say
+    return {name: corpus_features(corpus, encoder, *wanted) for name, corpus in corpora.items()}
+
+
 def cache_key(corpus, encoder, max_seq_len, precision):
     """Digest of all that the features depend on: encoder, sound, cut length and precision."""
     sound = corpus.utterances[["segment_id", "wav_digest", "start", "duration"]].to_csv(index=False)

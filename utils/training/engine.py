@@ -194,35 +194,20 @@ def train_one_epoch(run, training, epoch):
     model.train()
     for step, batch in enumerate(progress_bar(run, training.loader, f"epoch {epoch}", total=len(sampler))):
         global_size = sampler.global_size(step)
-        has_share = accelerator.process_index < global_size  # a small last batch may have no utterance for this process
         training.optimizer.zero_grad()
         parts = micro_batches(batch, run.args.micro_batch_size)
         for part in parts:
             # Gradients of the parts add up; processes exchange them once, with the last.
             with nullcontext() if part is parts[-1] else accelerator.no_sync(model):
-                part = to_device(part, accelerator.device)
-                with accelerator.autocast():
-                    logits = model(part["speech_inputs"], part["text_inputs"])
-                    loss = cross_entropy(logits.float(), part["labels"], reduction="sum")
-                    share = len(part["labels"]) / global_size if has_share else 0.0
-                    term = strategy.loss(model, part, logits, share)
-                if not has_share:
-                    loss = loss * 0.0
-                losses[step] += loss.detach()
-                # Gradients are averaged over processes, so the mean over the global batch needs their number back.
-                loss = loss * (accelerator.num_processes / global_size)
-                if term is not None:
-                    adds = True
-                    terms[step] += term.detach()
-                    loss = loss + term * accelerator.num_processes
-                accelerator.backward(loss)
+                loss, term = backward(accelerator, model, part, global_size, strategy)
+            losses[step] += loss
+            if term is not None:
+                adds, terms[step] = True, terms[step] + term
         with torch.no_grad():
             penalty = strategy.after_backward()
             if penalty is not None:
-                adds = True
-                penalties[step] = penalty
-        training.optimizer.step()
-        with torch.no_grad():
+                adds, penalties[step] = True, penalty
+            training.optimizer.step()
             strategy.after_step()
         done = step + 1
         if accelerator.device.type == "cpu" or done % STEPS_BETWEEN_CHECKS == 0 or done == len(sampler):
@@ -232,6 +217,27 @@ def train_one_epoch(run, training, epoch):
     if adds:
         means["penalty"] = (accelerator.reduce(terms) + penalties).mean().item()
     return means
+
+
+def backward(accelerator, model, batch, global_size, strategy):
+    """Add the gradient of a micro-batch's part in the mean over the global batch.
+
+    Returns:
+        The summed cross-entropy, and the strategy's term or None, both detached.
+    """
+    batch = to_device(batch, accelerator.device)
+    # A small last batch may have no utterance for this process.
+    count = len(batch["labels"]) if accelerator.process_index < global_size else 0
+    with accelerator.autocast():
+        logits = model(batch["speech_inputs"], batch["text_inputs"])
+        loss = cross_entropy(logits.float(), batch["labels"], reduction="sum")
+        term = strategy.loss(model, batch, logits, count / global_size)
+    if not count:
+        loss = loss * 0.0
+    # Gradients are averaged over processes, so the mean over the global batch needs their number back.
+    whole = loss * (accelerator.num_processes / global_size)
+    accelerator.backward(whole if term is None else whole + term * accelerator.num_processes)
+    return loss.detach(), None if term is None else term.detach()
 
 
 def require_finite(run, training, name, values):

@@ -9,7 +9,6 @@ from models import FusionClassifier, load_tokenizer
 from models.encoders import max_tokens
 from utils.data.batches import Sound, make_task
 from utils.data.corpus import find_corpus, read_corpus
-from utils.data.speech_cache import corpus_features
 from utils.errors import UserError
 from utils.files import CONFIG, METRICS, sha256
 from utils.identity import SPLITS, checkpoint_facts, checkpoint_of, fold_digest, starting_checkpoint
@@ -62,14 +61,14 @@ def labels_of(args, corpora):
     return list(args.labels or dict.fromkeys(label for corpus in corpora.values() for label in corpus.labels))
 
 
-def make_tasks(run, corpora, labels, speech_encoder=None):
+def make_tasks(run, corpora, labels, speech=None):
     """Corpora → ``{name: Task}``, tokenised for this run's text encoder.
 
     Args:
         run: the Run.
         corpora: ``{name: Corpus}``.
         labels: the model's classes, in order.
-        speech_encoder: a frozen one, whose features are then given out in the place of sound, from a cache.
+        speech: ``{name: SpeechFeatures}`` of a frozen encoder; without it, sound.
 
     Raises:
         UserError: if a corpus has a label that is no class, or a split is empty.
@@ -83,12 +82,8 @@ def make_tasks(run, corpora, labels, speech_encoder=None):
                 f"{name} has {len(other):,} utterances with labels that are no class here ({', '.join(sorted(set(other)))}): "
                 f"the classes are {', '.join(labels)}"
             )
-        speech = Sound(args.max_seq_len)
-        if speech_encoder is not None:
-            root = args.speech_cache or Path(args.output_root) / "speech_features"
-            precision, device = args.speech_cache_precision, run.accelerator.device
-            speech = corpus_features(corpus, speech_encoder, args.max_seq_len, precision, root, device, run.say)
-        task = tasks[name] = make_task(corpus, args, labels, tokenizer, speech)
+        source = speech[name] if speech else Sound(args.max_seq_len)
+        task = tasks[name] = make_task(corpus, args, labels, tokenizer, source)
         synthetic = ", SYNTHETIC" if corpus.synthetic else ""
         run.say(
             f"{name}: {len(corpus.utterances):,} usable of {corpus.rows:,} rows ({corpus.root}{synthetic}); fold "
