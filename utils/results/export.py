@@ -56,6 +56,8 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
     from utils.training.checkpoints import CARD, DIGEST, FACTS, content_digest, load_run, read_export, read_state
 
     model, config = load_run(run_folder, text_model, speech_model)
+    if config["method"] not in METHODS:
+        raise UserError(f"{run_folder} is of method {config['method']}, which utils/methods.py does not declare")
     trained = read_state(run_folder / BEST_MODEL)
     # Random encoders are in no other file.
     state = model.state_dict() if config["arguments"].get("without_pretraining") else trained
@@ -167,10 +169,11 @@ def model_card(facts):
     synthetic = "SYNTHETIC " if facts["synthetic"] else ""
     stamp = "SYNTHETIC: made of generated data or encoders. Its scores say nothing about real speech.\n\n" if synthetic else ""
     used = ", ".join(f"{name} {value}" for name, value in arguments.items() if value not in (None, False))
+    labels = ", ".join(facts["labels"])
     return f"""# {synthetic}speech emotion recognition: {method.name} on {facts["task"]}
 
-{stamp}{method.sentence} Its input is speech of at most {arguments["max_seq_len"]} s at 16 kHz, of zero mean and unit variance, \
-and its transcript of at most {arguments["max_text_len"]} tokens; its output the logits of {", ".join(facts["labels"])}.
+{stamp}{method.sentence} Its input is speech of at most {arguments["max_seq_len"]} s at 16 kHz, of zero mean and unit \
+variance, and its transcript of at most {arguments["max_text_len"]} tokens; its output the logits of {labels}.
 
 ## Training
 

@@ -96,7 +96,7 @@ def _stored_predictions(run):
     """predictions.csv as a table; UserError unless metrics.json holds its scores."""
     path, labels = run.path / PREDICTIONS, run.config["labels"]
     try:
-        stored = pd.read_csv(path, keep_default_na=False, dtype={"segment_id": str, "session": str})
+        stored = pd.read_csv(path, dtype=str, keep_default_na=False)  # labels may be 0, 1 or NA
         probabilities = _probabilities(stored, labels)
         predicted = [labels.index(label) for label in stored["predicted"]]
         again = {name: _scores_of(stored, name, labels) for name in run.metrics["test"]}
