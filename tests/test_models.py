@@ -26,7 +26,7 @@ from models import AdapterFusionClassifier, FusionClassifier, is_task_parameter,
 from models.adapter import Bottleneck
 from models.encoders import architecture, build_encoder, count_parameters, fingerprint, load_encoder, max_tokens
 from models.hub import split_revision
-from models.speech import PaddingInvariantGroupNorm, make_padding_invariant, speech_features
+from models.speech import PaddingInvariantGroupNorm
 from models.tokenizer import tokenizer_digest
 from utils.errors import UserError
 
@@ -34,6 +34,17 @@ LABELS = 7
 SAMPLES = (700, 16_000, 9_333, 250, 5_000)  # 250 is less than the encoders' receptive field
 TOKENS = (3, 12, 7, 5, 9)
 KOBERT = Path(__file__).resolve().parents[2] / "shared" / "kobert-base-v1"
+# Speech encoders, by whether their features depend on padding.
+BLIND = [("wav2vec2", {"feat_extract_norm": "layer", "do_stable_layer_norm": True}), ("wav2vec2", {"add_adapter": True})]
+BLIND += [("hubert", {}), ("wavlm", {}), ("unispeech-sat", {})]
+DEPENDENT = [("data2vec-audio", {}), ("wav2vec2-conformer", {}), ("sew", {}), ("hubert", {"conv_pos_batch_norm": True})]
+# Files of an encoder that are missing (None) or damaged; LFS is what git leaves in place of a file that was not fetched.
+LFS = b"version https://git-lfs.github.com/spec/v1"
+FILES = [("config.json", content) for content in (None, b"{", b"{}", b'{"model_type": "mine"}')]
+FILES += [("model.safetensors", content) for content in (None, LFS)]
+FILES += [("pytorch_model.bin", content) for content in (b"", LFS, b"PK\x03\x04 and no more")]
+VOCABULARIES = [("tokenizer.json", b"{"), ("tokenizer.json", b'{"version": "9"}'), ("vocab.txt", b"\xff\xfe\x00")]
+VOCABULARIES += [("spiece.model", b"not a model"), ("tokenizer.json", None)]
 BOTH = pytest.mark.parametrize("model_class", [FusionClassifier, AdapterFusionClassifier])
 KINDS = pytest.mark.parametrize("kind", ["text", "speech"])
 
@@ -75,9 +86,6 @@ def configured(folder, copy, **settings):
     shutil.copytree(folder, copy)
     (copy / "config.json").write_text(json.dumps(read(folder / "config.json") | settings))
     return copy
-
-
-# The fusion model
 
 
 def test_fusion_logits_equal_plain_encoders_put_together_by_hand(encoders):
@@ -153,9 +161,6 @@ def test_the_norm_of_valid_frames_and_its_gradient_are_those_of_the_plain_norm()
     assert all(torch.equal(one, other) for one, other in zip(frozen, gradients[1][1:]))
 
 
-# Adapters
-
-
 def test_a_training_step_moves_all_that_the_task_owns_and_nothing_else():
     layers = [f"text_encoder.encoder.layer.{layer}.{place}" for layer in (0, 1) for place in ("attention.output", "output")]
     own = ("dropout.adapter.down", "dropout.adapter.up", "LayerNorm")
@@ -176,22 +181,12 @@ def test_a_training_step_moves_all_that_the_task_owns_and_nothing_else():
 
 
 def test_nothing_below_the_first_adapter_is_back_propagated():
-    model = AdapterFusionClassifier(small_text_encoder(), small_speech_encoder(), LABELS).train()
-    reached, first = {}, model.text_encoder.encoder.layer[0]
-    watched = {
-        "embeddings": model.text_encoder.embeddings,
-        "attention": first.attention.self,
-        "dense": first.attention.output.dense,
-        "adapter": first.attention.output.dropout.adapter,
-    }
-    for name, module in watched.items():
-        module.register_forward_hook(
-            lambda module, inputs, output, name=name: reached.update(
-                {name: (output[0] if isinstance(output, tuple) else output).requires_grad}
-            )
-        )
+    model, reached = build(AdapterFusionClassifier).train(), []
+    first = model.text_encoder.encoder.layer[0].attention.output
+    for module in (model.text_encoder.embeddings, first.dense, first.dropout.adapter):
+        module.register_forward_hook(lambda module, inputs, output: reached.append(output.requires_grad))
     model(*batch_of(SAMPLES, TOKENS)).sum().backward()
-    assert reached == {"embeddings": False, "attention": False, "dense": False, "adapter": True}
+    assert reached == [False, False, True]
     assert all(parameter.grad is None for parameter in model.speech_encoder.parameters())
 
 
@@ -242,9 +237,6 @@ def test_adapters_need_the_layers_of_a_bert_and_a_bug_is_a_traceback(encoders, m
             AdapterFusionClassifier.from_pretrained(encoders / "text", encoders / "speech", LABELS)
 
 
-# Encoders
-
-
 def test_without_pretraining_the_weights_differ_and_the_seed_rebuilds_them(encoders):
     pretrained, drawn, again = (load_encoder("text", encoders / "text", pretrained=p, seed=12) for p in (True, False, False))
     other = load_encoder("text", encoders / "text", pretrained=False, seed=13)
@@ -268,21 +260,12 @@ def test_loading_an_encoder_leaves_the_random_state_alone_and_layerdrop_off(enco
 
 @KINDS
 def test_settings_that_say_how_to_run_a_model_are_not_taken_from_its_folder(encoders, tmp_path, kind):
-    how = {
-        "gradient_checkpointing": True,  # facebook/wav2vec2-base's
-        "return_dict": False,
-        "output_hidden_states": True,
-        "torchscript": True,
-        "chunk_size_feed_forward": 7,
-        "is_decoder": True,
-        "add_cross_attention": True,
-        "layerdrop": 0.5,
-        "torch_dtype": "float16",
-        "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True},
-        "attn_implementation": "somebody/kernel",
-        "_attn_implementation": "somebody/kernel",
-        "_experts_implementation": "somebody/kernel",
-    }
+    how = dict.fromkeys(
+        ("gradient_checkpointing", "torchscript", "is_decoder", "add_cross_attention", "output_hidden_states"), True
+    )
+    how |= dict.fromkeys(("attn_implementation", "_attn_implementation", "_experts_implementation"), "somebody/kernel")
+    how |= {"return_dict": False, "chunk_size_feed_forward": 7, "layerdrop": 0.5, "torch_dtype": "float16"}
+    how |= {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}
     plain = load_encoder(kind, encoders / kind)
     encoder = load_encoder(kind, configured(encoders / kind, tmp_path / kind, **how))
     assert encoder.config._attn_implementation == "sdpa" and encoder.dtype == torch.float32
@@ -311,16 +294,7 @@ def speech_encoder_of(model_type, **changes):
     return AutoModel.from_config(AutoConfig.for_model(**settings | changes))
 
 
-@pytest.mark.parametrize(
-    "model_type, changes",
-    [
-        ("wav2vec2", {"feat_extract_norm": "layer", "do_stable_layer_norm": True}),
-        ("wav2vec2", {"add_adapter": True, "num_adapter_layers": 2}),
-        ("hubert", {}),
-        ("wavlm", {}),
-        ("unispeech-sat", {}),
-    ],
-)
+@pytest.mark.parametrize("model_type, changes", BLIND)
 def test_speech_encoders_that_do_not_depend_on_padding_are_taken(tmp_path, model_type, changes):
     speech_encoder_of(model_type, **changes).save_pretrained(tmp_path)
     encoder = load_encoder("speech", tmp_path)
@@ -333,16 +307,7 @@ def test_speech_encoders_that_do_not_depend_on_padding_are_taken(tmp_path, model
     assert torch.allclose(*logits_alone_and_together(model), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "model_type, changes",
-    [
-        ("data2vec-audio", {}),
-        ("wav2vec2-conformer", {}),
-        ("sew", {}),
-        ("sew-d", {}),
-        ("hubert", {"conv_pos_batch_norm": True}),
-    ],
-)
+@pytest.mark.parametrize("model_type, changes", DEPENDENT)
 def test_speech_encoders_that_depend_on_padding_are_refused(tmp_path, model_type, changes):
     encoder = speech_encoder_of(model_type, **changes)
     encoder.save_pretrained(tmp_path)
@@ -369,21 +334,10 @@ def test_waveforms_other_than_those_that_are_read_are_refused(encoders, tmp_path
         load_encoder("speech", folder)
     for normalized in (True, False):
         described(do_normalize=normalized)
-        load_encoder("speech", folder)  # see the next test
+        load_encoder("speech", folder)  # its norm over time takes the scale of a waveform out
     small_speech_encoder(feat_extract_norm="layer").save_pretrained(folder)
     with pytest.raises(UserError, match=f"its {file} asks for waveforms as recorded"):
         load_encoder("speech", folder)
-
-
-@pytest.mark.parametrize("norm, matters", [("group", False), ("layer", True)])
-def test_a_norm_over_time_takes_the_scale_of_a_waveform_out(norm, matters):
-    torch.manual_seed(3)
-    encoder = make_padding_invariant(small_speech_encoder(feat_extract_norm=norm)).eval()
-    with torch.no_grad():
-        encoder.feature_extractor.conv_layers[0].conv.weight.mul_(30)  # the norm's epsilon is small beside what it divides
-        waveform, mask = torch.randn(1, 8_000), torch.ones(1, 8_000, dtype=torch.long)
-        one, other = (speech_features(encoder, 3 * wave + 1, mask)[0] for wave in (waveform, waveform / 10))
-    assert ((one - other).abs().max() > 0.01 * one.std()) == matters
 
 
 def test_the_fingerprint_tells_architectures_and_tokenizers_apart(encoders, tmp_path):
@@ -453,21 +407,8 @@ def test_how_many_tokens_a_text_encoder_has_room_for(model_type, room):
             encoder(input_ids=torch.full((1, room + 1), 7), attention_mask=torch.ones(1, room + 1, dtype=torch.long))
 
 
-# What cannot be loaded is one line
-
-
 @KINDS
-@pytest.mark.parametrize("file, content", [
-    ("config.json", None),
-    ("config.json", b"{"),
-    ("config.json", b"{}"),
-    ("config.json", b'{"model_type": "mine"}'),
-    ("model.safetensors", None),
-    ("model.safetensors", b"version https://git-lfs.github.com/spec/v1"),
-    ("pytorch_model.bin", b""),
-    ("pytorch_model.bin", b"version https://git-lfs.github.com/spec/v1"),
-    ("pytorch_model.bin", b"PK\x03\x04 and no more"),
-])  # fmt: skip
+@pytest.mark.parametrize("file, content", FILES)
 def test_a_folder_with_a_missing_or_damaged_file_is_one_line(encoders, tmp_path, kind, file, content):
     folder = shutil.copytree(encoders / kind, tmp_path / kind)
     if file == "pytorch_model.bin":
@@ -478,23 +419,16 @@ def test_a_folder_with_a_missing_or_damaged_file_is_one_line(encoders, tmp_path,
     assert str(folder) in str(raised.value) and "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("settings", [
-    {"hidden_act": "none of them"}, {"num_attention_heads": 5}, {"num_hidden_layers": "two"},
-])  # fmt: skip
-def test_settings_that_do_not_make_a_model_are_one_line(encoders, tmp_path, settings):
+@pytest.mark.parametrize("name, value", [("hidden_act", "none"), ("num_attention_heads", 5), ("num_hidden_layers", "two")])
+def test_settings_that_do_not_make_a_model_are_one_line(encoders, tmp_path, name, value):
+    folder = configured(encoders / "text", tmp_path / "text", **{name: value})
     for pretrained in (True, False):
         with pytest.raises(UserError, match="cannot be loaded"):
-            load_encoder("text", configured(encoders / "text", tmp_path / str(pretrained), **settings), pretrained)
+            load_encoder("text", folder, pretrained)
 
 
-@pytest.mark.parametrize("file, content, answer", [
-    ("tokenizer.json", b"{", "cannot be loaded"),
-    ("tokenizer.json", b'{"version": "9"}', "cannot be loaded"),
-    ("vocab.txt", b"\xff\xfe\x00", "cannot be loaded"),
-    ("spiece.model", b"not a model", "cannot be loaded"),
-    ("tokenizer.json", None, "its vocabulary is missing"),
-])  # fmt: skip
-def test_a_text_encoder_without_its_vocabulary_is_refused(encoders, tmp_path, file, content, answer):
+@pytest.mark.parametrize("file, content", VOCABULARIES)
+def test_a_text_encoder_without_its_vocabulary_is_refused(encoders, tmp_path, file, content):
     # Without any file transformers would make a tokenizer of special tokens alone, to which all text is [UNK].
     folder = shutil.copytree(encoders / "text", tmp_path / "text")
     if file != "spiece.model":
@@ -502,43 +436,35 @@ def test_a_text_encoder_without_its_vocabulary_is_refused(encoders, tmp_path, fi
             (folder / name).unlink()
     if content is not None:
         (folder / file).write_bytes(content)
-    with pytest.raises(UserError, match=answer):
+    with pytest.raises(UserError, match="cannot be loaded" if content is not None else "its vocabulary is missing"):
         load_tokenizer(folder)
 
 
-@pytest.mark.parametrize("name, answer", [
-    ("./nowhere/at/all", r"--text_model \./nowhere/at/all: there is no such folder"),
-    ("my model", "cannot be loaded"), ("a--b", "cannot be loaded"), ("@x", "cannot be loaded"),
-])  # fmt: skip
-def test_what_cannot_be_a_name_is_one_line(name, answer):
-    with pytest.raises(UserError, match=answer) as raised:
-        load_encoder("text", name)
-    assert "\n" not in str(raised.value)
+def test_a_name_is_a_folder_or_a_hub_name_with_a_revision(tmp_path):
+    assert split_revision("skt/kobert-base-v1@v2") == ("skt/kobert-base-v1", "v2")
+    assert split_revision("skt/kobert-base-v1") == ("skt/kobert-base-v1", None)
+    (tmp_path / "bert@home").mkdir()
+    assert split_revision(str(tmp_path / "bert@home")) == (str(tmp_path / "bert@home"), None)
+    for name, answer in (("./nowhere/at/all", r"--text_model \./nowhere/at/all: there is no such folder"),
+                         ("my model", "cannot be loaded"), ("a--b", "cannot be loaded")):  # fmt: skip
+        with pytest.raises(UserError, match=answer) as raised:
+            load_encoder("text", name)
+        assert "\n" not in str(raised.value)
 
 
-@KINDS
-@pytest.mark.parametrize("value", ["nan", "inf"])
-def test_weights_that_are_not_finite_are_refused_by_name(encoders, tmp_path, kind, value):
-    name = sorted(load_file(encoders / kind / "model.safetensors"))[3]
-    folder = changed_weights(
-        encoders / kind, tmp_path / kind, lambda weights: weights | {name: weights[name].fill_(float(value))}
-    )
-    with pytest.raises(UserError, match=rf"--{kind}_model .*: {name} holds numbers that are not finite"):
-        load_encoder(kind, folder)
-
-
-@pytest.mark.parametrize("lost", ["encoder.layer.1", ""])
-def test_an_encoder_that_lacks_weights_is_refused(encoders, tmp_path, lost):
+def test_weights_that_are_missing_of_another_shape_or_not_finite_are_refused(encoders, tmp_path):
     # transformers would draw them at random, with a warning at best.
-    folder = changed_weights(
-        encoders / "text",
-        tmp_path / "text",
-        lambda weights: {("other." if name.startswith(lost) else "") + name: tensor for name, tensor in weights.items()},
-    )
-    with pytest.raises(UserError, match="name a checkpoint that holds the whole encoder"):
-        load_encoder("text", folder)
-    with pytest.raises(UserError, match="name a checkpoint that holds the whole encoder"):
-        load_encoder("text", configured(encoders / "text", tmp_path / "wider", intermediate_size=40))
+    folder, name = encoders / "text", "encoder.layer.1.output.dense.weight"
+    changes = {
+        "renamed": lambda weights: {f"other.{key}": tensor for key, tensor in weights.items()},
+        "lacking": lambda weights: {key: tensor for key, tensor in weights.items() if key != name},
+        "infinite": lambda weights: weights | {name: weights[name].fill_(float("inf"))},
+    }
+    folders = [changed_weights(folder, tmp_path / key, change) for key, change in changes.items()]
+    for path in (*folders, configured(folder, tmp_path / "wider", intermediate_size=40)):
+        answer = f"{name} holds numbers that are not finite" if path.name == "infinite" else "that holds the whole encoder"
+        with pytest.raises(UserError, match=f"--text_model {path}: .*{answer}"):
+            load_encoder("text", path)
 
 
 def test_a_missing_pooler_is_named_and_drawn_from_a_seed(encoders, tmp_path):
@@ -569,17 +495,6 @@ def test_a_speech_checkpoint_of_old_names_is_whole(encoders, tmp_path):
     folder = changed_weights(encoders / "speech", tmp_path / "speech", former)
     expected = load_encoder("speech", encoders / "speech").provenance["fingerprint"]
     assert load_encoder("speech", folder).provenance["fingerprint"] == expected
-
-
-def test_a_name_may_carry_a_revision(tmp_path):
-    assert split_revision("skt/kobert-base-v1@v2") == ("skt/kobert-base-v1", "v2")
-    assert split_revision("skt/kobert-base-v1") == ("skt/kobert-base-v1", None)
-    folder = tmp_path / "bert@home"
-    folder.mkdir()
-    assert split_revision(str(folder)) == (str(folder), None)
-
-
-# Tokenizers
 
 
 @pytest.fixture(scope="module")
