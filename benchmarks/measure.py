@@ -9,6 +9,7 @@ import os
 import resource
 import tempfile
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import torch
@@ -18,16 +19,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import published
 from benchmarks.material import NumberTokenizer, corpus_paths, encoders
-from ewc import ElasticPenalty, fisher_information
+from ewc import ElasticWeightConsolidation
 from models import AdapterFusionClassifier, FusionClassifier
-from utils.data.batches import BalancedBatchSampler, Loader, Task, UtteranceDataset
-from utils.data.folds import SPLITS, session_folds, split_utterances
-from utils.data.kemdy import find_corpus, read_corpus
+from utils.data.batches import BalancedBatchSampler, Loader, Sound, UtteranceDataset, make_task
+from utils.data.corpus import read_corpus
 from utils.data.speech_cache import corpus_features
 from utils.flags import named_path
 from utils.training.arguments import training_parser
-from utils.training.engine import Training, evaluate, train_epoch
+from utils.training.engine import Training, evaluate, train_one_epoch
+from utils.training.fisher import fisher_information
 from utils.training.run import Run
+from utils.training.strategy import Strategy
 
 TASK = "KEMDy20"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -35,28 +37,24 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def load(folder):
     """The task, with the datasets of this project."""
-    corpus = read_corpus(find_corpus(folder, TASK), progress=False)
-    fold = session_folds(corpus.sessions)[0]
-    tables = split_utterances(corpus.utterances, fold)
-    splits = {split: UtteranceDataset(tables[split], NumberTokenizer(), 256, 5) for split in SPLITS}
-    return Task(TASK, corpus, fold, splits)
+    corpus = read_corpus(folder, TASK, progress=False)
+    args = Namespace(num_fold=0, k_fold=5, max_text_len=256)
+    return make_task(corpus, args, corpus.labels, NumberTokenizer(), Sound(5))
 
 
 def make_run(args):
     """A Run on the CPU, or on a GPU where there is one, that writes nothing."""
     flags = ["--task", TASK, "--batch_size", str(args.batch_size), "--num_workers", "0", "--output_root", str(args.folder)]
     flags += ["--mixed_precision", args.precision]
-    return Run(training_parser("", "benchmark").parse_args(flags), "task_a", quiet=True)
+    return Run(training_parser("", "task_a").parse_args(flags), "task_a", quiet=True)
 
 
 def shortened(dataset, count):
     """The first ``count`` utterances of a dataset, again and again if it is smaller."""
     part = UtteranceDataset.pooled([dataset] * -(-count // len(dataset)))
     part.utterances = part.utterances.iloc[:count]
-    for name in ("labels", "wav_paths", "input_ids"):
+    for name in ("labels", "rows", "input_ids"):
         setattr(part, name, getattr(part, name)[:count])
-    if part.features is not None:
-        part.features = part.features[:count]
     return part
 
 
@@ -92,7 +90,7 @@ def start_up(args):
         task = load(args.folder)
         BalancedBatchSampler(task.splits["train"].labels, args.batch_size, 12)
 
-    read_corpus(corpus_paths(args.folder)[TASK], progress=False)  # the index of an earlier run
+    read_corpus(args.folder, TASK, progress=False)  # the index of an earlier run
     return timed(ours)
 
 
@@ -121,10 +119,13 @@ def _our_epoch(args, model, task, penalty=False):
     run = make_run(args)
     model.to(run.accelerator.device)
     dataset = task.splits["train"]
-    elastic = ElasticPenalty(model, {n: torch.rand_like(p) for n, p in model.named_parameters()}, 5000.0) if penalty else None
-    first, epoch = (Training.of(run, model, shortened(dataset, args.batch_size * steps)) for steps in (1, args.steps))
+    strategy = Strategy()
+    if penalty:
+        anchors = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        strategy = ElasticWeightConsolidation([(anchors, {name: torch.rand_like(of) for name, of in anchors.items()})], 5000.0)
+    first, epoch = (Training.of(run, model, shortened(dataset, args.batch_size * steps), strategy) for steps in (1, args.steps))
     epoch.model, epoch.optimizer = first.model, first.optimizer
-    return timed(lambda: train_epoch(run, epoch, 2, elastic), lambda: train_epoch(run, first, 1, elastic))
+    return timed(lambda: train_one_epoch(run, epoch, 2), lambda: train_one_epoch(run, first, 1))
 
 
 def adapter(args):
@@ -145,7 +146,8 @@ def _use_features(args, task, model):
     task.corpus.utterances = task.splits["train"].utterances.head(min(used, len(task.splits["train"])))
     features = corpus_features(task.corpus, model.speech_encoder, 5, "float16", cache, DEVICE, lambda line: None)
     task.splits["train"] = shortened(task.splits["train"], len(task.corpus.utterances))
-    task.splits["train"].use_features(features)
+    task.splits["train"].rows = [(features, row) for _, row in task.splits["train"].rows]
+    task.splits["train"].speech_name = features.name
 
 
 def features(args):
@@ -212,9 +214,9 @@ def flops(args):
     task = load(args.folder)
     run = make_run(args)
     model = FusionClassifier(*encoders(args.small)).to(run.accelerator.device)
-    training = Training.of(run, model, shortened(task.splits["train"], args.batch_size))
+    training = Training.of(run, model, shortened(task.splits["train"], args.batch_size), Strategy())
     with FlopCounterMode(display=False) as counter:
-        train_epoch(run, training, 1)
+        train_one_epoch(run, training, 1)
     return counter.get_total_flops()
 
 

@@ -16,7 +16,8 @@ from models.adapter import AdapterFusionClassifier
 from models.encoders import masked_mean
 from models.fusion import FusionClassifier
 from utils.data.audio import SAMPLE_RATE
-from utils.data.kemdy import EMOTIONS, read_corpus
+from utils.data.corpus import read_corpus
+from utils.data.kemdy import EMOTIONS
 
 
 def frame_mask(speech_encoder, attention_mask, frames):
@@ -102,7 +103,7 @@ def balanced_weights(dataset):
 def start_up(roots, tokenizer, fold):
     """Both corpora are read and the sampler is ready: (dataset, sampler) of the last."""
     for root in roots:
-        utterances = read_corpus(root, progress=False).utterances
+        utterances = read_corpus(root.parent, root.name, progress=False).utterances
         train = utterances[utterances["session"].isin(fold)]
         dataset = PublishedDataset(train, tokenizer)
         weights = balanced_weights(dataset)

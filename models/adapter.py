@@ -9,7 +9,8 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from models.encoders import ENCODER_SEED, load_encoder
+from models import ENCODER_SEED
+from models.encoders import load_encoder
 from models.errors import UserError
 from models.fusion import FusionClassifier
 

@@ -12,13 +12,12 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from models import SAMPLE_RATE
+from models import ENCODER_SEED, SAMPLE_RATE
 from models.errors import UserError
 from models.hub import LOAD_ERRORS, SYNTHETIC_MARKER, find_file, quiet, split_revision, user_error_on_load_failure
-from models.speech import depends_on_padding, make_padding_invariant
+from models.speech import depends_on_padding, make_padding_invariant, masked_mean, speech_features  # noqa: F401
 from models.tokenizer import load_tokenizer, tokenizer_digest
 
-ENCODER_SEED = 12
 # Some checkpoints lack it, and it is then drawn at random: it does not tell one encoder from another.
 UNIDENTIFYING = ("masked_spec_embed",)
 # Settings of heads, of generation and of initialization: an encoder's output and training do not depend on them.

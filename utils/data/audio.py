@@ -247,7 +247,7 @@ def _write_index(index_path, root, headers):
             partial.unlink()
 
 
-def read_waveform(path, max_seconds, seconds=0.0):
+def read_waveform(path, max_seconds, seconds=0.0, start=0.0):
     """Read what the model hears of a wav: its first seconds, mono, 16 kHz, zero mean and unit variance after the cut.
 
     Args:

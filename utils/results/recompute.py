@@ -1,20 +1,17 @@
 """Re-evaluate checkpoints and compare with the stored metrics."""
 
-from argparse import Namespace
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from accelerate.state import AcceleratorState
 
-from models.hub import local_folder
 from utils.errors import UserError
 from utils.files import BEST_MODEL, METRICS, PREDICTIONS
 from utils.metrics import test_scores
 from utils.results.runs import METRIC_TITLES
-from utils.training.checkpoints import load_run
 from utils.training.engine import prediction_table, test
-from utils.training.run import Run, load_tasks
+from utils.training.start import reopen
 
 # Probabilities computed on another device or in other batches differ by less; bf16 has two to three digits.
 TOLERANCE = {"no": 1e-3, "bf16": 5e-2}
@@ -45,26 +42,21 @@ def retest(run, **machine):
         return Verdict(False, f"cannot be tested: {run.problem}")
     try:
         stored = _stored_predictions(run)
-        encoders = ("text_model", "speech_model")
-        model, config = load_run(run.path, *map(machine.get, encoders))
-        arguments = config["arguments"] | machine
-        for name in set(encoders) - machine.keys():
-            arguments[name] = local_folder(name.removesuffix("_model"), arguments[name])
-        now = _test_again(run, model, config, arguments)
+        now, config = _test_again(run, machine)
     except UserError as error:
         return Verdict(False, f"cannot be tested: {error}")
     return _compare(run, stored, now, _tolerance(config["arguments"]))
 
 
-def _test_again(run, model, config, arguments):
-    """The table of predictions.csv, computed again on all tasks that the run was tested on."""
+def _test_again(found, machine):
+    """The table of predictions.csv, computed again on all tasks that the run was tested on, and its config.json."""
     AcceleratorState._reset_state(reset_partial_state=True)  # the run before may have had another precision
-    again = Run(Namespace(**arguments), config["method"], quiet=True)
-    tasks = load_tasks(again, list(run.metrics["test"]), config["labels"])
-    evaluations = test(again, model.to(again.accelerator.device), tasks)
-    return pd.concat(
-        prediction_table(name, tasks[name].splits["test"], result, config["labels"]) for name, result in evaluations.items()
-    )
+    run, model, config, tasks = reopen(found.path, machine, list(found.metrics["test"]))
+    tables = [
+        prediction_table(name, tasks[name].splits["test"], result, config["labels"])
+        for name, result in test(run, model, tasks).items()
+    ]
+    return pd.concat(tables), config
 
 
 def _compare(run, stored, now, tolerance):

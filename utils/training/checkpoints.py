@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from models import MODELS, model_class
-from models.encoders import ENCODER_SEED, load_encoder
+from models import ENCODER_SEED, MODELS, model_class
+from models.encoders import load_encoder
 from models.hub import local_folder
 from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG
