@@ -11,6 +11,7 @@ from utils.errors import UserError, one_line_errors, printable
 from utils.files import BEST_MODEL, METRICS, read_json, whole_file, write_text
 from utils.flags import Parser, encoder_name, named_path
 from utils.methods import JOINT, METHODS
+from utils.results import METRIC_TITLES
 
 # torch and all that is built on it are imported within functions: --help need not wait for it.
 
@@ -20,7 +21,7 @@ ARGUMENTS = (
     *("ewc_gamma", "fisher_batch_size", "adapter_size", "without_pretraining", "encoder_seed"),
 )
 FACTS_OF_RUN = ("method", "model", "task", "sequence", "fold", "k_fold", "seed", "synthetic", "labels", "versions")
-SCORES = {"f1_weighted": "weighted F1", "f1_macro": "macro F1", "f1_micro": "micro F1", "n": "utterances"}
+SCORES = METRIC_TITLES | {"n": "utterances"}
 LICENCES = {
     "skt/kobert-base-v1": "Apache-2.0",
     "facebook/wav2vec2-base-960h": "Apache-2.0",

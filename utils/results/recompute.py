@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from utils.errors import UserError
 from utils.files import BEST_MODEL, METRICS, PREDICTIONS
 from utils.metrics import test_scores
-from utils.results.runs import METRIC_TITLES
+from utils.results import METRIC_TITLES
 from utils.training.engine import prediction_table, test
 from utils.training.start import reopen
 
