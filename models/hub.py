@@ -112,12 +112,7 @@ def local_folder(kind, name):
     Raises:
         UserError: if it is not on this machine; the line says that the user may name one.
     """
-    try:
-        if Path(name).is_dir():
-            return str(name)
-    except OSError:  # a name that is too long for one
-        pass
-    return cached_folder(kind, name)
+    return str(name) if Path(name).is_dir() else cached_folder(kind, name)
 
 
 def cached_folder(kind, name):
@@ -127,7 +122,7 @@ def cached_folder(kind, name):
         hub_name, _, revision = name.partition("@")
         try:
             cached = try_to_load_from_cache(hub_name, "config.json", revision=revision or None)
-        except (OSError, ValueError):  # not a hub name after all
+        except ValueError:  # not a hub name after all
             pass
     if not isinstance(cached, str):
         raise UserError(

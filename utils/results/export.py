@@ -220,7 +220,10 @@ def _how_to_load(facts):
         needed = (
             "You also need the two encoders of the table above; another encoder is detected by its fingerprint and refused."
         )
-    start = "\n\nTo train it on another corpus: `python finetune.py --task OTHER --checkpoint FILE`."
+    start = (
+        "\n\nTo train it on another corpus: `python finetune.py --task OTHER --checkpoint FILE`, or `ewc.py`, which also needs "
+        "the model's Fisher information (`--fisher`)."
+    )
     return f"""```python
 from utils.results.export import load_export
 
