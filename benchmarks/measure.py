@@ -23,6 +23,7 @@ from ewc import ElasticWeightConsolidation
 from models import AdapterFusionClassifier, FusionClassifier
 from utils.data.batches import BalancedBatchSampler, Loader, Sound, UtteranceDataset, make_task
 from utils.data.corpus import read_corpus
+from utils.data.kemdy import EMOTIONS
 from utils.data.speech_cache import corpus_features
 from utils.flags import named_path
 from utils.training.arguments import training_parser
@@ -101,7 +102,7 @@ def fusion(args, penalty=False):
         model = published.PublishedFusion(text, speech).train().to(DEVICE)
         terms = {name: (torch.rand_like(p), p.detach().clone()) for name, p in model.named_parameters()} if penalty else None
         return _plain_steps(args, model, model.parameters(), task, (5000.0, terms) if penalty else None)
-    return _our_epoch(args, FusionClassifier(text, speech), task, penalty)
+    return _our_epoch(args, FusionClassifier(text, speech, len(EMOTIONS)), task, penalty)
 
 
 def _plain_steps(args, model, trained, task, penalty=None):
@@ -134,7 +135,7 @@ def adapter(args):
     if args.side == "plain":
         model = published.PublishedAdapter(text, speech).train().to(DEVICE)
         return _plain_steps(args, model, model.owned, task)
-    model = AdapterFusionClassifier(text, speech)
+    model = AdapterFusionClassifier(text, speech, len(EMOTIONS))
     _use_features(args, task, model)
     return _our_epoch(args, model, task)
 
@@ -153,7 +154,7 @@ def _use_features(args, task, model):
 def features(args):
     """Seconds to compute the features of one batch's worth of utterances a step: of neighbours in length, as in a corpus."""
     task = load(args.folder)
-    model = AdapterFusionClassifier(*encoders(args.small))
+    model = AdapterFusionClassifier(*encoders(args.small), len(EMOTIONS))
     by_length = task.corpus.utterances.sort_values("duration")
     middle = (len(by_length) - args.batch_size * args.steps) // 2
     task.corpus.utterances = by_length.iloc[middle : middle + args.batch_size * args.steps]
@@ -175,7 +176,7 @@ def validation(args):
 
         return timed(work)
     run = make_run(args)
-    model = FusionClassifier(text, speech).to(run.accelerator.device)
+    model = FusionClassifier(text, speech, len(EMOTIONS)).to(run.accelerator.device)
     return timed(lambda: evaluate(run, model, shortened(task.splits["valid"], count), "valid"))
 
 
@@ -186,7 +187,7 @@ def fisher(args):
         model = published.PublishedFusion(text, speech).to(DEVICE)
         return timed(lambda: published.fisher_information(model, list(plain_batches(task, "train", 10, args.steps))))
     run = make_run(args)
-    model = FusionClassifier(text, speech).to(run.accelerator.device)
+    model = FusionClassifier(text, speech, len(EMOTIONS)).to(run.accelerator.device)
     return timed(lambda: fisher_information(run, model, shortened(task.splits["train"], 10 * args.steps), 10))
 
 
@@ -195,7 +196,7 @@ def written(args):
     text, speech = encoders(args.small)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         path = Path(folder) / "model.pt"
-        model = AdapterFusionClassifier(text, speech)
+        model = AdapterFusionClassifier(text, speech, len(EMOTIONS))
         torch.save(model.state_dict() if args.side == "plain" else model.checkpoint_state(), path)
         return os.path.getsize(path) * (3 if args.side == "plain" else 1)
 
@@ -213,7 +214,7 @@ def flops(args):
     """Floating-point operations, not seconds, of one training step of our fusion model: forward and backward."""
     task = load(args.folder)
     run = make_run(args)
-    model = FusionClassifier(*encoders(args.small)).to(run.accelerator.device)
+    model = FusionClassifier(*encoders(args.small), len(EMOTIONS)).to(run.accelerator.device)
     training = Training.of(run, model, shortened(task.splits["train"], args.batch_size), Strategy())
     with FlopCounterMode(display=False) as counter:
         train_one_epoch(run, training, 1)

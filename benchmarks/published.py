@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from models.adapter import AdapterFusionClassifier
-from models.encoders import masked_mean
 from models.fusion import FusionClassifier
+from models.speech import masked_mean
 from utils.data.audio import SAMPLE_RATE
 from utils.data.corpus import read_corpus
 from utils.data.kemdy import EMOTIONS
@@ -31,7 +31,7 @@ class PublishedFusion(FusionClassifier):
 
     def __init__(self, text_encoder, speech_encoder):
         norm = speech_encoder.feature_extractor.conv_layers[0].layer_norm
-        super().__init__(text_encoder, speech_encoder)
+        super().__init__(text_encoder, speech_encoder, len(EMOTIONS))
         speech_encoder.feature_extractor.conv_layers[0].layer_norm = norm
 
     def forward(self, speech_inputs, text_inputs):
@@ -47,7 +47,7 @@ class PublishedAdapter(AdapterFusionClassifier):
 
     def __init__(self, text_encoder, speech_encoder):
         norm = speech_encoder.feature_extractor.conv_layers[0].layer_norm
-        super().__init__(text_encoder, speech_encoder)
+        super().__init__(text_encoder, speech_encoder, len(EMOTIONS))
         speech_encoder.feature_extractor.conv_layers[0].layer_norm = norm
         self.owned = [parameter for parameter in self.parameters() if parameter.requires_grad]
         self.speech_encoder.requires_grad_(True)

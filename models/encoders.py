@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING_NAMES, 
 from models import ENCODER_SEED, SAMPLE_RATE
 from models.errors import UserError
 from models.hub import LOAD_ERRORS, SYNTHETIC_MARKER, find_file, quiet, split_revision, user_error_on_load_failure
-from models.speech import depends_on_padding, make_padding_invariant, masked_mean, speech_features  # noqa: F401
+from models.speech import depends_on_padding, make_padding_invariant
 from models.tokenizer import load_tokenizer, tokenizer_digest
 
 # Some checkpoints lack it, and it is then drawn at random: it does not tell one encoder from another.

@@ -395,7 +395,7 @@ def damage(kind, outputs, tmp_path):
     elif kind == "not tensors":
         torch.save({"epoch": 3}, path)
     elif kind == "other sizes":
-        torch.save(FusionClassifier(small_text_encoder(hidden_size=16), small_speech_encoder()).state_dict(), path)
+        torch.save(FusionClassifier(small_text_encoder(hidden_size=16), small_speech_encoder(), 7).state_dict(), path)
     elif kind == "adapters":
         return folder(outputs, "adapter", "KEMDy19") / "best_model.pt"
     elif kind == "same task":

@@ -14,7 +14,8 @@ from conftest import folder, shell
 
 import adapter
 from models import AdapterFusionClassifier, load_tokenizer
-from models.encoders import load_encoder, make_padding_invariant
+from models.encoders import load_encoder
+from models.speech import make_padding_invariant
 from utils.data import speech_cache
 from utils.data.batches import Sound, UtteranceDataset
 from utils.data.corpus import read_corpus
@@ -46,7 +47,7 @@ def only(root):
 
 @pytest.mark.parametrize("precision, tolerance", [("float16", 2e-3), ("float32", 1e-5)])
 def test_cached_and_computed_features_give_the_same_logits(corpus, encoders, tmp_path, precision, tolerance):
-    model = AdapterFusionClassifier.from_pretrained(encoders / "text", encoders / "speech").eval()
+    model = AdapterFusionClassifier.from_pretrained(encoders / "text", encoders / "speech", len(corpus.labels)).eval()
     batches = []
     for speech in (Sound(5), make(corpus, model.speech_encoder, tmp_path, precision=precision)):
         dataset = UtteranceDataset(corpus.utterances, corpus.labels, load_tokenizer(encoders / "text"), 64, speech)

@@ -64,7 +64,7 @@ def test_reading_threads_end_with_the_pass_and_when_it_is_left(dataset):
 @pytest.fixture()
 def model():
     torch.manual_seed(4)
-    return FusionClassifier(small_text_encoder(), small_speech_encoder())
+    return FusionClassifier(small_text_encoder(), small_speech_encoder(), len(EMOTIONS))
 
 
 @pytest.fixture()
@@ -207,7 +207,7 @@ def test_a_strategys_terms_are_those_of_the_whole_batch_however_it_is_divided(ru
         still = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         names = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
         speech = small_speech_encoder(**dict.fromkeys((*names, "layerdrop"), 0.0), mask_time_prob=0.0)
-        model = FusionClassifier(small_text_encoder(**still), speech, dropout=0.0)
+        model = FusionClassifier(small_text_encoder(**still), speech, len(EMOTIONS), dropout=0.0)
         run.args = SimpleNamespace(num_workers=0, batch_size=8, micro_batch_size=size, lr=1e-3, seed=12)
         strategy = Shrinking()
         training = Training.of(run, model, dataset, strategy)

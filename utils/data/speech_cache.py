@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from models import SAMPLE_RATE
-from models.encoders import speech_features
+from models.speech import speech_features
 from utils.data.batches import Sound, padded
 from utils.errors import UserError
 from utils.files import DIGESTS, Locked, LockFile, read_json, sha256, this_process, write_json

@@ -130,6 +130,7 @@ def present_facts(args, config):
             corpus.require_readable_wavs()
         fold = fold_of(corpus, args.num_fold, args.k_fold)
         corpora[name] = {"digest": corpus.digest, "splits": {split: {"sessions": fold[split]} for split in SPLITS}}
+    seed = vars(args).get("encoder_seed", ENCODER_SEED)
     for kind, then in config["encoders"].items():
         try:
             folder = local_folder(kind, getattr(args, f"{kind}_model"))
@@ -139,7 +140,7 @@ def present_facts(args, config):
         if digests.of_encoder(folder) == then["files"]:
             encoders[kind] = then
         else:  # other files may hold the same encoder
-            encoders[kind] = load_encoder(kind, folder, then["pretrained"], then["seed"] or ENCODER_SEED).provenance
+            encoders[kind] = load_encoder(kind, folder, then["pretrained"], seed).provenance
     started_from = config["started_from"]
     if started_from is not None and (path := starting_checkpoint(args)).is_file():
         started_from = started_from | {"sha256": digests(path)[0]}
