@@ -14,8 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
 from utils.data.audio import read_waveform
-from utils.data.folds import SPLITS, session_folds, split_utterances
-from utils.data.kemdy import EMOTIONS, Corpus, find_corpus, read_corpus
+from utils.data.corpus import Corpus, fold_of, read_corpus
+from utils.data.folds import SPLITS, split_utterances
+from utils.data.kemdy import EMOTIONS
 from utils.errors import UserError
 
 # A storage that has not answered for so long is gone; the slowest that still works gives a batch in far less.
@@ -28,7 +29,7 @@ class UtteranceDataset(Dataset):
     """The utterances of one split; text is tokenised once, here, and sound is read when an item is asked for.
 
     Args:
-        utterances: a table with the columns of ``utils.data.kemdy.COLUMNS``.
+        utterances: a table with the columns of ``utils.data.corpus.COLUMNS``.
         tokenizer: a callable as ``models.load_tokenizer`` returns.
         max_text_len: tokens, [CLS] and [SEP] included.
         max_seq_len: seconds.
@@ -240,12 +241,10 @@ def read_fold(args, name):
         UserError: if the corpus is missing or not in KEMDy's form, holds wavs that cannot be used (without
             ``--skip_bad_files``), or has too few sessions.
     """
-    corpus = read_corpus(find_corpus(args.data_root, name))
-    if corpus.name != name:
-        raise UserError(f"{corpus.root} holds the annotations of {corpus.name}, not of {name}")
+    corpus = read_corpus(args.data_root, name)
     if not getattr(args, "skip_bad_files", False):
         corpus.require_readable_wavs()
-    return corpus, session_folds(corpus.sessions, args.k_fold)[args.num_fold]
+    return corpus, fold_of(corpus, args.num_fold, args.k_fold)
 
 
 def load_task(args, name, tokenizer):
