@@ -18,13 +18,14 @@ def audit(corpus, found_folds):
     """
     utterances = corpus.utterances
     known = _published(corpus)
+    groups = "splits" if corpus.given_splits else "sessions" if corpus.is_kemdy else "sessions or speakers"
     usable = f"  {'usable utterances':<40}{len(utterances):>8,}"
     labels = utterances["emotion"].value_counts()
     lines = [
         f"{corpus.name} at {corpus.root}" + (" (SYNTHETIC, made by a program)" if corpus.synthetic else ""),
         *(f"  {key}: {text}" for key, text in corpus.about.items()),
         f"  {'annotation rows':<40}{corpus.rows:>8,}",
-        f"  {'splits' if corpus.given_splits else 'sessions':<40}{len(corpus.sessions):>8,}",
+        f"  {groups:<40}{len(corpus.sessions):>8,}",
         usable + (f"   {_compared(len(utterances), known.usable)}" if known else ""),
         *_counts("dropped, by reason", corpus.dropped),
         *_counts("kept, but worth knowing", corpus.notes),
@@ -85,7 +86,7 @@ def _fold_lines(corpus, found_folds, known):
             "1 fold, the splits that are given (utterances)",
             *(f"    {name:<6}({sizes.get(name, 0):,})" for name in SPLITS),
         ]
-    lines = [f"{len(found_folds)} folds, sessions (utterances)"]
+    lines = [f"{len(found_folds)} folds, sessions{'' if corpus.is_kemdy else ' or speakers'} (utterances)"]
     as_published = known and (len(found_folds), len(corpus.sessions)) == (len(known.test_sizes), known.sessions)
     for index, fold in enumerate(found_folds):
         splits = split_utterances(corpus.utterances, fold)
@@ -141,8 +142,8 @@ def _write_tables(args, corpus, found_folds):
 def main():
     parser = Parser(
         prog="python -m utils.data.audit",
-        description="Audit a corpus: KEMDy19, KEMDy20, or one's own. The last line says whether it can be trained on (exit code "
-        "0) or not (1).",
+        description="Audit a corpus: KEMDy19, KEMDy20, or one's own. The last line says whether it can be trained on (exit "
+        "code 0) or not (1).",
         epilog="The tables hold transcripts or ids, so neither is written where a git checkout does not ignore it. A cell that "
         "a spreadsheet would take for a formula is preceded by an apostrophe.",
     )

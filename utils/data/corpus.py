@@ -229,7 +229,8 @@ def _folder_name(root):
 
 def unknown_labels(root, labels):
     """One line that names labels which corpus.json neither lists nor maps."""
-    named = ", ".join(f"{label!r} ({count:,} rows)" for label, count in labels.items())
+    named = ", ".join(f"{label!r} ({count:,} row{'s' * (count > 1)})" for label, count in list(labels.items())[:SHOWN])
+    named += f" and {len(labels) - SHOWN:,} more" if len(labels) > SHOWN else ""
     return f"{root / 'corpus.json'} neither lists nor maps the label {named}: add it to labels, or to label_map (null drops it)"
 
 

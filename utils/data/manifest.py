@@ -79,7 +79,7 @@ def read_manifest(root, name, progress=True):
         UserError: if metadata or corpus.json are not in their form; the line names the file and row.
     """
     settings, metadata, findings = read_settings(root), read_metadata(root), Findings()
-    labels, emotions, label_reasons = classes(metadata.column("emotion"), settings)
+    labels, emotions, label_reasons = classes(metadata, settings)
     groups = _groups(metadata, findings)
     given_splits = "split" in metadata.cells
     for column in metadata.unread:
@@ -111,7 +111,7 @@ def read_manifest(root, name, progress=True):
 def outline_manifest(root):
     """(labels, given_splits). Raises UserError as ``read_manifest``, and of labels that are neither listed nor mapped."""
     settings, metadata = read_settings(root), read_metadata(root)
-    labels, _, label_reasons = classes(metadata.column("emotion"), settings)
+    labels, _, label_reasons = classes(metadata, settings)
     if unknown := _unknown(metadata, label_reasons):
         raise UserError(unknown_labels(root, unknown))
     return labels, "split" in metadata.cells
@@ -249,20 +249,20 @@ def _json_text(path, number, cell, name):
 # Judging
 
 
-def classes(cells, settings):
+def classes(metadata, settings):
     """The labels in the order of the classes, ``{cell: emotion}``, and ``{cell: reason}`` of the cells that have none.
 
     Without labels in corpus.json, those that occur are the classes: sorted, or all of KEMDy where they are among them.
     """
-    mapped = {cell: settings.label_map.get(cell, cell) for cell in dict.fromkeys(cells)}
+    mapped = {cell: settings.label_map.get(cell, cell) for cell in dict.fromkeys(metadata.column("emotion"))}
     labels = settings.labels
     if labels is None:
         occur = {label for label in mapped.values() if label}
         if not occur:
-            raise UserError("no row has a label")
+            raise UserError(f"{metadata.path}: no row has a label")
         labels = EMOTIONS if occur <= set(EMOTIONS) else tuple(sorted(occur))
         if len(labels) < 2:
-            raise UserError(f"all rows have the label {labels[0]!r}, and two are needed")
+            raise UserError(f"{metadata.path}: all rows have the label {labels[0]!r}, and two are needed")
     emotions = {cell: label for cell, label in mapped.items() if label in labels}
     reasons = {None: "label mapped to null", "": "no label"}
     return labels, emotions, {cell: reasons.get(to, "unknown label") for cell, to in mapped.items() if cell not in emotions}
