@@ -10,11 +10,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from utils.data import SPLITS
 from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG, read_json, run_folder, sha256, write_json
 from utils.methods import task_folder
 
-SPLITS = ("train", "valid", "test")
 # Flags that say where and how fast a run is made, or what it is called, not what comes out of it (but for rounding).
 WITHOUT_EFFECT = (
     *("experiment", "output_root", "cpu", "num_workers", "overwrite", "keep_last"),

@@ -2,3 +2,5 @@
 
 # Seconds that one utterance can last: wav2vec2 sees 25 ms at once, and KEMDy's longest lasts 35 s.
 SECONDS = (0.025, 120)
+# The parts of a fold.
+SPLITS = ("train", "valid", "test")

@@ -13,9 +13,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
+from utils.data import SPLITS
 from utils.data.audio import read_waveform
 from utils.data.corpus import Corpus, fold_of
-from utils.data.folds import SPLITS, split_utterances
+from utils.data.folds import split_utterances
 from utils.errors import UserError
 
 # A storage that has not answered for so long is gone; the slowest that still works gives a batch in far less.
