@@ -1,31 +1,15 @@
 """Tables, continual-learning measures and figures from what the runs wrote, and the published numbers beside them."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
-from utils.data.kemdy import CORPORA
 from utils.errors import UserError, one_line_errors, printable
 from utils.files import write_text
-from utils.flags import HelpFormatter, count, encoder_name, named_path
+from utils.flags import Parser, count, encoder_name, named_path
 from utils.machine import available_cpus
-from utils.results.published import published_tables
-from utils.results.report import (
-    class_tables,
-    lambda_tables,
-    measure_tables,
-    missing_commands,
-    notes,
-    other_names,
-    paired_table,
-    parameter_table,
-    run_table,
-    score_table,
-)
-from utils.results.runs import METHODS, METRIC_TITLES, are_synthetic, comparable_runs, find_runs
-from utils.results.tables import FORMATS, Report, Table
+from utils.results import FORMATS, METRIC_TITLES
 
 METRICS = {name.removeprefix("f1_"): name for name in METRIC_TITLES}
 # Micro F1 is accuracy here: in the score table it stands, beside each other measure it would say little more.
@@ -35,9 +19,15 @@ MACHINE_FLAGS = ("cpu", "num_workers", "data_root", "text_model", "speech_model"
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--output_root", type=named_path, default="outputs", help="folder that the experiments were written to")
     parser.add_argument("--folds", type=count, nargs="+", metavar="K", help="only these folds (default: all that were run)")
+    parser.add_argument(
+        "--settings", nargs="+", metavar="NAME", help="experiments in the tables, in this order (default: those of the methods)"
+    )
+    parser.add_argument(
+        "--baseline", nargs="+", metavar="NAME", help="experiments that differences are formed to (default: finetune, adapter)"
+    )
     parser.add_argument("--metric", choices=METRICS, help="only this F1 (default: weighted, macro, micro)")
     parser.add_argument("--format", choices=FORMATS, default="text", help="form of the tables")
     parser.add_argument("--output", type=named_path, metavar="FILE", help="write the tables there instead of printing them")
@@ -54,19 +44,14 @@ def parse_args():
         "--figures",
         type=named_path,
         nargs="?",
-        const=Path("figures"),
+        const=True,
         metavar="FOLDER",
-        help="also draw; without a FOLDER into figures/, or figures/demo/ where the runs are synthetic",
+        help="also draw; without a FOLDER into figures/, or figures/ under --output_root where the runs are synthetic",
     )
     figures.add_argument(
-        "--confusion",
-        nargs=2,
-        choices=METHODS,
-        metavar="SETTING",
-        default=("adapter", "adapter_wo_pretraining"),
-        help="the two settings whose confusion matrices stand side by side",
+        "--confusion", nargs=2, metavar="NAME", help="two experiments whose confusion matrices to draw (default: the adapters)"
     )
-    figures.add_argument("--confusion_task", choices=CORPORA, default="KEMDy20", help="corpus that these are tested on")
+    figures.add_argument("--confusion_task", metavar="TASK", help="task that these are tested on (default: the last)")
 
     machine = parser.add_argument_group("machine, for --recompute")
     machine.add_argument(
@@ -90,37 +75,74 @@ def parse_args():
 @one_line_errors
 def main():
     args = parse_args()
+    # pandas and scikit-learn are loaded only where there is something to do.
+    from utils.results.report import run_table
+    from utils.results.runs import find_runs
+    from utils.results.tables import Report
+
     if not args.output_root.is_dir():
         raise UserError(
             f"--output_root {args.output_root}: there is no such folder; the run scripts make it (bash run-init.sh)"
         )
-    found = [run for run in find_runs(args.output_root) if args.folds is None or run.fold in args.folds]
-    if args.list:
-        give(Report([run_table(found, args.output_root)], count_notes(found)), args)
-        return
-    if args.recompute:
-        table = recompute_table(found, args)
-        give(Report([table], count_notes(found)), args)
-        sys.exit(not all(row["same"] for row in table.rows.values()))
+    found = find_runs(args.output_root)
+    if not found and not args.published:
+        raise UserError(no_runs(args.output_root))
+    found = [run for run in found if args.folds is None or run.fold in args.folds]
+    if args.list or args.recompute:
+        table = run_table(found, args.output_root) if args.list else recompute_table(found, args)
+        finished = sum(run.metrics is not None for run in found)
+        give(Report([table], [f"{len(found)} runs, {finished} of them finished."]), args)
+        sys.exit(not all(row.get("same", True) for row in table.rows.values()))
+    tables(found, args)
 
-    runs = comparable_runs(found)
+
+def no_runs(output_root):
+    """What is wrong with an output folder without runs, and which folder to name."""
+    from utils.results.runs import where_runs_are
+
+    nearby = where_runs_are(output_root)
+    near = nearby and min(os.path.relpath(nearby), str(nearby), key=len)
+    hint = f"name --output_root {near}" if nearby else "bash run-init.sh makes the first in outputs"
+    return f"--output_root {output_root} holds no experiments (<experiment>/fold_0/<task>): {hint}"
+
+
+def tables(found, args):
+    """Give the tables, and draw."""
+    from utils.methods import METHODS
+    from utils.results import report
+    from utils.results.missing import missing_commands
+    from utils.results.published import published_tables
+    from utils.results.runs import Results
+    from utils.results.tables import Report
+
+    finished = any(run.metrics or run.problem for run in found)
+    results = Results(found, args.settings, args.baseline) if finished else None
+    notes = report.notes(results, args.output_root) if results else []
     metrics = [METRICS[args.metric]] if args.metric else list(METRIC_TITLES)
     if args.published:
-        give(Report(published_tables(runs, metrics), notes(runs)), args)
+        shown, lines = published_tables(results, metrics)
+        give(Report(shown, [*notes, *lines]), args)
         return
-    tables = [score_table(runs, metric) for metric in metrics]
-    if runs:
+    shown = []
+    if results and results.rows:
+        shown = [table for metric in metrics for table in report.score_tables(results, metric)]
         for metric in metrics if args.metric else MEASURED:
-            tables += [*measure_tables(runs, metric), paired_table(runs, metric), *lambda_tables(runs, metric)]
-        tables += [*class_tables(runs), parameter_table(runs)]
-        tables = [table for table in tables if table.has_cells()]
+            for make in (report.measure_tables, report.paired_tables, report.lambda_tables):
+                shown += make(results, metric)
+        shown += [*report.class_tables(results), report.parameter_table(results)]
+    rows = {name: METHODS[name] for name in args.settings or METHODS if name in METHODS}
+    rows |= {name: results.method(name) for name in results.rows} if results else {}
+    orders = results.orders if results else ()
     lists = {
-        "Missing runs, by the commands that make them": missing_commands(runs, args.output_root, args.folds),
-        "Experiments under other names, not in the tables": other_names(found),
+        "Rows under other names, and in what they differ": report.row_notes(results) if results else [],
+        "Missing runs, by the commands that make them": missing_commands(found, rows, orders, args.output_root, args.folds),
+        "Experiments that are in no table (see --settings)": report.other_names(results, found),
     }
-    give(Report(tables, notes(runs), {heading: lines for heading, lines in lists.items() if lines}, are_synthetic(runs)), args)
-    if args.figures:
-        draw(runs, args)
+    lists = {heading: lines for heading, lines in lists.items() if lines}
+    shown = [table for table in shown if table.has_cells()]
+    give(Report(shown, notes, lists, results and results.synthetic), args)
+    if args.figures and results:
+        draw(results, args)
 
 
 def give(report, args):
@@ -133,15 +155,13 @@ def give(report, args):
     print(f"wrote {args.output}")
 
 
-def count_notes(found):
-    finished = sum(run.metrics is not None for run in found)
-    return [f"{len(found)} runs, {finished} of them finished."]
-
-
 def recompute_table(found, args):
     """Test all finished runs again: a row each, with the answer."""
     # torch and transformers are loaded only where they are needed.
+    from tqdm import tqdm
+
     from utils.results.recompute import retest
+    from utils.results.tables import Table
 
     machine = {name: value for name, value in vars(args).items() if name in MACHINE_FLAGS}
     rows = {}
@@ -158,14 +178,14 @@ def recompute_table(found, args):
     return Table("recompute", "best_model.pt tested again", "folder", rows)
 
 
-def draw(runs, args):
-    """Draw all figures that the runs suffice for, and say which they are, beside the tables on standard output."""
+def draw(results, args):
+    """Draw all figures for which there are runs, and say which they are, beside the tables on standard output."""
     from utils.figures import draw_all
 
     folder = args.figures
-    if folder == Path("figures") and are_synthetic(runs):
-        folder /= "demo"
-    for line in draw_all(runs, folder, args.confusion, args.confusion_task):
+    if folder is True:  # what is synthetic never takes the place of a result
+        folder = args.output_root / "figures" if results.synthetic else Path("figures")
+    for line in draw_all(results, folder, args.confusion, args.confusion_task):
         # Not among tables that a program reads.
         print(line, file=sys.stdout if args.format == "text" or args.output else sys.stderr)
 

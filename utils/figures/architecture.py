@@ -15,8 +15,8 @@ from models import AdapterFusionClassifier, FusionClassifier, is_task_parameter
 from models.encoders import count_parameters
 from models.hub import local_folder
 from utils.errors import UserError
-from utils.figures.style import COLUMN, PAGE, SETTING_COLOURS, SMALL, CannotDraw, hangul_font, subplots
-from utils.results.runs import ADAPTERS
+from utils.figures.style import COLUMN, PAGE, SMALL, CannotDraw, hangul_font, subplots
+from utils.methods import METHODS
 
 FROZEN, OWN = "#DBE9F6", "#FBE3D6"
 EDGES = {FROZEN: "#0072B2", OWN: "#D55E00"}
@@ -40,7 +40,7 @@ BOXES = {
 }
 
 
-def model_of(runs):
+def model_of(results):
     """The adapter model of the runs without weights; of synthetic runs, or of none, that of KoBERT and wav2vec2-base.
 
     Returns:
@@ -50,9 +50,10 @@ def model_of(runs):
     Raises:
         CannotDraw: if the configuration of an encoder is not to be had.
     """
-    real = next((run.config for run in runs if run.method in ADAPTERS and not run.config["synthetic"]), None)
+    configs_of_runs = (run.config for run in (results.runs if results else ()))
+    real = next((config for config in configs_of_runs if config["model"] == "adapter" and not config["synthetic"]), None)
     if real is None:
-        names, configs, size = ("KoBERT", "wav2vec2-base"), (BertConfig(vocab_size=8002), Wav2Vec2Config()), 64
+        names, configs, size, classes = ("KoBERT", "wav2vec2-base"), (BertConfig(vocab_size=8002), Wav2Vec2Config()), 64, 7
     else:
         names = tuple(real["encoders"][kind]["name"] for kind in ("text", "speech"))
         try:
@@ -60,10 +61,11 @@ def model_of(runs):
             configs = [AutoConfig.from_pretrained(folder, trust_remote_code=False) for folder in folders]
         except (UserError, OSError, ValueError):
             raise CannotDraw(f"the configuration of {' or '.join(names)} is not to be had") from None
-        names, size = tuple(name.rstrip("/").split("/")[-1] for name in names), real["arguments"]["adapter_size"]
+        names = tuple(name.rstrip("/").split("/")[-1] for name in names)
+        size, classes = real["arguments"]["adapter_size"], len(real["labels"])
     with torch.device("meta"):
-        adapter_model = AdapterFusionClassifier(*map(AutoModel.from_config, configs), adapter_size=size)
-        whole = count_parameters(FusionClassifier(*map(AutoModel.from_config, configs)))
+        adapter_model = AdapterFusionClassifier(*map(AutoModel.from_config, configs), num_labels=classes, adapter_size=size)
+        whole = count_parameters(FusionClassifier(*map(AutoModel.from_config, configs), num_labels=classes))
     return adapter_model, whole, *names
 
 
@@ -83,105 +85,111 @@ def parts_of(model):
     return {box: (counts[box], owners[box]) for box in counts}
 
 
-def draw_architecture(runs):
-    """The adapter model from left to right, frozen parts and a task's own in two colours, with parameter counts."""
-    model, _, text_name, speech_name = model_of(runs)
-    parts = parts_of(model)
-    layers = len(model.text_encoder.encoder.layer)
-    figure = plt.figure(figsize=(PAGE, 3.15), layout="none")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, PAGE), ylim=(0, 3.15))
-    axes.axis("off")
+class Drawing:
+    """Boxes, dashed groups and arrows at places in inches; a box of a part has its colour and its number of parameters.
 
-    def box(x, y, width, height, text, part=None):
-        count, owned = parts[part] if part else (None, False)
+    Args:
+        parts: from ``parts_of``.
+    """
+
+    def __init__(self, width, height, parts):
+        self.figure = plt.figure(figsize=(width, height), layout="none")
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, width), ylim=(0, height))
+        self.axes.axis("off")
+        self.parts = parts
+
+    def rectangle(self, x, y, width, height, face, edge="#777777", **style):
+        box = "round,pad=0,rounding_size=0.05"
+        patch = FancyBboxPatch((x, y), width, height, boxstyle=box, facecolor=face, edgecolor=edge, linewidth=0.8, **style)
+        self.axes.add_patch(patch)
+
+    def box(self, x, y, width, height, text, part=None):
+        count, owned = self.parts[part] if part else (None, False)
         face = "white" if part is None else OWN if owned else FROZEN
-        axes.add_patch(
-            FancyBboxPatch(
-                (x, y), width, height, boxstyle="round,pad=0,rounding_size=0.05", facecolor=face,
-                edgecolor=EDGES.get(face, "#777777"), linewidth=0.8,
-            )
-        )  # fmt: skip
-        lines = text if part is None else f"{text}\n{short(count)}"
-        axes.text(x + width / 2, y + height / 2, lines, ha="center", va="center", fontsize=SMALL, linespacing=1.15)
+        self.rectangle(x, y, width, height, face, EDGES.get(face, "#777777"))
+        text = text if part is None else f"{text}\n{short(count)}"
+        self.text(x + width / 2, y + height / 2, text, ha="center", linespacing=1.15)
 
-    def arrow(start, end):
-        axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "lw": 0.8, "color": "black", "mutation_scale": 7})
+    def group(self, x, y, width, height, title):
+        self.rectangle(x, y, width, height, "none", linestyle="--")
+        self.text(x + 0.06, y + height - 0.16, title)
 
+    def text(self, x, y, text, **style):
+        self.axes.text(x, y, text, **{"va": "center", "fontsize": SMALL} | style)
+
+    def arrow(self, start, end):
+        style = {"arrowstyle": "-|>", "lw": 0.8, "color": "black", "mutation_scale": 7}
+        self.axes.annotate("", end, start, arrowprops=style)
+
+
+def draw_architecture(results):
+    """The adapter model from left to right, frozen parts and a task's own in two colours, with parameter counts."""
+    model, _, text_name, speech_name = model_of(results)
+    drawing = Drawing(PAGE, 3.15, parts_of(model))
     # Words above, sound below, both towards the classifier at the right.
-    sentence = "transcript\n“정말 기뻐요”" if hangul_font() else "transcript"
     top, low = 2.12, 0.62
-    box(0.06, top, 0.78, 0.5, sentence)
-    box(1.02, top, 0.78, 0.5, "embeddings", "embeddings")
-    axes.add_patch(
-        FancyBboxPatch(
-            (1.96, top - 0.14), 3.16, 1.0, boxstyle="round,pad=0,rounding_size=0.05", facecolor="none", edgecolor="#777777",
-            linewidth=0.8, linestyle="--",
-        )
-    )  # fmt: skip
-    axes.text(2.02, top + 0.7, f"{text_name}: {layers} layers (parameters of all together)", fontsize=SMALL, va="center")
+    _draw_words(drawing, top, f"{text_name}: {len(model.text_encoder.encoder.layer)} layers (parameters of all together)")
+    _draw_sound(drawing, low, speech_name, len(model.speech_encoder.encoder.layers))
+    middle = (top + low) / 2 + 0.25
+    drawing.box(6.24, middle - 0.3, 0.86, 0.6, "dropout,\nclassifier", "classifier")
+    drawing.arrow((5.94, top + 0.25), (6.5, middle + 0.3))
+    drawing.arrow((5.94, low + 0.25), (6.5, middle - 0.3))
+    drawing.arrow((6.8, middle - 0.3), (6.8, middle - 0.75))
+    drawing.text(6.8, middle - 0.84, f"{model.classifier.out_features} emotions", ha="center", va="baseline")
+    total, own = count_parameters(model), count_parameters(model, trained_only=True)
+    labels = {
+        FROZEN: f"frozen, shared by all tasks: {short(total - own)}",
+        OWN: f"a task's own, trained: {short(own)} ({own / total:.1%} of all)",
+    }
+    handles = [Patch(facecolor=face, edgecolor=EDGES[face], label=label) for face, label in labels.items()]
+    drawing.axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.0), ncols=2, fontsize=SMALL)
+    return drawing.figure
+
+
+def _draw_words(drawing, y, title):
+    drawing.box(0.06, y, 0.78, 0.5, "transcript\n“정말 기뻐요”" if hangul_font() else "transcript")
+    drawing.box(1.02, y, 0.78, 0.5, "embeddings", "embeddings")
+    drawing.group(1.96, y - 0.14, 3.16, 1.0, title)
     x = 2.02
-    chain = (
+    for text, part, width in (
         ("attention", "attention", 0.56),
         ("bottle-\nneck", "first bottleneck", 0.44),
         ("norm", "first norm", 0.4),
         ("feed-\nforward", "feed-forward", 0.52),
         ("bottle-\nneck", "second bottleneck", 0.44),
         ("norm", "second norm", 0.4),
-    )
-    for text, part, width in chain:
-        box(x, top - 0.06, width, 0.62, text, part)
+    ):
+        drawing.box(x, y - 0.06, width, 0.62, text, part)
         x += width + 0.05
-    box(5.28, top, 0.66, 0.5, "pooler", "pooler")
+    drawing.box(5.28, y, 0.66, 0.5, "pooler", "pooler")
     for start, end in ((0.84, 1.02), (1.8, 1.96), (5.12, 5.28)):
-        arrow((start, top + 0.25), (end, top + 0.25))
+        drawing.arrow((start, y + 0.25), (end, y + 0.25))
 
-    box(0.06, low, 0.78, 0.5, "speech\nfirst 5 s")
-    axes.add_patch(
-        FancyBboxPatch(
-            (1.02, low - 0.14), 2.2, 1.0, boxstyle="round,pad=0,rounding_size=0.05", facecolor="none", edgecolor="#777777",
-            linewidth=0.8, linestyle="--",
-        )
-    )  # fmt: skip
-    axes.text(1.08, low + 0.7, speech_name, fontsize=SMALL, va="center")
-    speech_layers = len(model.speech_encoder.encoder.layers)
-    box(1.08, low - 0.06, 0.92, 0.62, "convolutions", "speech convolutions")
-    box(2.08, low - 0.06, 1.08, 0.62, f"{speech_layers} transformer\nlayers", "speech layers")
-    box(3.4, low, 0.92, 0.5, "3 strided\nconvolutions", "strided convolutions")
-    box(4.48, low, 0.64, 0.5, "projector", "projector")
-    box(5.28, low, 0.66, 0.5, "mean\nover time")
+
+def _draw_sound(drawing, y, title, layers):
+    drawing.box(0.06, y, 0.78, 0.5, "speech\nfirst 5 s")
+    drawing.group(1.02, y - 0.14, 2.2, 1.0, title)
+    drawing.box(1.08, y - 0.06, 0.92, 0.62, "convolutions", "speech convolutions")
+    drawing.box(2.08, y - 0.06, 1.08, 0.62, f"{layers} transformer\nlayers", "speech layers")
+    drawing.box(3.4, y, 0.92, 0.5, "3 strided\nconvolutions", "strided convolutions")
+    drawing.box(4.48, y, 0.64, 0.5, "projector", "projector")
+    drawing.box(5.28, y, 0.66, 0.5, "mean\nover time")
     for start, end in ((0.84, 1.02), (3.22, 3.4), (4.32, 4.48), (5.12, 5.28)):
-        arrow((start, low + 0.25), (end, low + 0.25))
-
-    middle = (top + low) / 2 + 0.25
-    box(6.24, middle - 0.3, 0.86, 0.6, "dropout,\nclassifier", "classifier")
-    arrow((5.94, top + 0.25), (6.5, middle + 0.3))
-    arrow((5.94, low + 0.25), (6.5, middle - 0.3))
-    arrow((6.8, middle - 0.3), (6.8, middle - 0.75))
-    axes.text(6.8, middle - 0.84, "7 emotions", ha="center", fontsize=SMALL)
-
-    total, own = count_parameters(model), count_parameters(model, trained_only=True)
-    axes.legend(
-        handles=[
-            Patch(facecolor=FROZEN, edgecolor=EDGES[FROZEN], label=f"frozen, shared by all tasks: {short(total - own)}"),
-            Patch(facecolor=OWN, edgecolor=EDGES[OWN], label=f"a task's own, trained: {short(own)} ({own / total:.1%} of all)"),
-        ],
-        loc="lower center", bbox_to_anchor=(0.5, 0.0), ncols=2, fontsize=SMALL,
-    )  # fmt: skip
-    return figure
+        drawing.arrow((start, y + 0.25), (end, y + 0.25))
 
 
-def draw_storage(runs):
+def draw_storage(results):
     """Parameters to store against the number of tasks (the paper's figure 4): whole models, or frozen encoders and adapters."""
-    model, whole, text_name, speech_name = model_of(runs)
+    model, whole, text_name, speech_name = model_of(results)
     own = count_parameters(model, trained_only=True)
     frozen = count_parameters(model) - own
     figure, axes = subplots(1, 1, COLUMN, 2.5)
     lines = (
-        ([whole * tasks for tasks in TASKS], SETTING_COLOURS["task_a"], "o", f"a whole model a task ({short(whole)} each)"),
+        ([whole * tasks for tasks in TASKS], METHODS["task_a"].colour, "o", f"a whole model a task ({short(whole)} each)"),
         (
             [frozen + own * tasks for tasks in TASKS],
-            SETTING_COLOURS["adapter"],
+            METHODS["adapter"].colour,
             "s",
             f"frozen encoders ({short(frozen)}) and\nadapters a task ({short(own)} each)",
         ),

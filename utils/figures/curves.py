@@ -1,71 +1,103 @@
-"""Learning curves over both tasks."""
+"""Learning curves over all tasks of a sequence."""
 
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from utils.figures.style import BLUE, COLUMN, GREY, SMALL, VERMILION, CannotDraw, legend_below, over, subplots
+from utils.figures.style import (
+    BLACK,
+    BLUE,
+    COLUMN,
+    FURTHER,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SMALL,
+    VERMILION,
+    CannotDraw,
+    legend_below,
+    over,
+    subplots,
+)
 from utils.files import HISTORY
-from utils.results.measures import ORDERS
-from utils.results.runs import ADAPTERS, METRIC_TITLES
+from utils.methods import ALONE, START
+from utils.results import METRIC_TITLES
 
 SHOWN = ("f1_weighted", "f1_macro", "loss")
 TITLES = METRIC_TITLES | {"loss": "cross-entropy"}
-COLOURS = BLUE, VERMILION
+# Of the first task, the second, and so on.
+COLOURS = BLUE, VERMILION, GREEN, ORANGE, PURPLE, BLACK, *FURTHER
 
 
-def draw_curves(runs, method):
-    """Validation scores and losses of both tasks over the epochs of the first and then of the second, for both orders.
+def draw_curves(results, row, orders):
+    """Validation scores and losses of all tasks over the epochs of the first, then of the second, and so on, a column an order.
 
-    Lines are means over folds, bands their standard deviation. The second task starts from the best epoch of the first,
-    not from its last; finetune and ewc start from task_a's model.
+    Lines are means over folds, bands their standard deviation. A later task starts from the best epoch of the one before, not
+    from its last; the first model of a sequence is START's.
     """
-    figure, panels = subplots(len(SHOWN), len(ORDERS), COLUMN, 4.6, sharex="col", sharey="row")
-    drawn = False
-    for column, (first, second) in zip(panels.T, ORDERS):
-        start = histories(runs, method if method in ADAPTERS else "task_a", first)
-        later = histories(runs, method, second)
-        border = int(start["epoch"].max()) if len(start) else 0
+    columns = [(order, stages(results, row, order)) for order in orders]
+    if not any(len(later) for _, tables in columns for later in tables[1:]):
+        raise CannotDraw(f"no run of {row}")
+    figure, panels = subplots(len(SHOWN), len(orders), COLUMN, 4.6, sharex="col", sharey="row", squeeze=False)
+    for column, (order, tables) in zip(panels.T, columns):
         for panel, quantity in zip(column, SHOWN):
-            _draw(panel, start, f"{first}_valid_{quantity}", 0, COLOURS[0])
-            _draw(panel, later, f"{second}_valid_{quantity}", border, COLOURS[1])
-            if method in ADAPTERS and len(start) and len(later):
-                # Nothing touches the first task's adapters any more: they stay at their best epoch.
-                kept = _at_best_epoch(runs, method, first, f"{first}_valid_{quantity}", start)
-                panel.plot((border, border + later["epoch"].max()), (kept, kept), color=COLOURS[0])
-            else:
-                _draw(panel, later, f"{first}_valid_{quantity}", border, COLOURS[0])
-            if quantity == "loss":
-                _draw(panel, start, "train_loss", 0, COLOURS[0], ":")
-                _draw(panel, later, "train_loss", border, COLOURS[1], ":")
-            panel.axvline(border, color=GREY, linestyle="--", linewidth=0.8, zorder=0)
+            _draw_column(panel, results, row, order, tables, quantity)
             panel.set_ylim(0, 1 if quantity != "loss" else None)
-        column[0].set_title(f"{first}, then {second}", fontsize=SMALL)
+        title = ", then ".join(order)
+        column[0].set_title(title if len(order) == 2 else " → ".join(order), fontsize=SMALL)
         column[-1].set_xlabel("epoch", labelpad=2)
-        drawn = drawn or len(later) > 0
-    if not drawn:
-        raise CannotDraw(f"no run of {method}")
     for panel, quantity in zip(panels[:, 0], SHOWN):
         panel.set_ylabel(TITLES[quantity])
-    handles = [Line2D([], [], color=colour, label=f"{name} task") for colour, name in zip(COLOURS, ("first", "second"))]
+    names = ("first task", "second task") if len(orders[0]) == 2 else orders[0]
+    handles = [Line2D([], [], color=COLOURS[index % len(COLOURS)], label=name) for index, name in enumerate(names)]
     handles.append(Line2D([], [], color=GREY, linestyle=":", label="in training"))
-    handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.8, label="second task starts"))
-    legend_below(figure, handles, 2, f"mean and standard deviation over {over([r for r in runs if r.method == method])}")
+    starts = "second task starts" if len(names) == 2 else "next task starts"
+    handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.8, label=starts))
+    legend_below(figure, handles, 2, f"mean and standard deviation over {over(results.of_row(row))}")
     return figure
 
 
-def histories(runs, method, task):
-    """history.csv of all runs of a method and task in one table, with columns ``fold`` and ``seed``; empty if there are none.
+def stages(results, row, order):
+    """history.csv of the runs that learned each task of ``order``, a table a task (see ``histories``)."""
+    alone = results.method(row).how == ALONE
+    tables = [histories(results, row if alone else START, order[:1])]
+    for length in range(2, len(order) + 1):
+        tables.append(histories(results, row, order[length - 1 : length] if alone else order[:length]))
+    return tables
+
+
+def _draw_column(panel, results, row, order, tables, quantity):
+    border = 0
+    for index, table in enumerate(tables):
+        end = border + (int(table["epoch"].max()) if len(table) else 0)
+        for earlier, task in enumerate(order[: index + 1]):
+            column, colour = f"{task}_valid_{quantity}", COLOURS[earlier % len(COLOURS)]
+            if earlier < index and results.method(row).how == ALONE:
+                if len(tables[earlier]) and len(table):
+                    # No later task changes the model of this one: it stays at its best epoch.
+                    kept = _at_best_epoch(results, row, (task,), column, tables[earlier])
+                    panel.plot((border, end), (kept, kept), color=colour)
+            else:
+                _draw(panel, table, column, border, colour)
+        if quantity == "loss":
+            _draw(panel, table, "train_loss", border, COLOURS[index % len(COLOURS)], ":")
+        if index:
+            panel.axvline(border, color=GREY, linestyle="--", linewidth=0.8, zorder=0)
+        border = end
+
+
+def histories(results, row, sequence):
+    """history.csv of all runs of a row and sequence in one table, with columns ``fold`` and ``seed``; empty if there are none.
 
     Raises:
         CannotDraw: if one cannot be read.
     """
     tables = []
-    for run in runs:
-        if (run.method, run.task) == (method, task):
+    for run in results.of_row(row):
+        if run.sequence == tuple(sequence):
             try:
                 table = pd.read_csv(run.path / HISTORY)
-                table["epoch"]
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError) as error:
                 raise CannotDraw(f"{run.path / HISTORY} cannot be read ({error})") from None
             tables.append(table.assign(fold=run.key[0], seed=run.key[1]))
     return pd.concat(tables) if tables else pd.DataFrame()
@@ -81,7 +113,7 @@ def _draw(panel, table, column, start, colour, style="-"):
     panel.fill_between(start + mean.index, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
 
 
-def _at_best_epoch(runs, method, task, column, table):
-    best = {run.key: run.metrics["best_epoch"] for run in runs if (run.method, run.task) == (method, task)}
+def _at_best_epoch(results, row, sequence, column, table):
+    best = {run.key: run.metrics["best_epoch"] for run in results.of_row(row) if run.sequence == sequence}
     rows = table[[best[fold, seed] == epoch for fold, seed, epoch in zip(table["fold"], table["seed"], table["epoch"])]]
     return rows.groupby("fold")[column].mean().mean()

@@ -1,70 +1,87 @@
-"""Figures of test scores: forgetting, confusion matrices, single emotions, and the trade-off along λ."""
+"""Figures of test scores: forgetting, confusion matrices, single classes, and the trade-off along λ."""
+
+from collections import Counter
 
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from utils.data.kemdy import EMOTIONS
+from utils.errors import UserError
 from utils.figures.style import (
     BLUE,
     COLUMN,
-    EMOTION_COLOURS,
-    GREEN,
     GREY,
-    ORANGE,
     PAGE,
-    SETTING_COLOURS,
     SMALL,
     VERMILION,
     CannotDraw,
     label,
+    label_colours,
     legend_below,
     over,
+    over_counts,
+    row_styles,
     subplots,
 )
-from utils.results.measures import LEARNERS, ORDERS, lambda_curve, result_matrix
-from utils.results.runs import CONTINUAL, METRIC_TITLES, is_lambda_run, majority, over_folds, table_scores, trained_task
+from utils.methods import METHODS, START
+from utils.results import METRIC_TITLES
+from utils.results.measures import lambda_curve, result_matrix
+from utils.results.runs import over_folds
 
 # Macro beside weighted F1: on a corpus of mostly one emotion only the former tells models apart.
 SHOWN = ("f1_weighted", "f1_macro")
 BEFORE, AFTER = BLUE, VERMILION
+# Panels of classes beside each other, at a page's width.
+ABREAST = 4
 
 
-def of_settings(runs):
-    """The runs of the settings, without those of a grid of λ."""
-    return [run for run in runs if not is_lambda_run(run)]
+def earlier_tasks(orders):
+    """(order, index from 1) of every task that others follow."""
+    return [(order, index) for order in orders for index in range(1, len(order))]
 
 
-def draw_forgetting(runs):
-    """Scores on the first corpus before and after the second is learned, for both orders (the paper's figure 2).
+def draw_forgetting(results, orders):
+    """Scores on earlier tasks when they were learned and after the last task (the paper's figure 2).
 
-    Bars are means over folds, error bars their standard deviation. An adapter of the first corpus is not touched by the
-    second, so its two bars are one score.
+    Bars are means over folds, error bars their standard deviation. A model a task is not changed by later tasks, so its two
+    bars are one score.
     """
-    figure, panels = subplots(len(ORDERS), len(SHOWN), COLUMN, 4.0, sharex="col", sharey=True)
-    for row, order in zip(panels, ORDERS):
-        for panel, metric in zip(row, SHOWN):
-            _forgetting_panel(panel, runs, *order, metric)
-        row[0].set_ylabel(f"{order[0]}, then {order[1]}", fontsize=SMALL)
+    tasks, rows = earlier_tasks(orders), results.learners
+    height = 0.85 + len(tasks) * (0.45 + 0.28 * len(rows))
+    figure, panels = subplots(len(tasks), len(SHOWN), COLUMN, height, sharex="col", sharey=True, squeeze=False)
+    lines = ((START, "--", label(START)), ("finetune", "--", "finetune, after"), (None, ":", "majority class"))
+    for panel_row, (order, index) in zip(panels, tasks):
+        for panel, metric in zip(panel_row, SHOWN):
+            _forgetting_panel(panel, results, rows, order, index, metric)
+            _reference_lines(panel, results, order, index, metric, lines)
+        first = order[index - 1]
+        panel_row[0].set_ylabel(
+            f"{first}, then {order[1]}" if len(order) == 2 else f"{first}\n{_arrows(order)}", fontsize=SMALL
+        )
     if not any(panel.patches for panel in panels.flat):
-        raise CannotDraw("no run of finetune, ewc or an adapter")
+        raise CannotDraw("no run that learned one task after another")
+    old = "first corpus" if all(len(order) == 2 for order in orders) else "task named at the left"
     for panel, metric in zip(panels[-1], SHOWN):
-        panel.set_xlabel(f"{METRIC_TITLES[metric]}\non the first corpus")
-    panels[0, 0].set_yticks(range(len(LEARNERS)), map(label, LEARNERS))
+        panel.set_xlabel(f"{METRIC_TITLES[metric]} on\nthe {old}")
+    panels[0, 0].set_yticks(range(len(rows)), map(label, rows))
     panels[0, 0].invert_yaxis()
-    lines = {"task_a": (GREEN, "--"), "finetune, after": (VERMILION, "--"), "commonest label": (GREY, ":")}
-    handles = [Patch(color=BEFORE, label="before the second"), Patch(color=AFTER, label="after it")]
-    handles += [Line2D([], [], color=colour, linestyle=style, label=name) for name, (colour, style) in lines.items()]
-    legend_below(figure, handles, 3, f"mean and standard deviation over {over(of_settings(runs))}")
+    handles = [Patch(color=BEFORE, label="when learned"), Patch(color=AFTER, label="after the last task")]
+    for name, style, words in lines:
+        handles.append(Line2D([], [], color=METHODS[name].colour if name else GREY, linestyle=style, label=words))
+    legend_below(figure, handles, 2, f"mean and standard deviation over\n{over(results.of_row(*rows))}")
     return figure
 
 
-def _forgetting_panel(panel, runs, first, second, metric):
-    for position, method in enumerate(LEARNERS):
-        matrix = result_matrix(runs, method, first, second, metric)
-        for index, offset, colour in (((1, 1), -0.2, BEFORE), ((2, 1), 0.2, AFTER)):
-            estimate = over_folds(matrix[index])
+def _arrows(order):
+    return " → ".join(order)
+
+
+def _forgetting_panel(panel, results, rows, order, index, metric):
+    for position, row in enumerate(rows):
+        matrix = result_matrix(results, row, order, metric)
+        for at, offset, colour in (((index, index), -0.2, BEFORE), ((len(order), index), 0.2, AFTER)):
+            estimate = over_folds(matrix[at])
             if estimate is None:
                 continue
             panel.barh(
@@ -73,78 +90,123 @@ def _forgetting_panel(panel, runs, first, second, metric):
             # In the bar where it has room, else behind its error bar.
             inside = estimate.mean > 0.3
             place = 0.02 if inside else estimate.mean + (estimate.std or 0) + 0.03
-            colour = "white" if inside else "black"
-            panel.text(place, position + offset, f"{estimate.mean:.2f}", va="center", color=colour, fontsize=SMALL)
-    lines = (
-        (over_folds(table_scores(runs, "task_a", first, metric)), GREEN, "--"),
-        (over_folds(table_scores(runs, "finetune", first, metric)), VERMILION, "--"),
-        (majority(runs, first, metric), GREY, ":"),
-    )
-    for estimate, colour, style in lines:
-        if estimate is not None:
-            panel.axvline(estimate.mean, color=colour, linestyle=style, linewidth=1.0, zorder=0)
+            text_colour = "white" if inside else "black"
+            panel.text(place, position + offset, f"{estimate.mean:.2f}", va="center", color=text_colour, fontsize=SMALL)
     panel.set_xlim(0, 1)
     panel.set_xticks((0, 0.5, 1), ("0", ".5", "1"))
 
 
-def draw_confusion(runs, settings, task):
-    """Confusion matrices of two settings on one corpus (the paper's figure 3): rows normalised, counts below the shares.
+def _reference_lines(panel, results, order, index, metric, lines):
+    task, kept = order[index - 1], {run.experiment for run in results.runs}
+    for name, style, _ in lines:
+        if name is None:
+            values = {(fold, 0): score for fold, score in results.majority(task, metric).items()}
+        else:
+            values = results.final_scores(name, order, task, metric) if name in kept else {}
+        if estimate := over_folds(values):
+            colour = METHODS[name].colour if name else GREY
+            panel.axvline(estimate.mean, color=colour, linestyle=style, linewidth=1.0, zorder=0)
+
+
+def draw_confusion(results, rows=None, task=None):
+    """Confusion matrices of two rows on one task (the paper's figure 3): rows normalised, counts below the shares.
 
     Args:
-        runs: from ``utils.results.runs.comparable_runs``.
-        settings: two of METHODS.
-        task: the corpus tested.
+        results: Results.
+        rows: names of two; by default the first two learners that are told the task, or the first two at all.
+        task: the task tested; by default the last of the tasks.
+
+    Raises:
+        UserError: if a row or the task is named that was not found.
     """
-    figure, panels = subplots(1, 2, PAGE, 3.7, sharey=True)
-    for panel, setting in zip(panels, settings):
-        of = [run for run in runs if (run.method, run.task) == (setting, trained_task(setting, task))]
-        if not of:
-            raise CannotDraw(f"no run of {setting} that is tested on {task}")
-        counts = np.sum([run.metrics["test"][task]["confusion_matrix"] for run in of], axis=0)
+    task = task or results.tasks[-1]
+    known = {run.experiment for run in results.runs}
+    for flag, name, among in (("--confusion_task", task, results.tasks), *(("--confusion", row, known) for row in rows or ())):
+        if name not in among:
+            raise UserError(f"{flag} {name}: there is no such run, but {', '.join(sorted(among))}")
+    told = results.rows_that(lambda method: method.told_task, results.learners)
+    rows = rows or (told if len(told) > 1 else results.rows)[:2]
+    matrices = [_pooled(results, row, task) for row in rows]
+    labels = [name for name in dict.fromkeys(name for counts, _ in matrices for pair in counts for name in pair)]
+    labels = [name for name in labels if any(name in pair and n for counts, _ in matrices for pair, n in counts.items())]
+    figure, panels = subplots(1, len(rows), PAGE, max(2.6, 1.3 + 0.35 * len(labels)), sharey=True, squeeze=False)
+    for panel, row, (pooled, runs) in zip(panels[0], rows, matrices):
+        counts = np.array([[pooled[true, predicted] for predicted in labels] for true in labels])
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), share in np.ndenumerate(shares):
+        for (at, column), share in np.ndenumerate(shares):
             panel.text(
-                column, row, f"{100 * share:.0f} %\n{counts[row, column]:,}", ha="center", va="center", fontsize=SMALL,
+                column, at, f"{100 * share:.0f} %\n{counts[at, column]:,}", ha="center", va="center", fontsize=SMALL,
                 color="white" if share > 0.5 else "black", linespacing=0.95,
             )  # fmt: skip
-        panel.set_xticks(range(len(EMOTIONS)), EMOTIONS, rotation=45, ha="right", rotation_mode="anchor")
-        panel.set_yticks(range(len(EMOTIONS)), EMOTIONS)
+        panel.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
+        panel.set_yticks(range(len(labels)), labels)
         panel.tick_params(length=0)
         panel.spines[:].set_visible(False)
-        panel.set_title(f"{setting}\ntested on {task} ({over(of)})")
-        panel.set_xlabel("answered")
-    panels[0].set_ylabel("annotated")
+        panel.set_title(f"{row}\ntested on {task} ({over(runs)})")
+        panel.set_xlabel("predicted")
+    panels[0, 0].set_ylabel("true")
     return figure
 
 
-def draw_emotions(runs):
-    """F1 of each emotion on the first corpus before and after the second, as slopes, for both orders."""
-    methods = (*CONTINUAL, "adapter")
-    figure, panels = subplots(len(ORDERS), len(methods), PAGE, 5.0, sharex=True, sharey=True)
+def _pooled(results, row, task):
+    """A row's confusion matrix over folds and seeds, ``{(true, predicted): count}``, and its runs."""
+    # Where it was learned first, if it was: there it is the longest ago.
+    orders = sorted(results.orders, key=lambda order: order[0] != task) or [results.tasks]
+    order = next((order for order in orders if task in order), results.tasks)
+    runs = [run for run in results.of_row(row) if run.sequence == results.run_of(row, order, task)]
+    runs = [run for run in runs if task in run.metrics["test"]]
+    if not runs:
+        raise CannotDraw(f"no run of {row} that is tested on {task}")
+    counts = Counter()
+    for run in runs:
+        labels = run.config["labels"]
+        for (at, column), count in np.ndenumerate(run.metrics["test"][task]["confusion_matrix"]):
+            counts[labels[at], labels[column]] += int(count)
+    return counts, runs
+
+
+def draw_emotions(results, orders):
+    """F1 of each class on earlier tasks when they were learned and after the last one, as slopes."""
+    tasks, rows = earlier_tasks(orders), results.learners
+    columns = min(len(rows), ABREAST)
+    lines = [(order, index, rows[at : at + ABREAST]) for order, index in tasks for at in range(0, len(rows), ABREAST)]
+    if not lines:
+        raise CannotDraw("no run that learned one task after another")
+    figure, panels = subplots(len(lines), columns, PAGE, 0.3 + 2.3 * len(lines), sharex=True, sharey=True, squeeze=False)
     drawn = False
-    for row, (first, second) in zip(panels, ORDERS):
-        for panel, method in zip(row, methods):
-            ends = {}
-            for emotion in EMOTIONS:
-                matrix = result_matrix(runs, method, first, second, emotion)
-                before, after = over_folds(matrix[1, 1]), over_folds(matrix[2, 1])
-                if before and after:
-                    panel.plot((0, 1), (before.mean, after.mean), "o-", color=EMOTION_COLOURS[emotion], markersize=3)
-                    ends[emotion] = after.mean
-            for (emotion, score), height in zip(ends.items(), spread(list(ends.values()), 0.062)):
-                panel.text(1.07, height, f"{emotion} {score:.2f}", color=EMOTION_COLOURS[emotion], va="center", fontsize=SMALL)
-            drawn = drawn or bool(ends)
-        row[0].set_ylabel(f"F1 on {first}\nbefore and after {second}")
+    for panel_row, (order, index, names) in zip(panels, lines):
+        for panel, row in zip(panel_row, names):
+            drawn = _slopes(panel, results, row, order, index) or drawn
+            panel.set_title(label(row).replace("\n", " "))
+        for panel in panel_row[len(names) :]:
+            panel.axis("off")
+        task = order[index - 1]
+        after = f"before and after {order[1]}" if len(order) == 2 else f"when learned and after {order[-1]}"
+        panel_row[0].set_ylabel(f"F1 on {task}\n{after}" + (f"\n{_arrows(order)}" if len(order) > 2 else ""))
     if not drawn:
-        raise CannotDraw("no run of finetune, ewc or adapter")
-    for panel, method in zip(panels[0], methods):
-        panel.set_title(label(method))
-    figure.supxlabel(f"means over {over(of_settings(runs))}; their standard deviations stand in the tables", fontsize=SMALL)
-    panels[0, 0].set_xlim(-0.12, 2.0)
+        raise CannotDraw("no run that learned one task after another")
+    text = f"means over {over(results.of_row(*rows))}; their standard deviations are in the tables"
+    figure.supxlabel(text, fontsize=SMALL)
+    panels[0, 0].set_xlim(-0.12, 1.0 + 0.34 * columns)
     panels[0, 0].set_ylim(0, 1)
-    panels[0, 0].set_xticks((0, 1), ("before", "after"))
+    panels[0, 0].set_xticks((0, 1), ("before" if len(orders[0]) == 2 else "learned", "after"))
     return figure
+
+
+def _slopes(panel, results, row, order, index):
+    """Draw a line a class from its F1 when the task was learned to that after the last one. Was there any?"""
+    labels, ends = results.labels(order[index - 1]), {}
+    colours = label_colours(dict.fromkeys(name for task in results.tasks for name in results.labels(task)))
+    for name in labels:
+        matrix = result_matrix(results, row, order, name)
+        before, after = over_folds(matrix[index, index]), over_folds(matrix[len(order), index])
+        if before and after:
+            panel.plot((0, 1), (before.mean, after.mean), "o-", color=colours[name], markersize=3)
+            ends[name] = after.mean
+    for (name, score), height in zip(ends.items(), spread(list(ends.values()), 0.068)):
+        panel.text(1.07, height, f"{name} {score:.2f}", color=colours[name], va="center", fontsize=SMALL)
+    return bool(ends)
 
 
 def spread(values, gap):
@@ -190,33 +252,47 @@ def short_number(value):
     return f"{value:g}"
 
 
-def draw_lambda(runs):
-    """Old task against new task along ewc's λ, both orders, with finetune and adapter as points on the same folds."""
-    figure, panels = subplots(len(SHOWN), len(ORDERS), COLUMN, 3.9)
-    drawn = False
-    for row, metric in zip(panels, SHOWN):
-        for panel, (first, second) in zip(row, ORDERS):
-            curve, others = lambda_curve(runs, first, second, metric)
+def draw_lambda(results, orders):
+    """Old tasks against the new one along EWC's λ, with the baselines as points on the same folds.
+
+    Of several old tasks it is the mean of their scores.
+    """
+    figure, panels = subplots(len(SHOWN), len(orders), COLUMN, 3.9, squeeze=False)
+    styles, runs = row_styles(results.baselines), []
+    for panel_row, metric in zip(panels, SHOWN):
+        for panel, order in zip(panel_row, orders):
+            curve, others = lambda_curve(results, order, metric)
             if not curve:
+                panel.axis("off")
                 continue
-            old, new = ([pair[index].mean for pair in curve.values()] for index in (0, 1))
-            spread = [[pair[index].std or 0 for pair in curve.values()] for index in (0, 1)]
+            old, new = zip(*(_old_and_new(estimates) for estimates in curve.values()))
             panel.errorbar(
-                old, new, spread[1], spread[0], fmt="o-", color=ORANGE, markersize=3, elinewidth=0.5, ecolor="#E8C98A", zorder=1
-            )
+                *([mean for mean, _ in points] for points in (old, new)), [std for _, std in new], [std for _, std in old],
+                fmt="o-", color=METHODS["ewc"].colour, markersize=3, elinewidth=0.5, ecolor="#E8C98A", zorder=1,
+            )  # fmt: skip
             panel.margins(0.2)
-            _label_points(panel, list(curve), old, new)
-            for method, pair in others.items():
-                marker = {"finetune": "s", "adapter": "D"}[method]
-                panel.plot(pair[0].mean, pair[1].mean, marker, color=SETTING_COLOURS[method], markersize=4.5, zorder=3)
-            panel.set_xlabel(f"{first} (old)", labelpad=2)
-            panel.set_ylabel(f"{second} (new)", labelpad=2)
+            _label_points(panel, list(curve), *([mean for mean, _ in points] for points in (old, new)))
+            for row, estimates in others.items():
+                (x, _), (y, _) = _old_and_new(estimates)
+                panel.plot(x, y, styles[row][1], color=styles[row][0], markersize=4.5, zorder=3)
+            name = f"{order[0]} (old)" if len(order) == 2 else f"mean of {', '.join(order[:-1])} (old)"
+            panel.set_xlabel(name, labelpad=2)
+            panel.set_ylabel(f"{order[-1]} (new)", labelpad=2)
             panel.set_title(METRIC_TITLES[metric])
-            drawn = True
-    if not drawn:
-        raise CannotDraw("no run of run-ewc-lambda.sh")
-    handles = [Line2D([], [], color=ORANGE, marker="o", markersize=3, label="EWC along λ")]
-    for method, marker in (("finetune", "s"), ("adapter", "D")):
-        handles.append(Line2D([], [], color=SETTING_COLOURS[method], marker=marker, markersize=4.5, ls="", label=method))
-    legend_below(figure, handles, 3, f"mean and standard deviation over {over([run for run in runs if is_lambda_run(run)])}")
+            runs.append(next(iter(curve.values()))[0])
+    if not runs:
+        raise CannotDraw("no experiments that differ in --ewc_lambda alone")
+    handles = [Line2D([], [], color=METHODS["ewc"].colour, marker="o", markersize=3, label="EWC along λ")]
+    for row in results.baselines:
+        colour, marker = styles[row]
+        handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, ls="", label=label(row)))
+    folds, seeds = (max(len(of) for of in counts) for counts in zip(*((run.per_fold, run.seeds) for run in runs)))
+    legend_below(figure, handles, 3, f"mean and standard deviation over {over_counts(folds, seeds)}")
     return figure
+
+
+def _old_and_new(estimates):
+    """((mean, std) over folds of the mean of all tasks but the last, (mean, std) of the last)."""
+    *old, new = estimates
+    per_fold = [np.mean([estimate.per_fold[fold] for estimate in old]) for fold in new.per_fold]
+    return (np.mean(per_fold), np.std(per_fold, ddof=1) if len(per_fold) > 1 else 0), (new.mean, new.std or 0)

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib import font_manager
 
 from utils.files import whole_file
+from utils.methods import METHODS
 
 # Inches of one column and of both in a two-column paper; no text is smaller than SMALL points at that size.
 COLUMN, PAGE = 3.5, 7.16
@@ -21,15 +22,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     *("#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
 )
 GREY = "#777777"
-SETTING_COLOURS = {
-    "task_a": GREEN,
-    "finetune": VERMILION,
-    "ewc": ORANGE,
-    "adapter": BLUE,
-    "adapter_wo_pretraining": SKY,
-    "joint": PURPLE,
-}
-EMOTION_COLOURS = {
+LABEL_COLOURS = {
     "angry": VERMILION,
     "disgust": GREEN,
     "fear": PURPLE,
@@ -38,7 +31,9 @@ EMOTION_COLOURS = {
     "sad": BLUE,
     "surprise": SKY,
 }
-LABELS = {"ewc": "EWC", "adapter_wo_pretraining": "adapter w/o\npretraining", "majority": "commonest label"}
+# For other classes, and for rows that are no method's: dark enough on white, and not among those above.
+FURTHER = ("#882255", "#999933", "#44AA99", "#6699CC", "#AA4466", "#661100", "#888888")
+MARKERS = "sD^vPX<>*hp"
 # The usual fonts with Hangul, of Linux, Windows and macOS.
 HANGUL_FONTS = (
     *("NanumGothic", "Noto Sans CJK KR", "Noto Sans KR", "UnDotum", "Baekmuk Dotum"),
@@ -47,12 +42,27 @@ HANGUL_FONTS = (
 
 
 class CannotDraw(Exception):
-    """The runs do not suffice for a figure; the message says what is missing."""
+    """There are not enough runs for a figure; the message says what is missing."""
 
 
-def label(setting):
-    """A setting's name as figures write it."""
-    return LABELS.get(setting, setting)
+def label(row):
+    """A row's name as figures write it."""
+    return (METHODS[row].label if row in METHODS else "") or row
+
+
+def row_styles(rows):
+    """A colour and a marker for each row, ``{row: (colour, marker)}``: its method's colour, or a further one under other names."""
+    others = [row for row in rows if row not in METHODS]
+    further = [BLACK, GREY, *FURTHER]
+    colours = {row: METHODS[row].colour for row in rows if row in METHODS}
+    colours |= {row: further[index % len(further)] for index, row in enumerate(others)}
+    return {row: (colours[row], MARKERS[index % len(MARKERS)]) for index, row in enumerate(rows)}
+
+
+def label_colours(labels):
+    """A colour for each class, ``{label: colour}``."""
+    others = [label for label in labels if label not in LABEL_COLOURS]
+    return LABEL_COLOURS | {label: FURTHER[index % len(FURTHER)] for index, label in enumerate(others)}
 
 
 def hangul_font():
@@ -108,7 +118,11 @@ def legend_below(figure, handles, columns, text):
 
 def over(runs):
     """Over what figures average, such as "2 folds, 3 seeds in each"."""
-    folds, seeds = (len({run.key[part] for run in runs}) for part in (0, 1))
+    return over_counts(*(len({run.key[part] for run in runs}) for part in (0, 1)))
+
+
+def over_counts(folds, seeds):
+    """The same of numbers of folds and of seeds."""
     text = f"{folds} folds" if folds > 1 else "one fold"
     return f"{text}, {seeds} seeds in each" if seeds > 1 else text
 

@@ -1,106 +1,131 @@
-"""Measures of continual learning for two tasks, from the runs' test scores.
+"""Measures of continual learning for a sequence of T tasks, from the runs' test scores.
 
-R[i,j] is the score on task j's test split after task i was learned (Lopez-Paz & Ranzato 2017, section 3), tasks 1 and 2
-in the order in which they are learned.
+R[i,j] is the score on task j's test split after task i was learned (Lopez-Paz & Ranzato 2017, section 3), tasks 1 to T in the
+order in which they are learned.
 """
 
 from collections import defaultdict
 
-from utils.data.kemdy import CORPORA
-from utils.results.runs import ADAPTERS, CONTINUAL, difference, is_lambda_run, over_folds, run_differences, scores
-from utils.training.arguments import JOINT, other_task
+from utils.methods import ALONE, JOINT, SEQUENCE
+from utils.results.runs import LABELS, combine, difference, is_lambda_point, mean, over_folds, run_differences
 
-# The corpora in both orders in which they can be learned.
-ORDERS = tuple((task, other_task(task)) for task in CORPORA)
-# Settings that learn one task after the other.
-LEARNERS = (*CONTINUAL, *ADAPTERS)
-FORMULAS = {
-    "ACC": "ACC = (R[2,1] + R[2,2]) / 2, the mean of the last row (Lopez-Paz & Ranzato 2017).",
-    "BWT": "BWT, backward transfer = R[2,1] - R[1,1]; below 0 is forgetting (Lopez-Paz & Ranzato 2017).",
-    "intransigence": "intransigence = joint's score on task 2 - R[2,2]; above 0 is what learning task 2 lacks to the model of "
-    "both at once (Chaudhry et al. 2018).",
-}
+LAMBDA = {"--ewc_lambda"}
 
 
-def result_matrix(runs, method, first, second, metric):
-    """R by its indices, ``{(i, j): {(fold, seed): score}}``.
-
-    An adapter of the first task stays as it is while the second learns its own, so that R[2,1] = R[1,1]; R[1,2] does not
-    exist, for there is no head for task 2 yet.
-
-    Args:
-        runs: from ``utils.results.runs.comparable_runs``.
-        method: one of LEARNERS.
-        first, second: the corpora in the order in which they are learned.
-        metric: as in ``utils.results.runs.scores``.
-    """
-    if method in ADAPTERS:
-        of_first, of_second = (scores(runs, method, task, task, metric) for task in (first, second))
-        return {(1, 1): of_first, (1, 2): {}, (2, 1): of_first, (2, 2): of_second}
+def formulas(tasks):
+    """The measures of a sequence of this many tasks and how each is formed, ``{name: sentence}``."""
+    if tasks == 2:
+        return {
+            "ACC": "ACC = (R[2,1] + R[2,2]) / 2, the mean of the last row (Lopez-Paz & Ranzato 2017).",
+            "BWT": "BWT, backward transfer = R[2,1] - R[1,1]; below 0 is forgetting (Lopez-Paz & Ranzato 2017).",
+            "FWT": "FWT, forward transfer = R[1,2] - majority's score on task 2 (Lopez-Paz & Ranzato 2017).",
+            "intransigence": "intransigence = joint's score on task 2 - R[2,2]; above 0 is what learning task 2 lacks to the "
+            "model of both at once (Chaudhry et al. 2018).",
+        }
     return {
-        (i, j): scores(runs, method, second, task, metric, when)
-        for i, when in ((1, "test_before"), (2, "test"))
-        for j, task in ((1, first), (2, second))
+        "ACC": f"ACC = mean of R[{tasks},j] over all tasks j (Lopez-Paz & Ranzato 2017).",
+        "BWT": f"BWT, backward transfer = mean of R[{tasks},j] - R[j,j] over j < {tasks}; below 0 is forgetting (Lopez-Paz & "
+        "Ranzato 2017).",
+        "forgetting": f"forgetting = mean over j < {tasks} of the best R[l,j], j ≤ l < {tasks}, - R[{tasks},j] (Chaudhry et "
+        "al. 2018).",
+        "FWT": "FWT, forward transfer = mean of R[i-1,i] - majority's score on task i over i > 1 (Lopez-Paz & Ranzato 2017).",
+        "intransigence": "intransigence = mean over i > 1 of the score on task i of joint, trained on tasks 1 to i, - R[i,i] "
+        "(Chaudhry et al. 2018).",
     }
 
 
-def continual_measures(runs, method, first, second, metric):
-    """R's four entries, ACC, BWT and intransigence of a method, each an Estimate or None.
+def result_matrix(results, row, order, metric):
+    """R by its indices from 1, ``{(i, j): {(fold, seed): score}}``; empty where nothing was measured.
 
-    Every quantity is formed within a fold and seed, and averaged after that. Arguments are those of ``result_matrix``;
-    ``joint`` as method has ACC alone.
-    """
-    joint = {task: scores(runs, JOINT, JOINT, task, metric) for task in (first, second)}
-    if method == JOINT:
-        quantities = {"ACC": _mean(joint[first], joint[second])}
-    else:
-        matrix = result_matrix(runs, method, first, second, metric)
-        quantities = {f"R[{i},{j}]": values for (i, j), values in matrix.items()}
-        quantities |= {
-            "ACC": _mean(matrix[2, 1], matrix[2, 2]),
-            "BWT": difference(matrix[2, 1], matrix[1, 1]),
-            "intransigence": difference(joint[second], matrix[2, 2]),
-        }
-    names = ("R[1,1]", "R[1,2]", "R[2,1]", "R[2,2]", *FORMULAS)
-    return {name: over_folds(quantities.get(name, {})) for name in names}
-
-
-def lambda_curve(runs, first, second, metric):
-    """Scores on both tasks after the second, along run-ewc-lambda.sh's grid, and for comparison.
-
-    The runs of ewc itself are a point of the curve where they differ from the grid's in nothing but λ.
+    A run that learned task i is tested on tasks 1 to i, and the model that it started from is too: row i, and R[i-1,i]. A model
+    a task stays as it is while later ones are learned, so that R[i,j] = R[j,j]; for a task before its own there is none.
 
     Args:
-        runs, first, second, metric: as for ``result_matrix``.
+        results: Results.
+        row: one of its rows.
+        order: tasks in the order in which they are learned.
+        metric: as for ``Results.scores``.
+    """
+    indices = [(i, j) for i in range(1, len(order) + 1) for j in range(1, len(order) + 1)]
+    how = results.method(row).how
+    if how == ALONE:
+        own = [results.scores(row, (task,), task, metric) for task in order]
+        return {(i, j): own[j - 1] if j <= i else {} for i, j in indices}
+    matrix = {index: {} for index in indices}
+    if how == SEQUENCE:
+        for i, j in indices:
+            if j <= i > 1:
+                matrix[i, j] = results.scores(row, order[:i], order[j - 1], metric)
+        matrix[1, 1] = results.scores(row, order[:2], order[0], metric, "test_before")
+        for i in range(2, len(order) + 1):
+            matrix[i - 1, i] = results.scores(row, order[:i], order[i - 1], metric, "test_before")
+    return matrix
+
+
+def measures(results, row, order, metric):
+    """R's entries and the measures of ``formulas``, each ``{(fold, seed): number}``, within a fold and seed.
+
+    joint has ACC alone. Arguments are those of ``result_matrix``.
+    """
+    tasks = len(order)
+    names = formulas(tasks)
+    matrix = result_matrix(results, row, order, metric)
+    quantities = {f"R[{i},{j}]": values for (i, j), values in matrix.items()} | {name: {} for name in names}
+    if results.method(row).how == JOINT:
+        return quantities | {"ACC": mean([results.final_scores(row, order, task, metric) for task in order])}
+    last = {j: matrix[tasks, j] for j in range(1, tasks + 1)}
+    earlier, later = range(1, tasks), range(2, tasks + 1)
+    quantities["ACC"] = mean(list(last.values()))
+    quantities["BWT"] = mean([difference(last[j], matrix[j, j]) for j in earlier])
+    if "forgetting" in names:
+        best = {j: combine(lambda *scores: max(scores), *(matrix[i, j] for i in range(j, tasks))) for j in earlier}
+        quantities["forgetting"] = mean([difference(best[j], last[j]) for j in earlier])
+    floor = {i: results.majority(order[i - 1], metric) for i in later}
+    above = [{key: score - floor[i][key[0]] for key, score in matrix[i - 1, i].items() if key[0] in floor[i]} for i in later]
+    quantities["FWT"] = mean(above)
+    if results.joint:
+        joint = {i: results.final_scores(results.joint, order[:i], order[i - 1], metric) for i in later}
+        quantities["intransigence"] = mean([difference(joint[i], matrix[i, i]) for i in later])
+    return quantities
+
+
+def over_orders(results, row, orders, metric):
+    """The mean over several orders of the same tasks of each measure, ``{name: {(fold, seed): number}}``."""
+    of_orders = [measures(results, row, order, metric) for order in orders]
+    return {name: mean([of[name] for of in of_orders]) for name in formulas(len(orders[0]))}
+
+
+def lambda_curve(results, order, metric):
+    """Scores on all tasks after the last along EWC's λ, and for comparison.
+
+    The points are the experiments that differ from each other in --ewc_lambda alone, on the folds and seeds that the most of
+    them share: or one point would be the mean over other splits than the next.
 
     Returns:
-        (curve, others): ``{λ: (Estimate on the first task, Estimate on the second)}`` in ascending order, and the same for
-        ``finetune`` and ``adapter``, over the folds and seeds of the grid. Both empty without a grid.
+        (curve, others): ``{λ: [Estimate a task]}`` in ascending order, and the same for the baselines, over the same folds and
+        seeds. Both empty where there are no two values of λ.
     """
-    points = [run for run in runs if is_lambda_run(run) and run.task == second]
-    keys = {run.key for run in points}
-    for run in runs:
-        if (run.method, run.task) == ("ewc", second) and points and not run_differences(points[0], run):
-            if keys <= {other.key for other in runs if (other.method, other.task) == ("ewc", second)}:
-                points.append(run)
-    # On the folds and seeds that every λ has, or one point would be the mean over other splits than the next.
-    of_lambda = defaultdict(set)
-    for run in points:
-        of_lambda[run.config["arguments"]["ewc_lambda"]].add(run.key)
-    keys = set.intersection(*of_lambda.values()) if of_lambda else set()
-    grid = {}
-    for run in (run for run in points if run.key in keys):
-        values = grid.setdefault(run.config["arguments"]["ewc_lambda"], ({}, {}))
-        for of, task in zip(values, (first, second)):
-            of[run.key] = run.metrics["test"][task][metric]
-    others = {}
-    for method in ("finetune", "adapter") if grid else ():
-        matrix = result_matrix(runs, method, first, second, metric)
-        pair = [over_folds({key: score for key, score in matrix[2, j].items() if key in keys}) for j in (1, 2)]
-        if all(pair):
-            others[method] = tuple(pair)
-    return {value: tuple(map(over_folds, grid[value])) for value in sorted(grid)}, others
+    of_row, alike = defaultdict(list), []
+    for run in results.runs:
+        if run.sequence == tuple(order) and is_lambda_point(run):
+            of_row[run.experiment].append(run)
+    for row, runs in of_row.items():
+        family = next((rows for rows in alike if not run_differences(of_row[rows[0]][0], runs[0], LAMBDA | LABELS)), None)
+        family.append(row) if family else alike.append([row])
+    best, keys = {}, set()
+    for rows in alike:
+        keys_of = {row: {run.key for run in of_row[row]} for row in rows}
+        for shared in (set.intersection(*keys_of.values()), *keys_of.values()):
+            # Of two experiments with one λ the first stays.
+            points = {of_row[row][0].config["arguments"]["ewc_lambda"]: row for row in reversed(rows) if shared <= keys_of[row]}
+            if shared and (len(points), len(shared)) > (len(best), len(keys)):
+                best, keys = points, shared
+    if len(best) < 2:
+        return {}, {}
 
+    def after_all(row):
+        found = (results.final_scores(row, order, task, metric) for task in order)
+        return [over_folds({key: score for key, score in scores.items() if key in keys}) for scores in found]
 
-def _mean(one, other):
-    return {key: (one[key] + other[key]) / 2 for key in one if key in other}
+    others = {row: estimates for row in results.baselines if row not in best.values() and all(estimates := after_all(row))}
+    return {value: after_all(best[value]) for value in sorted(best)}, others

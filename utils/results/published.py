@@ -3,13 +3,16 @@
 from functools import cache
 from pathlib import Path
 
-from utils.data.kemdy import CORPORA
 from utils.errors import UserError
 from utils.files import read_json
-from utils.results.runs import METRIC_TITLES, SETTINGS, Estimate, are_synthetic, over_folds, table_scores
+from utils.methods import KEMDY, PAPER
+from utils.results import METRIC_TITLES
+from utils.results.runs import Estimate, over_folds
 from utils.results.tables import Signed, Table
 
 FILE = Path(__file__).with_suffix(".json")
+# Usable utterances of the corpora that the published scores are of.
+UTTERANCES = {"KEMDy19": 9627, "KEMDy20": 12828}
 CAPTION = (
     "Published: 40 epochs, batches of 8, seed 12, klue/bert-base and wav2vec2-base-960h; mean ± standard deviation over folds. "
     "The score is that on the corpus tested: finetune and ewc learned it first and the other after it.",
@@ -32,40 +35,62 @@ def published_estimate(setting, corpus, metric):
     return Estimate(dict(enumerate(published_scores()[setting][corpus][metric])))
 
 
-def published_tables(runs, metrics):
+def incomparable_corpora(runs):
+    """The corpora whose scores are not set beside the published ones, and why: ``{name: reason}``."""
+    reasons = {}
+    for name, corpus in ((name, corpus) for run in runs for name, corpus in run.config["corpora"].items()):
+        if name not in KEMDY or not corpus["is_kemdy"]:
+            reasons[name] = "no corpus of the published study"
+        elif not corpus["synthetic"] and corpus["utterances"] != UTTERANCES[name]:
+            reasons[name] = f"{corpus['utterances']:,} usable utterances, and the published corpus has {UTTERANCES[name]:,}"
+    return reasons
+
+
+def published_tables(results, metrics):
     """With runs, ours beside the published scores for each metric and corpus; without, the published table itself.
 
+    Args:
+        results: Results, or None.
+        metrics: names of F1s.
+
     Returns:
-        A list of Tables. Ours counts as near where it lies within two standard deviations, over the published folds, of the
-        published mean.
+        (a list of Tables, a list of sentences). Ours counts as near where it lies within two standard deviations, over the
+        published folds, of the published mean.
 
     Raises:
         UserError: if the runs are of another number of folds.
     """
-    if not runs:
-        return [
+    if results is None:
+        tables = [
             Table(
                 "published",
                 f"Published, {METRIC_TITLES[metric]}",
                 "setting",
-                {setting: {task: published_estimate(setting, task, metric) for task in CORPORA} for setting in SETTINGS},
+                {setting: {task: published_estimate(setting, task, metric) for task in KEMDY} for setting in PAPER},
                 {"metric": metric},
                 CAPTION,
                 digits=6,
             )
             for metric in metrics
         ]
-    k_fold = {run.config["arguments"].get("k_fold", 5) for run in runs}
-    if k_fold != {5}:
-        raise UserError(f"--published: the published scores are of 5 folds, these runs of {max(k_fold)}")
-    return [_beside(runs, metric, task) for metric in metrics for task in CORPORA]
+        return tables, []
+    k_fold = {run.config["k_fold"] for run in results.of_row(*PAPER)}
+    if k_fold - {5}:
+        raise UserError(f"--published: the published scores are of 5 folds, these runs of {max(k_fold - {5})}")
+    reasons = incomparable_corpora(results.runs)
+    lines = [f"Not compared with the published numbers: {name} ({reason})." for name, reason in reasons.items()]
+    return [_beside(results, metric, task, reasons.keys()) for metric in metrics for task in KEMDY], lines
 
 
-def _beside(runs, metric, task):
-    rows, whose = {}, "ours, synthetic" if are_synthetic(runs) else "ours"
-    for setting in SETTINGS:
+def _beside(results, metric, task, incomparable):
+    rows, whose = {}, "ours, synthetic" if results.synthetic else "ours"
+    order = (task, *(other for other in KEMDY if other != task))
+    rows_found = {run.experiment for run in results.runs}
+    for setting in PAPER:
         theirs = published_estimate(setting, task, metric)
-        ours = over_folds(table_scores(runs, setting, task, metric))
+        ours = None
+        if setting in rows_found and not incomparable & set(results.run_of(setting, order, task)):
+            ours = over_folds(results.final_scores(setting, order, task, metric))
         off = None if ours is None else Signed(ours.mean - theirs.mean)
         near = None if ours is None else abs(off) <= 2 * theirs.std
         verdict = {"difference": off, "within 2 std": near}

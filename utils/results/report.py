@@ -1,307 +1,343 @@
-"""What evaluate.py prints: tables from runs, the sentences that they are read with, and the commands for what is missing."""
+"""What evaluate.py prints: tables from runs and the sentences that they are read with."""
 
-import os
-import shlex
 from collections import defaultdict
 from pathlib import Path
 
-from utils.data.kemdy import CORPORA, EMOTIONS
-from utils.errors import UserError
-from utils.results.measures import FORMULAS, LEARNERS, ORDERS, continual_measures, lambda_curve
+from utils.files import BEST_MODEL, DIGESTS
+from utils.identity import FileDigests
+from utils.methods import ALONE, JOINT, KEMDY, METHODS, SEQUENCE, START
+from utils.results import METRIC_TITLES
+from utils.results.measures import formulas, lambda_curve, measures, over_orders, result_matrix
 from utils.results.runs import (
-    ADAPTERS,
-    CONTINUAL,
-    METHODS,
-    METRIC_TITLES,
-    are_synthetic,
+    LABELS,
+    common_seeds,
     difference,
     epochs_done,
     folder_size,
-    is_lambda_run,
-    majority,
     over_folds,
-    scores,
-    seeds_by_fold,
-    table_scores,
+    run_differences,
 )
 from utils.results.tables import Change, PairedDifference, Table, shown_as
-from utils.training.arguments import JOINT, other_task, split_seed, training_parser
 
-RUN_SCRIPTS = {
-    "task_a": "run-init.sh",
-    "finetune": "run-finetune.sh",
-    "ewc": "run-ewc.sh",
-    "adapter": "run-adapter.sh",
-    "adapter_wo_pretraining": "run-adapter-wo-pretraining.sh",
-    JOINT: "run-joint.sh",
-}
 SYNTHETIC = "SYNTHETIC corpora or encoders: a demonstration, not a result."
-TASK_KNOWLEDGE = (
-    "The adapters are told which corpus an utterance is from and have a classifier for each; finetune, ewc and joint answer "
-    "for both with one classifier and are not told."
-)
-# The methods' own, beside those that all training scripts share.
-OWN_FLAGS = (
-    *("init_name", "ewc_lambda", "fisher_batch_size", "adapter_size", "encoder_seed", "skip_bad_files"),
-    *("no_speech_cache", "speech_cache", "speech_cache_precision"),
-)
-# Flags that the run scripts set themselves, or that say nothing about a missing run.
-NOT_REPEATED = (
-    *("task", "exp_name", "seed", "num_fold", "output_root"),
-    *("overwrite", "checkpoint", "without_pretraining"),
-)
-PLACES = ("data_root", "text_model", "speech_model", "k_fold", "cpu")
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def score_table(runs, metric):
-    """The published table for one metric, with the floor (majority) and the upper bound (joint)."""
-    rows = {"majority": {task: majority(runs, task, metric) for task in CORPORA}}
-    for method in METHODS:
-        rows[method] = {task: over_folds(table_scores(runs, method, task, metric)) for task in CORPORA}
-    notes = (
-        "A column is the corpus tested; finetune and ewc learned it first and the other corpus after it, task_a and the "
-        "adapters are the column's own, joint learned both at once. majority always answers the training split's commonest "
-        "label.",
-        TASK_KNOWLEDGE,
-    )
-    title = f"Test {METRIC_TITLES[metric]}"
-    return Table("scores", title, "setting", rows, {"metric": metric}, notes, digits=4)
+def listed(names):
+    """Names as "a, b and c"."""
+    *before, last = names
+    return f"{', '.join(before)} and {last}" if before else last
 
 
-def measure_tables(runs, metric):
-    """R, ACC, BWT and intransigence of every method, a table for each order of the corpora."""
+def then(order):
+    """An order of tasks as titles have it."""
+    return ", then ".join(order)
+
+
+def views(results):
+    """What stands in one score table: ``[(what distinguishes its title, [(task, order after which it is tested)])]``.
+
+    One table holds both orders of the published study, each task tested where it was learned first. Other orders have a table
+    each. Without an order there is one of all tasks.
+    """
+    if results.is_published_pair:
+        return [("", [(task, (task, *(other for other in KEMDY if other != task))) for task in KEMDY])]
+    if not results.orders:
+        return [("", [(task, results.tasks) for task in results.tasks])]
+    return [(f"{then(order)}: ", [(task, order) for task in order]) for order in results.orders]
+
+
+def score_tables(results, metric):
+    """Test scores of all rows, with a floor (majority) and an upper bound (joint)."""
     tables = []
-    for first, second in ORDERS:
-        rows = {}
-        for method in (*LEARNERS, JOINT):
-            measures = continual_measures(runs, method, first, second, metric)
-            for name in ("BWT", "intransigence"):
-                measures[name] = shown_as(Change, measures[name])
-            rows[method] = measures
-        notes = (
-            "R[i,j] is the test score on task j after task i was learned, task 1 being the corpus that is learned first.",
-            *FORMULAS.values(),
-            "An adapter of task 1 is not touched by task 2, so its BWT is 0 by construction, and R[1,2] does not exist.",
-            TASK_KNOWLEDGE,
-        )
-        title = f"{first}, then {second}: continual learning by {METRIC_TITLES[metric]}"
-        tables.append(Table("continual", title, "method", rows, {"metric": metric, "first": first, "second": second}, notes))
+    for which, columns in views(results):
+        floors = {task: results.majority(task, metric) for task, _ in columns}
+        rows = {"majority": {task: over_folds({(fold, 0): score for fold, score in of.items()}) for task, of in floors.items()}}
+        # Seeds do not move it.
+        rows["majority"] = {task: of and type(of)(of.per_fold) for task, of in rows["majority"].items()}
+        for row in results.rows:
+            rows[row] = {task: over_folds(results.final_scores(row, order, task, metric)) for task, order in columns}
+        title = f"Test {METRIC_TITLES[metric]}"
+        title = f"{which}{title[0].lower()}{title[1:]}" if which else title
+        tables.append(Table("scores", title, "setting", rows, {"metric": metric}, _how_scores_are_read(results), digits=4))
     return tables
 
 
-def paired_table(runs, metric):
-    """Difference of every method to finetune and to adapter, paired by fold, with its 95 % confidence interval."""
+def _how_scores_are_read(results):
+    sequence, alone, joint = (results.rows_that(lambda m, how=how: m.how == how) for how in (SEQUENCE, ALONE, JOINT))
+    said = ["a column is the task tested"]
+    if sequence and results.is_published_pair:
+        said.append(f"{listed(sequence)} learned it first and the other corpus after it")
+    elif sequence:
+        said.append(f"{listed(sequence)} learned one task after another and {_are(sequence)} tested after the last")
+    if alone:
+        said.append(f"{listed(alone)} trained a model on the column's task alone")
+    if joint:
+        said.append(f"{listed(joint)} on all tasks at once")
+    sentence = f"{'; '.join(said)}. majority always predicts the training split's majority class."
+    return (sentence[0].upper() + sentence[1:], *_what_methods_are_given(results, results.rows))
+
+
+def _are(names):
+    return "are" if len(names) > 1 else "is"
+
+
+def _what_methods_are_given(results, rows):
+    """Which rows are told the task at test time, and which need recordings of earlier tasks."""
+    told, untold = (results.rows_that(lambda m, told=told: m.told_task == told, rows) for told in (True, False))
+    lines = []
+    if told and untold:
+        lines.append(
+            f"{listed(told)} {_are(told)} told which task an utterance is of, with a model or adapters for each; "
+            f"{listed(untold)} {_are(untold)} not told: one model classifies all."
+        )
+    keeping = results.rows_that(lambda m: m.keeps_data, rows)
+    if keeping:
+        lines.append(f"{listed(keeping)} {'need' if len(keeping) > 1 else 'needs'} the recordings of earlier tasks.")
+    return lines
+
+
+def measure_tables(results, metric):
+    """R and the measures of every row that learns one task after another, for each order and as means over orders."""
+    tables, rows_of = [], (*results.learners, *results.rows_that(lambda method: method.how == JOINT))
+    notes = ("R[i,j] is the test score on task j after task i was learned, tasks in the order in which they are learned.",)
+    alone = results.rows_that(lambda method: method.how == ALONE, results.learners)
+    by_construction = (
+        f"A model a task ({listed(alone)}) is not changed by later tasks: BWT is 0 by construction, and R[i,j] with j > i does "
+        "not exist.",
+    )
+    for order in results.orders:
+        rows = {row: _estimates(measures(results, row, order, metric)) for row in rows_of}
+        about = {"metric": metric, "first": order[0], "second": order[1]} if len(order) == 2 else {}
+        about = about or {"metric": metric, "order": "+".join(order)}
+        how = (*notes, *formulas(len(order)).values(), *(by_construction if alone else ()))
+        how += (*_what_methods_are_given(results, rows_of),)
+        title = f"{then(order)}: continual learning by {METRIC_TITLES[metric]}"
+        if len(order) > 2:  # R as rows of its own, or the table would be too wide
+            tables.append(_matrix_table(results, order, metric, about, notes))
+            rows = {row: {name: of[name] for name in formulas(len(order))} for row, of in rows.items()}
+        tables.append(Table("continual", title, "method", rows, about, how))
+    for orders in _orders_of_same_tasks(results.orders):
+        rows = {row: _estimates(over_orders(results, row, orders, metric)) for row in rows_of}
+        title = f"Mean over {len(orders)} orders of {listed(sorted(orders[0]))}: continual learning by {METRIC_TITLES[metric]}"
+        how = ("Formed for each order within a fold and seed; a dash where a row lacks one of the orders.",)
+        about = {"metric": metric, "orders": " ".join("+".join(order) for order in orders)}
+        tables.append(Table("continual_mean", title, "method", rows, about, how))
+    return tables
+
+
+def _matrix_table(results, order, metric, about, notes):
     rows = {}
-    for method in METHODS:
-        row = rows[method] = {}
-        for task in CORPORA:
-            for base in ("finetune", "adapter"):
-                values = difference(*(table_scores(runs, name, task, metric) for name in (method, base)))
-                estimate = over_folds(values) if method != base else None
-                row[f"{task} vs {base}"] = shown_as(PairedDifference, estimate)
-    notes = (
-        "The row's score minus that of finetune or adapter on the same fold and seed. The folds share training data, so the "
-        "intervals are rather too narrow (Nadeau & Bengio 2003); with two folds they are very wide.",
-    )
-    title = f"Paired differences of {METRIC_TITLES[metric]}"
-    return Table("paired_differences", title, "setting", rows, {"metric": metric}, notes)
+    for row in results.learners:
+        matrix = result_matrix(results, row, order, metric)
+        for i, task in enumerate(order, 1):
+            rows[f"{row}, {i} {task}"] = {f"{j} {name}": over_folds(matrix[i, j]) for j, name in enumerate(order, 1)}
+    title = f"{then(order)}: R by {METRIC_TITLES[metric]}"
+    return Table("result_matrix", title, "after", rows, about, notes)
 
 
-def class_tables(runs):
-    """F1 of every emotion on the first corpus before and after the second, a table for each order."""
+def _estimates(quantities):
+    changes = ("BWT", "forgetting", "FWT", "intransigence")
+    estimates = {name: over_folds(values) for name, values in quantities.items()}
+    return {name: shown_as(Change, of) if name in changes else of for name, of in estimates.items()}
+
+
+def _orders_of_same_tasks(orders):
+    groups = defaultdict(list)
+    for order in orders:
+        groups[frozenset(order)].append(order)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def paired_tables(results, metric):
+    """Difference of every row to the baselines, paired by fold and seed, with its 95 % confidence interval."""
     tables = []
-    for first, second in ORDERS:
+    for which, columns in views(results):
         rows = {}
-        for emotion in EMOTIONS:
-            before = {m: scores(runs, m, second, first, emotion, "test_before") for m in CONTINUAL}
-            after = {m: scores(runs, m, second, first, emotion) for m in CONTINUAL}
-            row = rows[emotion] = {"before": over_folds({**before["ewc"], **before["finetune"]})}
-            for method in CONTINUAL:
-                change = over_folds(difference(after[method], before[method]))
-                row |= {f"{method} after": over_folds(after[method]), f"{method} change": shown_as(Change, change)}
-            row |= {method: over_folds(scores(runs, method, first, first, emotion)) for method in ADAPTERS}
+        for row in results.rows:
+            cells = rows[row] = {}
+            for task, order in columns:
+                for base in results.baselines:
+                    values = difference(*(results.final_scores(name, order, task, metric) for name in (row, base)))
+                    cells[f"{task} vs {base}"] = shown_as(PairedDifference, over_folds(values) if row != base else None)
         notes = (
-            "F1 of each emotion on the first corpus's test split. before is task_a's model, from which finetune and ewc start; "
-            "the adapters of the first corpus stay as they are while the second is learned.",
+            f"The row's score minus that of {' or '.join(results.baselines)} on the same fold and seed. The folds share "
+            "training data, so the intervals are rather too narrow (Nadeau & Bengio 2003); with two folds they are very wide.",
         )
-        title = f"{first}, then {second}: F1 of each emotion on {first}"
-        tables.append(Table("per_class", title, "emotion", rows, {"metric": "f1", "first": first, "second": second}, notes))
+        title = f"{which}{'p' if which else 'P'}aired differences of {METRIC_TITLES[metric]}"
+        tables.append(Table("paired_differences", title, "setting", rows, {"metric": metric}, notes))
     return tables
 
 
-def lambda_tables(runs, metric):
-    """Both tasks' scores along the grid of λ, a table for each order; none without a grid."""
+def class_tables(results):
+    """F1 of every class on each earlier task when it was learned and after the last one, a table an order and task."""
     tables = []
-    for first, second in ORDERS:
-        curve, others = lambda_curve(runs, first, second, metric)
+    sequence, alone = (results.rows_that(lambda m, how=how: m.how == how, results.learners) for how in (SEQUENCE, ALONE))
+    for order in results.orders:
+        for index, task in enumerate(order[:-1], 1):
+            rows = {}
+            for label in results.labels(task):
+                matrices = {row: result_matrix(results, row, order, label) for row in (*sequence, *alone)}
+                learned = {row: matrix[index, index] for row, matrix in matrices.items()}
+                after = {row: matrix[len(order), index] for row, matrix in matrices.items()}
+                # The first task's model is the same for all that start from it.
+                before = {key: score for row in reversed(sequence) for key, score in learned[row].items()}
+                cells = rows[label] = {"before": over_folds(before)} if index == 1 else {}
+                for row in sequence:
+                    if index > 1:
+                        cells[f"{row} learned"] = over_folds(learned[row])
+                    cells[f"{row} after"] = over_folds(after[row])
+                    cells[f"{row} change"] = shown_as(Change, over_folds(difference(after[row], learned[row])))
+                cells |= {row: over_folds(after[row]) for row in alone}
+            started = f"before is {START}'s model, from which {listed(sequence)} start" if sequence else ""
+            note = f"F1 of each emotion on {task}'s test split, when it was learned and after {order[-1]}"
+            note += f"; {started}" if started and index == 1 else ""
+            note += f"; {listed(alone)} {_are(alone)} not changed by later tasks." if alone else "."
+            about = {"metric": "f1", "first": task, "second": order[-1]}
+            about |= {"order": "+".join(order)} if len(order) > 2 else {}
+            title = f"{then(order)}: F1 of each emotion on {task}"
+            tables.append(Table("per_class", title, "emotion", rows, about, (note,)))
+    return tables
+
+
+def lambda_tables(results, metric):
+    """All tasks' scores along EWC's λ, a table for each order; none where there are no two values of it."""
+    tables = []
+    for order in results.orders:
+        curve, others = lambda_curve(results, order, metric)
         if not curve:
             continue
-        points = {f"ewc, λ = {value:,.10g}": pair for value, pair in curve.items()} | others
-        rows = {name: dict(zip((f"{first} (task 1)", f"{second} (task 2)"), pair)) for name, pair in points.items()}
+        points = {f"ewc, λ = {value:,.10g}": estimates for value, estimates in curve.items()} | others
+        columns = [f"{task} (task {number})" for number, task in enumerate(order, 1)]
+        rows = {name: dict(zip(columns, estimates)) for name, estimates in points.items()}
         some = next(iter(curve.values()))[0]
         folds, seeds = (", ".join(map(str, sorted(of))) for of in (some.per_fold, some.seeds))
         notes = (
-            f"Test scores after both tasks on fold {folds} and seed {seeds}, finetune's and adapter's on the same. A λ that is "
-            "picked by these scores is picked on test splits.",
+            f"Test scores after all tasks on fold {folds} and seed {seeds}, the other rows' on the same. A λ that is picked by "
+            "these scores is picked on test splits.",
         )
-        title = f"{first}, then {second}: {METRIC_TITLES[metric]} along λ"
-        tables.append(Table("ewc_lambda", title, "setting", rows, {"metric": metric, "first": first, "second": second}, notes))
+        title = f"{then(order)}: {METRIC_TITLES[metric]} along λ"
+        about = {"metric": metric, "first": order[0], "second": order[-1]}
+        tables.append(Table("ewc_lambda", title, "setting", rows, about, notes))
     return tables
 
 
-def other_names(found):
-    """Experiments whose names are neither a setting's nor a λ grid's."""
-    return sorted({run.experiment for run in found if run.method not in METHODS and not is_lambda_run(run)})
-
-
-def parameter_table(runs):
-    """Parameters of each method's model, trained and stored, as its runs counted them."""
+def parameter_table(results):
+    """Parameters of each row's model, trained and stored, as its runs counted them."""
     rows = {}
-    for method in METHODS:
-        counts = next((run.config.get("parameters", {}) for run in runs if run.method == method), {})
-        rows[method] = {"of the model": counts.get("total"), "trained": counts.get("trained"), "stored": counts.get("stored")}
-        rows[method]["knows the corpus"] = method not in (*CONTINUAL, JOINT)
+    for row in results.rows:
+        counts = results.of_row(row)[0].config["parameters"]
+        rows[row] = {"of the model": counts["total"], "trained": counts["trained"], "stored": counts["stored"]}
+        rows[row]["told the task"] = results.method(row).told_task
+    one, each = (results.rows_that(lambda m, alone=alone: (m.how == ALONE) == alone) for alone in (False, True))
+    serves = [f"one file serves all tasks for {listed(one)}"] if one else []
+    serves += [f"{listed(each)} {'need' if len(each) > 1 else 'needs'} one a task"] if each else []
     notes = (
-        "stored is what best_model.pt holds: one file serves both corpora for finetune, ewc and joint, task_a needs one for "
-        "each, and the adapters one for each beside the frozen encoders, once.",
+        f"stored is what best_model.pt holds: {', '.join(serves)}. Adapters need the frozen encoders beside it, once for all "
+        "tasks.",
     )
     return Table("parameters", "Parameters", "setting", rows, notes=notes)
 
 
-def notes(runs):
-    """What a reader must know of all tables: synthetic or not, and what was left out or differs between methods."""
-    lines = [SYNTHETIC] if are_synthetic(runs) else []
-    every_seed = {run.key[1] for run in runs if run.method in METHODS}
-    for method, task in dict.fromkeys((run.method, run.task) for run in runs if run.method in METHODS):
-        common = set.intersection(*seeds_by_fold(runs, method, task).values())
-        if common != every_seed:
-            lines.append(
-                f"{method}, trained on {task}, is averaged over seed {', '.join(map(str, sorted(common)))} alone, "
-                "which all of its folds have."
-            )
+def notes(results, output_root):
+    """What a reader must know of all tables: synthetic or not, what was left out, and what differs between rows."""
+    lines = [SYNTHETIC] if results.synthetic else []
+    lines += results.left_out
+    every_seed = {run.key[1] for run in results.of_row(*results.rows)}
+    for row, sequence in dict.fromkeys((run.experiment, run.sequence) for run in results.of_row(*results.rows)):
+        runs = [run for run in results.of_row(row) if run.sequence == sequence]
+        trained = runs[0].task if len(sequence) == 1 or results.is_published_pair else "+".join(sequence)
+        common = common_seeds(run.key for run in runs)
+        if not common:
+            by_fold = defaultdict(set)
+            for run in runs:
+                by_fold[run.fold].add(run.key[1])
+            each = "; ".join(f"fold {fold}: {', '.join(map(str, sorted(of)))}" for fold, of in sorted(by_fold.items()))
+            lines.append(f"{row}, trained on {trained}, is not averaged: no seed is that of every fold ({each}).")
+        elif common != every_seed:
+            seeds = ", ".join(map(str, sorted(common)))
+            lines.append(f"{row}, trained on {trained}, is averaged over seed {seeds} alone, which all of its folds have.")
+    return lines + _different_settings(results) + other_starts(results, output_root)
+
+
+def row_notes(results):
+    """In what each row under another name than its method's differs from that row, or else from the first baseline."""
+    lines = []
+    for row in results.rows:
+        method = results.method(row).name
+        against = method if results.of_row(method) else next(iter(results.baselines), None)
+        if row == method or against in (None, row):
+            continue
+        pairs = [(one, other) for other in results.of_row(row) for one in results.of_row(against)]
+        # Where possible, of the same task and fold.
+        one, other = min(pairs, key=lambda pair: (pair[0].sequence != pair[1].sequence, pair[0].key != pair[1].key))
+        names = [text.removesuffix(".0") for text in run_differences(one, other, LABELS, words="{1}")]
+        words = [name.removeprefix("--") if name.startswith("--") else f"another {name}" for name in names]
+        compared = "" if against == method else f" (compared with {against})"
+        lines.append(f"{row}: {', '.join(words) or f'as {against}'}{compared}")
+    return lines
+
+
+def _different_settings(results):
+    """Encoders and the most important flags in which the methods' own rows differ."""
+    lines, firsts = [], {row: results.of_row(row)[0].config for row in results.rows if row in METHODS}
     for kind in ("text", "speech"):
         fingerprints = defaultdict(list)
-        for method in METHODS:
-            encoders = [run.config["encoders"].get(kind) for run in runs if run.method == method]
-            if encoders and encoders[0] and encoders[0].get("pretrained", True):
-                fingerprints[encoders[0]["fingerprint"]].append(method)
+        for row, config in firsts.items():
+            encoder = config["encoders"].get(kind)
+            if encoder and encoder["pretrained"]:
+                fingerprints[encoder["fingerprint"]].append(row)
         if len(fingerprints) > 1:
             lines.append(f"The {kind} encoders differ: " + "; ".join(", ".join(names) for names in fingerprints.values()) + ".")
     for name in ("num_epochs", "batch_size", "lr", "max_text_len", "max_seq_len"):
         settings = defaultdict(list)
-        for method in METHODS:
-            values = [run.config["arguments"].get(name) for run in runs if run.method == method]
-            if values:
-                settings[values[0]].append(method)
+        for row, config in firsts.items():
+            settings[config["arguments"].get(name)].append(row)
         if len(settings) > 1:
             lines.append(f"--{name} differs: " + "; ".join(f"{v} {', '.join(of)}" for v, of in settings.items()) + ".")
-    return lines + _other_starts(runs)
-
-
-def _other_starts(runs):
-    """A line for each run of finetune and ewc that did not start from task_a's model as it is now."""
-    alone = {(run.task, run.key): run.metrics["test"][run.task] for run in runs if run.method == "task_a"}
-    lines = []
-    for run in runs:
-        first = other_task(run.task) if run.method in CONTINUAL else None
-        start = alone.get((first, run.key))
-        before = run.metrics.get("test_before", {}).get(first)
-        if start and before and start["confusion_matrix"] != before["confusion_matrix"]:
-            lines.append(f"{run.path} did not start from task_a's model as it is now: it forgot from another score.")
     return lines
 
 
-def missing_commands(runs, output_root, folds=None):
-    """The commands that make what the tables lack, in an order in which they can be run.
-
-    Args:
-        runs: from ``utils.results.runs.comparable_runs``; their seeds, folds and flags are those that are missed.
-        output_root: where they lie.
-        folds: the folds that are wanted; without it all of the runs' ``--k_fold``.
-    """
-    runs = [run for run in runs if run.method in METHODS]
-    k_fold = max((run.config["arguments"].get("k_fold", 5) for run in runs), default=5)
-    wanted = sorted(folds) if folds is not None else list(range(k_fold))
-    if max(wanted) >= k_fold:
-        raise UserError(f"--folds {max(wanted)}: the runs are of {k_fold} folds, 0 to {k_fold - 1}")
-    lacking = defaultdict(list)
-    for method in METHODS:
-        for seed in sorted({run.key[1] for run in runs}) or [12]:
-            of_task = {}
-            for task in [JOINT] if method == JOINT else CORPORA:
-                done = seeds_by_fold(runs, method, task)
-                of_task[task] = tuple(fold for fold in wanted if seed not in done.get(fold, ()))
-            # One command for all tasks, and below for all seeds, that lack the same folds.
-            for lacked in dict.fromkeys(filter(None, of_task.values())):
-                tasks = tuple(task for task in of_task if of_task[task] == lacked)
-                lacking[method, tasks, lacked].append(seed)
-    return [_command(runs, *what, seeds, output_root) for what, seeds in lacking.items()]
+def other_starts(results, output_root):
+    """A line for each run that did not start from START's model, or its own row's, as it is now."""
+    digests, lines = FileDigests(Path(output_root) / DIGESTS), []
+    models = {(run.experiment, run.sequence, run.key): run.path / BEST_MODEL for run in results.runs}
+    for run in results.of_row(*results.rows):
+        if METHODS[run.method].how != SEQUENCE or not run.config["started_from"]:
+            continue
+        owner = START if len(run.sequence) == 2 else run.experiment
+        model = models.get((owner, run.sequence[:-1], run.key))
+        if model and model.is_file() and digests(model)[0] != run.config["started_from"]["sha256"]:
+            lines.append(f"{run.path} did not start from {owner}'s model as it is now.")
+    return lines
 
 
-def _command(runs, method, tasks, folds, seeds, output_root):
-    # What a run script is not told lies in the repository, and what it is told, where it is called.
-    at = "" if Path.cwd() == REPOSITORY else f"{REPOSITORY}/"
-    words = []
-    if folds != (0, 1, 2, 3, 4):
-        words.append(f'FOLDS="{" ".join(map(str, folds))}"')
-    if tasks not in (CORPORA, (JOINT,)):
-        words.append(f"TASKS={tasks[0]}")
-    if seeds != [12]:
-        words.append(f'SEEDS="{" ".join(map(str, seeds))}"')
-    words += ["bash", shlex.quote(f"{at}{RUN_SCRIPTS[method]}")]
-    for name, value in _flags_of_siblings(runs, method).items():
-        words += [f"--{name}"] if value is True else [f"--{name}", shlex.quote(str(value))]
-    if os.path.abspath(output_root) != str(REPOSITORY / "outputs"):
-        words += ["--output_root", shlex.quote(str(output_root))]
-    return " ".join(words)
-
-
-def _flags_of_siblings(runs, method):
-    """Flags, other than the defaults, with which a missing run fits those that are there: ``{name: value}``."""
-    if not runs:
-        return {}
-    defaults = vars(training_parser("", METHODS).parse_args(["--task", CORPORA[0]]))
-    own = [run for run in runs if run.method == method]
-    like = [run for run in runs if (run.method in ADAPTERS) == (method in ADAPTERS)]
-    chosen = {}
-    for name, value in (own or like or runs)[0].config["arguments"].items():
-        # A run of the same setting tells every flag, one that trains the same parts those that both have, any other where
-        # the corpora and encoders lie.
-        fits = own or (like and (name in defaults or method in ADAPTERS)) or name in PLACES
-        # The run scripts' own batch size is not the Python scripts' default.
-        told = name == "batch_size" or name not in defaults or str(value) != str(defaults[name])
-        if name == "init_name":
-            told = split_seed(str(value))[0] != "task_a"
-        elif name == "data_root":
-            told = os.path.abspath(str(value)) != str(REPOSITORY / "data")
-        # The rest of what a file may hold is no flag.
-        known = (name in defaults or name in OWN_FLAGS) and name not in NOT_REPEATED
-        if fits and told and known and value is not None and value is not False:
-            chosen[name] = value
-    return chosen
+def other_names(results, found):
+    """Experiments that are in no table."""
+    shown = {run.experiment for run in results.runs} if results else set()
+    return sorted({run.experiment for run in found if run.metrics} - shown)
 
 
 def run_table(found, output_root):
     """Every run that was found, a row each."""
     rows = {}
+    tasks = dict.fromkeys(task for run in found for task in (run.metrics or {}).get("test", {}))
     for run in found:
-        config, test = run.config, (run.metrics or {}).get("test", {})
-        arguments, metrics = config.get("arguments", {}), run.metrics or {}
+        config, metrics = run.config, run.metrics or {}
+        arguments, test = config.get("arguments", {}), metrics.get("test", {})
         encoders = ", ".join(
             f"{encoder['name'].rstrip('/').split('/')[-1]} {encoder['fingerprint'][:8]}"
             + ("" if encoder["pretrained"] else " (random)")
             for encoder in config.get("encoders", {}).values()
         )
         rows[str(run.path.relative_to(output_root))] = {
-            "method": config.get("method"),
+            "method": run.method,
             "trained on": run.task,
             "fold": str(run.fold),
             "seed": str(config.get("seed", "")),
             "epochs": f"{epochs_done(run)}/{arguments.get('num_epochs', '?')}",
             "best": str(metrics["best_epoch"]) if "best_epoch" in metrics else None,
             "valid micro F1": metrics.get("valid", {}).get(run.task, {}).get("f1_micro"),
-            **{f"test {task}": test[task]["f1_weighted"] if task in test else None for task in CORPORA},
+            **{f"test {task}": test[task]["f1_weighted"] if task in test else None for task in sorted(tasks)},
             "trained": config.get("parameters", {}).get("trained"),
             "stored": config.get("parameters", {}).get("stored"),
             "bytes": folder_size(run),
@@ -309,5 +345,5 @@ def run_table(found, output_root):
             "synthetic": config.get("synthetic"),
             "state": run.problem or ("finished" if run.metrics else "not finished"),
         }
-    notes = ("epochs are done/asked for; test is the weighted F1 on each corpus that the run was tested on.",)
+    notes = ("epochs are done/requested; test is the weighted F1 on each task that the run was tested on.",)
     return Table("runs", f"Runs under {output_root}", "folder", rows, notes=notes)

@@ -1,35 +1,33 @@
-"""The runs under an output folder: which there are, which belong together, and a quantity over their folds."""
+"""The runs under an output folder, which of them are comparable, and all their test scores in one tidy table."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
-from utils.data.kemdy import EMOTIONS
 from utils.errors import UserError
 from utils.files import CONFIG, HISTORY, METRICS, read_json
 from utils.identity import differences, identity, read_run_config
+from utils.methods import JOINT, KEMDY, METHODS, SEQUENCE, START
 from utils.metrics import majority_scores
-from utils.training.arguments import JOINT, other_task, split_seed
+from utils.results import METRIC_TITLES
 
-# The published table's settings, in its order, by the experiments' default names; then the upper bound.
-SETTINGS = ("task_a", "finetune", "ewc", "adapter", "adapter_wo_pretraining")
-METHODS = (*SETTINGS, JOINT)
-# These go on from a model of the other corpus, and are tested on the one that they learned first.
-CONTINUAL = ("finetune", "ewc")
-ADAPTERS = ("adapter", "adapter_wo_pretraining")
-METRIC_TITLES = {"f1_weighted": "weighted F1", "f1_macro": "macro F1", "f1_micro": "micro F1"}
-# run-ewc-lambda.sh keeps its experiments under names that begin so.
-LAMBDA_PREFIX = "ewc-lambda"
-# In what runs that are averaged may differ: which of the grid they are, and what each starts from.
-MAY_DIFFER = ("--task", "--num_fold", "--seed", "--exp_name", "--init_name", "starting model")
-# What config.json must hold, and of which type.
-NEEDED = {"method": str, "task": str, "fold": int, "seed": int, "synthetic": bool, "labels": list} | {
-    name: dict for name in ("arguments", "encoders", "corpora")
+COLUMNS = ("experiment", "method", "sequence", "trained", "fold", "seed", "tested", "when", "metric", "value")
+# Where a run lies under --output_root.
+PLACE = f"*/fold_*/*/{CONFIG}"
+# Rows that paired differences are formed to unless others are named.
+BASELINES = ("finetune", "adapter")
+# In what the runs of one row may differ: which of the grid they are, and what each starts from.
+MAY_DIFFER = {
+    *("--task", "--num_fold", "--seed", "--exp_name", "--init_name", "--experiment", "--after", "--with", "--fisher"),
+    "starting model",
 }
+# A corpus's own classes, or those of all corpora of a sequence: the same within a sequence alone.
+LABELS = {"--labels", "label order"}
 CONFIDENCE = 0.95
 
 
@@ -38,19 +36,28 @@ class FoundRun:
     """A run folder. ``metrics`` is None for a run that is not finished; ``problem`` says why its files cannot be used."""
 
     path: Path
-    experiment: str
     config: dict
     metrics: dict | None = None
     problem: str | None = None
 
     @property
+    def experiment(self):
+        """Name of its row: that of its experiment without the seed; of a folder that cannot be read, the folder's."""
+        return self.config.get("experiment", self.path.parts[-3])
+
+    @property
     def method(self):
-        """The experiment's name without a ``-seedN`` at its end: one of METHODS, or a name that a user gave."""
-        return split_seed(self.experiment)[0]
+        return self.config.get("method")
 
     @property
     def task(self):
         return self.config.get("task", self.path.name)
+
+    @cached_property
+    def sequence(self):
+        """Tasks in the order learned; those of a joint run, whose order means nothing, sorted."""
+        tasks = self.config["sequence"]
+        return tuple(sorted(tasks) if METHODS[self.method].how == JOINT else tasks)
 
     @property
     def fold(self):
@@ -58,152 +65,292 @@ class FoundRun:
 
     @property
     def key(self):
-        """(fold, seed): runs of two methods with the same key are a pair."""
+        """(fold, seed): runs of two rows with the same key are a pair."""
         return self.config["fold"], self.config["seed"]
+
+    @cached_property
+    def identity(self):
+        return identity(self.config)
 
 
 def find_runs(output_root):
-    """Every run folder ``<experiment>/fold_<k>/<task>`` under ``output_root``, finished or not, sorted by path."""
-    folders = sorted(path.parent for path in Path(output_root).glob(f"*/fold_*/*/{CONFIG}"))
-    return [_read_run(folder) for folder in folders]
+    """Every run folder ``<exp_name>/fold_<k>/<task>`` under ``output_root``, finished or not, sorted by path."""
+    runs = [_read_run(path.parent) for path in sorted(Path(output_root).glob(PLACE))]
+    # An unreadable config.json does not tell its experiment, but those beside it do.
+    experiment_of = {run.path.parts[-3]: run.experiment for run in runs if run.config}
+    return [
+        run if run.config else replace(run, config={"experiment": experiment_of.get(run.experiment, run.experiment)})
+        for run in runs
+    ]
 
 
 def _read_run(folder):
-    run = FoundRun(folder, folder.parts[-3], {})
     try:
         config = read_run_config(folder / CONFIG)
-        metrics = read_json(folder / METRICS) if (folder / METRICS).exists() else None
     except UserError as error:
-        return replace(run, problem=str(error))
-    wrong = [name for name, kind in NEEDED.items() if not isinstance(config.get(name), kind)]
-    if wrong:
-        # What is there is not to be trusted either: it would be looked at part by part.
-        return replace(run, problem=f"{CONFIG} has no {wrong[0]!r}, or not as it was written")
-    problem = _problem_of_metrics(metrics) if metrics is not None else None
-    if metrics is not None and metrics.get("run") != config.get("run"):
-        problem = f"{METRICS} is not of the run in {CONFIG}"
-    return replace(run, config=config, metrics=None if problem else metrics, problem=problem)
+        return FoundRun(folder, {}, problem=str(error))
+    if config["method"] not in METHODS:
+        problem = f"{folder / CONFIG} is of the method {config['method']!r}, which utils/methods.py does not declare"
+        return FoundRun(folder, {"experiment": config["experiment"]}, problem=problem)
+    if not (folder / METRICS).exists():
+        return FoundRun(folder, config)
+    try:
+        metrics = read_json(folder / METRICS)
+    except UserError as error:
+        return FoundRun(folder, config, problem=str(error))
+    if metrics.get("run") != config["run"]:
+        return FoundRun(folder, config, problem=f"{folder / METRICS} is not of the run in {CONFIG}")
+    return FoundRun(folder, config, metrics)
 
 
-def _problem_of_metrics(metrics):
-    for when in ("test", "test_before"):
-        tests = metrics.get(when, {} if when == "test_before" else None)
-        if not isinstance(tests, dict) or not all(isinstance(test, dict) for test in tests.values()):
-            return f"{METRICS} has no {when!r}, or not as it was written"
-        for name, test in tests.items():
-            counts, per_class, rows = (test.get(part) for part in ("n", "per_class", "confusion_matrix"))
-            right = {metric: _is_share(test.get(metric)) for metric in METRIC_TITLES} | {"n": type(counts) is int}
-            right["per_class"] = (
-                isinstance(per_class, dict)
-                and per_class.keys() == set(EMOTIONS)
-                and all(isinstance(of, dict) and _is_share(of.get("f1")) for of in per_class.values())
-            )
-            right["confusion_matrix"] = (
-                isinstance(rows, list)
-                and [len(row) if isinstance(row, list) else 0 for row in rows] == [len(EMOTIONS)] * len(EMOTIONS)
-                and all(type(count) is int and count >= 0 for row in rows for count in row)
-            )
-            wrong = [part for part, is_right in right.items() if not is_right]
-            if wrong:
-                return f"{METRICS} has no {wrong[0]!r} of {name}, or not as it was written"
+def where_runs_are(output_root):
+    """The nearest folder above ``output_root``, or else below it, that holds experiments; None if there is none."""
+    root = Path(output_root).resolve()
+    for parent in root.parents[:3]:
+        if any(found.is_relative_to(root) for found in parent.glob(PLACE)):
+            return parent
+    below = next(root.glob(f"*/{PLACE}"), None)
+    return below and below.parents[3]
+
+
+def chosen_rows(found, settings=None):
+    """Names of the rows: ``settings``, or the methods' default names that were found, in the methods' order.
+
+    Raises:
+        UserError: if a name in ``settings`` is neither a method's nor that of an experiment found.
+    """
+    names = {run.experiment for run in found}
+    for name in settings or ():
+        if name not in names and name not in METHODS:
+            raise UserError(f"--settings {name}: there is no such experiment, but {', '.join(sorted(names)) or 'none'}")
+    return tuple(dict.fromkeys(settings)) if settings else tuple(name for name in METHODS if name in names)
+
+
+def is_lambda_point(run):
+    """May the run be a point of the curve along λ?"""
+    return "ewc_lambda" in run.config.get("arguments", {})
+
+
+class Results:
+    """Rows of comparable runs.
+
+    Rows that are not shown are kept as well where something shown refers to them: START, joint, the baselines, and the
+    experiments along λ.
+
+    Args:
+        found: from ``find_runs``.
+        settings: names of the rows in their order; by default the methods' default names that were found.
+        baselines: names of the rows that paired differences are formed to; by default BASELINES where they were found.
+
+    Attributes:
+        rows: names of the rows shown, in order.
+        baselines: names, in order.
+        runs: the finished runs of all rows kept.
+        table: a DataFrame with COLUMNS; ``sequence`` is a tuple, ``metric`` an F1 or a class for its own F1.
+        left_out: a line for each row that is left out, why.
+
+    Raises:
+        UserError: if a name is not that of an experiment found, or no row is left.
+    """
+
+    def __init__(self, found, settings=None, baselines=None):
+        rows = chosen_rows(found, settings)
+        baselines = tuple(baselines or (name for name in BASELINES if any(run.experiment == name for run in found)))
+        for name in baselines:
+            if not any(run.experiment == name for run in found):
+                raise UserError(f"--baseline {name}: there is no such experiment")
+        along_lambda = (run.experiment for run in found if is_lambda_point(run))
+        kept = dict.fromkeys((*rows, *baselines, START, JOINT, *along_lambda))
+        order = [name for name in METHODS if name in kept] + [name for name in kept if name not in METHODS]
+        by_row = {name: of for name in order if (of := [run for run in found if run.experiment == name])}
+        by_row, self.left_out = comparable(by_row)
+        if self.left_out and not any(name in by_row for name in rows):
+            raise UserError(self.left_out[0])
+        self.rows = tuple(name for name in rows if name in by_row)
+        self.baselines = tuple(name for name in baselines if name in by_row)
+        self.runs = [run for of in by_row.values() for run in of]
+        self._methods = {run.experiment: METHODS[run.method] for run in self.runs}
+        self.table = score_table(self.runs)
+        self._scores = defaultdict(dict)
+        for experiment, _, sequence, _, fold, seed, tested, when, metric, value in self.table.itertuples(index=False):
+            self._scores[experiment, sequence, tested, metric, when][fold, seed] = value
+
+    def scores(self, row, sequence, tested, metric, when="test"):
+        """Test scores of a row's runs of one sequence, ``{(fold, seed): score}``.
+
+        Args:
+            row: an experiment.
+            sequence: tasks in the order learned; of joint in any order.
+            tested: the task tested.
+            metric: f1_weighted, f1_macro, f1_micro, or a class for its own F1.
+            when: "test" for the best model, "test_before" for the model that the run started from.
+        """
+        return self._scores.get((row, tuple(sequence), tested, metric, when), {})
+
+    def final_scores(self, row, order, tested, metric):
+        """Scores on ``tested`` after all of ``order`` was learned, as ``scores``."""
+        return self.scores(row, self.run_of(row, order, tested), tested, metric)
+
+    def run_of(self, row, order, tested):
+        """Sequence of the row's run that is tested on ``tested`` after all of ``order`` was learned."""
+        how = self.method(row).how
+        return tuple(order) if how == SEQUENCE else tuple(sorted(order)) if how == JOINT else (tested,)
+
+    def method(self, row):
+        """The Method of a row."""
+        return self._methods[row]
+
+    def of_row(self, *rows):
+        """The runs of some rows."""
+        return [run for run in self.runs if run.experiment in rows]
+
+    def rows_that(self, condition, rows=None):
+        """Names of the rows shown (or ``rows``) whose Method fulfils a condition."""
+        return tuple(row for row in (self.rows if rows is None else rows) if condition(self.method(row)))
+
+    @property
+    def learners(self):
+        """Rows that learn one task after another: all but START's, joint's and their like."""
+        return self.rows_that(lambda method: method.how != JOINT and method.name != START)
+
+    @cached_property
+    def joint(self):
+        """Name of the row that is trained on all tasks at once; None if there is none."""
+        names = dict.fromkeys(run.experiment for run in self.runs if METHODS[run.method].how == JOINT)
+        return JOINT if JOINT in names else next(iter(names), None)
+
+    @cached_property
+    def synthetic(self):
+        return any(run.config["synthetic"] for run in self.runs)
+
+    @cached_property
+    def tasks(self):
+        """All tasks, the published study's first, then by name."""
+        names = {name for run in self.runs for name in run.sequence}
+        return tuple(sorted(names, key=lambda name: (name not in KEMDY, name)))
+
+    @cached_property
+    def is_published_pair(self):
+        """Are the tasks those of the published study alone?"""
+        return set(self.tasks) <= set(KEMDY)
+
+    @cached_property
+    def orders(self):
+        """The orders in which tasks are learned: for the published study's corpora both, else those of the longest runs."""
+        if self.is_published_pair:
+            return (KEMDY, KEMDY[::-1])
+        found = dict.fromkeys(run.sequence for run in self.runs if METHODS[run.method].how == SEQUENCE)
+        return tuple(order for order in found if not any(other[: len(order)] == order for other in found if other != order))
+
+    def labels(self, tested):
+        """The classes of a task that have an utterance in the test split of any fold, in the models' order."""
+        support = Counter()
+        for run in self.runs:
+            for name, of in (run.metrics["test"].get(tested) or {"per_class": {}})["per_class"].items():
+                support[name] = max(support[name], of["support"])
+        return tuple(name for name, n in support.items() if n)
+
+    def majority(self, tested, metric):
+        """Score of always predicting the training split's majority class, ``{fold: score}`` of the folds that any run has."""
+        splits = {run.fold: run.config["corpora"][tested]["splits"] for run in self.runs if tested in run.config["corpora"]}
+        return {
+            fold: majority_scores(split["train"]["labels"], split["test"]["labels"])[metric]
+            for fold, split in sorted(splits.items())
+        }
+
+
+def score_table(runs):
+    """Every test score of finished runs, a DataFrame with COLUMNS and a score a row."""
+    records = []
+    for run in runs:
+        about = (run.experiment, run.method, run.sequence, run.task, *run.key)
+        for when in ("test", "test_before"):
+            for tested, test in run.metrics.get(when, {}).items():
+                values = {metric: test[metric] for metric in METRIC_TITLES}
+                values |= {label: of["f1"] for label, of in test["per_class"].items()}
+                records += [(*about, tested, when, metric, value) for metric, value in values.items()]
+    return pd.DataFrame(records, columns=COLUMNS)
+
+
+def comparable(by_row):
+    """Leave out the rows that must not be averaged or compared.
+
+    Args:
+        by_row: ``{row: [FoundRun]}``, in the order that decides between equally frequent corpora.
+
+    Returns:
+        (``{row: [finished FoundRun]}``, a line for each row left out).
+    """
+    kept, lines = {}, []
+    for row, runs in by_row.items():
+        reason = stray_within(row, runs)
+        if reason:
+            lines.append(f"{row} is left out: {reason}")
+        elif finished := [run for run in runs if run.metrics]:
+            kept[row] = finished
+    facts = {row: {fact: (value, run) for run in runs for fact, value in _facts(run).items()} for row, runs in kept.items()}
+    for fact in dict.fromkeys(fact for of in facts.values() for fact in of):
+        having = {row: facts[row][fact] for row in kept if fact in facts[row]}
+        if not having:
+            continue
+        standard = Counter(value for value, _ in having.values()).most_common(1)[0][0]  # of equals the first
+        example = next(run for value, run in having.values() if value == standard)
+        for row, (value, run) in having.items():
+            if value != standard:
+                differ = f"{run.path} and {example.path} differ in {fact}"
+                lines.append(f"{row} is left out: {differ}; keep them under different --output_root")
+                del kept[row]
+    return kept, lines
+
+
+def _facts(run):
+    """What is one and the same over all runs of a table, in the order in which it is compared."""
+    facts = {"being synthetic": run.config["synthetic"]}
+    for name, corpus in run.config["corpora"].items():
+        facts[f"the utterances of {name}"] = corpus["digest"]
+        facts[f"the sessions of {name}, fold {run.fold}"] = run.identity[f"folds of {name}"]
+    return facts
+
+
+def stray_within(row, runs):
+    """Why the runs of a row must not be averaged, naming two of them; None if they may be."""
+    for run in runs:
+        if run.problem:
+            return f"{run.problem}; run it again with --overwrite, or move it away"
+    expected = METHODS.get(row)
+    first_of, twins, facts = {}, {}, {}
+    for run in runs:
+        first = first_of.setdefault(row, run)
+        if run.method != (expected.name if expected else first.method):
+            other = f"{first.path} of {first.method}" if run is not first else f"the row is {row}'s"
+            return f"{run.path} is a run of {run.method}, and {other}: give it another --exp_name"
+        of_sequence = first_of.setdefault(run.sequence, run)
+        differing = run_differences(first, run, LABELS) or run_differences(of_sequence, run)
+        if differing:
+            return f"{first.path} and {run.path} differ in {', '.join(differing)}: keep them under different experiment names"
+        twin = twins.setdefault((run.sequence, run.key), run)
+        if twin is not run:
+            return f"{twin.path} and {run.path} are both of fold {run.key[0]} and seed {run.key[1]}: move one away"
+        for fact, value in _facts(run).items():
+            other, known = facts.setdefault(fact, (run, value))
+            if known != value:
+                return f"{other.path} and {run.path} differ in {fact}: keep them under different --output_root"
     return None
 
 
-def _is_share(value):
-    return type(value) in (int, float) and 0 <= value <= 1
+def run_differences(one, other, more=(), words="{} and {}"):
+    """Config differences that make two runs incomparable: flags with both values, encoders, classes.
 
+    Corpora, which a sequence's runs do not all share, are compared apart from this.
 
-def comparable_runs(found):
-    """The finished ones of METHODS and of a λ grid, once it is sure that they belong together.
-
-    Raises:
-        UserError: if a run's files cannot be used, or if runs lie together that must not be averaged or compared: synthetic
-            and real ones, two of the same fold and seed, runs of one experiment and task whose arguments, encoders or seeds
-            differ in more than they may, runs on other utterances. The line names two of them and what differs.
+    Args:
+        one, other: FoundRuns.
+        more: further names that may differ, such as "--ewc_lambda".
+        words: of a flag's two values.
     """
-    runs = [run for run in found if run.method in METHODS or is_lambda_run(run)]
-    for run in runs:
-        if run.problem:
-            raise UserError(f"{run.path}: {run.problem}; run it again with --overwrite, or move it away")
-    runs = [run for run in runs if run.metrics]
-    first_of, by_key, corpora = {}, {}, {}
-    for run in runs:
-        if run.config["synthetic"] != runs[0].config["synthetic"]:
-            one, other = (runs[0], run) if run.config["synthetic"] else (run, runs[0])
-            raise UserError(f"{other.path} is synthetic and {one.path} is not: keep them under different --output_root")
-        method = "ewc" if is_lambda_run(run) else run.method
-        if run.config["method"] != method:
-            raise UserError(
-                f"{run.path} is a run of {run.config['method']} under the name of {method}: give it another --exp_name"
-            )
-        first = first_of.setdefault(LAMBDA_PREFIX if is_lambda_run(run) else run.method, run)
-        differing = run_differences(first, run)
-        if differing:
-            raise UserError(
-                f"{first.path} and {run.path} differ in {', '.join(differing)}: they are not averaged; keep them under "
-                "different experiment names or --output_root"
-            )
-        twin = by_key.setdefault((run.method, run.task, run.key), run)
-        if twin is not run:
-            raise UserError(f"{twin.path} and {run.path} are both of fold {run.key[0]} and seed {run.key[1]}: move one away")
-        for name, facts in run.config["corpora"].items():
-            other, known = corpora.setdefault(name, (run, facts["digest"]))
-            same = known == facts["digest"]
-            if same:  # the same utterances could still be divided otherwise
-                other, known = corpora.setdefault((name, run.config["fold"]), (run, facts["splits"]))
-                same = known == facts["splits"]
-            if not same:
-                raise UserError(
-                    f"{other.path} and {run.path} were made with other utterances of {name}: they are not compared; keep them "
-                    "under different --output_root"
-                )
-    for method, task in dict.fromkeys((run.method, run.task) for run in runs):
-        seeds = seeds_by_fold(runs, method, task)
-        if not set.intersection(*seeds.values()):
-            listed = "; ".join(f"fold {fold}: {', '.join(map(str, sorted(of)))}" for fold, of in sorted(seeds.items()))
-            raise UserError(
-                f"{method}, trained on {task}: no seed is that of every fold ({listed}), and other seeds are not "
-                "averaged over folds; SEEDS in front of the run scripts makes whole sets"
-            )
-    return runs
-
-
-def run_differences(one, other):
-    """In what two runs differ that must not differ among those that are averaged: flags with both values, encoders.
-
-    λ may differ where one of the two is of a grid. Corpora are compared over all runs of a table, see ``comparable_runs``.
-    """
-    here, there = identity(one.config), identity(other.config)
-    may_differ = {*MAY_DIFFER, *(name for name in here | there if name.startswith(("corpus ", "folds of ")))}
-    if is_lambda_run(one) or is_lambda_run(other):
-        may_differ.add("--ewc_lambda")
-    return differences(here, there, may_differ, words="{} and {}")
-
-
-def are_synthetic(runs):
-    """Are the runs synthetic? ``comparable_runs`` lets them be so all or none."""
-    return any(run.config["synthetic"] for run in runs)
-
-
-def is_lambda_run(run):
-    """Is the run a point of run-ewc-lambda.sh's grid?"""
-    return run.method.startswith(LAMBDA_PREFIX)
-
-
-def seeds_by_fold(runs, method, task):
-    """``{fold: set of seeds}`` of the runs of one method and task."""
-    seeds = defaultdict(set)
-    for run in runs:
-        if (run.method, run.task) == (method, task):
-            seeds[run.key[0]].add(run.key[1])
-    return dict(seeds)
-
-
-def trained_task(method, tested_task):
-    """The task on which the run was trained whose score stands in a row of the published table."""
-    if method == JOINT:
-        return JOINT
-    return other_task(tested_task) if method in CONTINUAL else tested_task
+    here, there = one.identity, other.identity
+    corpora = {name for name in here | there if name.startswith(("corpus ", "folds of "))}
+    return differences(here, there, {*MAY_DIFFER, *more, *corpora}, words)
 
 
 @dataclass(frozen=True)
@@ -241,52 +388,35 @@ def over_folds(values):
     Returns:
         An Estimate, or None if there is nothing to average.
     """
-    seeds = defaultdict(set)
-    for fold, seed in values:
-        seeds[fold].add(seed)
-    common = set.intersection(*seeds.values()) if seeds else set()
+    common = tuple(sorted(common_seeds(values)))
     if not common:
         return None
-    common = tuple(sorted(common))
-    return Estimate({fold: float(np.mean([values[fold, seed] for seed in common])) for fold in sorted(seeds)}, common)
+    folds = sorted({fold for fold, _ in values})
+    return Estimate({fold: float(np.mean([values[fold, seed] for seed in common])) for fold in folds}, common)
+
+
+def common_seeds(keys):
+    """The seeds that every fold has, of keys (fold, seed)."""
+    seeds = defaultdict(set)
+    for fold, seed in keys:
+        seeds[fold].add(seed)
+    return set.intersection(*seeds.values()) if seeds else set()
+
+
+def combine(function, *quantities):
+    """``function`` of several ``{(fold, seed): number}``, pair by pair; what not all of them have is left out."""
+    keys = [key for key in quantities[0] if all(key in other for other in quantities[1:])] if quantities else []
+    return {key: function(*(values[key] for values in quantities)) for key in keys}
 
 
 def difference(one, other):
-    """``one - other``, pair by pair; what only one of the two has is left out. Both are ``{(fold, seed): number}``."""
-    return {key: one[key] - other[key] for key in one if key in other}
+    """``one - other``, pair by pair."""
+    return combine(lambda a, b: a - b, one, other)
 
 
-def scores(runs, method, trained, tested, metric, when="test"):
-    """Test scores of the runs of one method, ``{(fold, seed): score}``.
-
-    Args:
-        runs: from ``comparable_runs``.
-        method: one of METHODS.
-        trained: the task that the runs trained on.
-        tested: the corpus they are tested on.
-        metric: f1_weighted, f1_macro, f1_micro, or an emotion for its own F1.
-        when: "test" for the best model, "test_before" for the model that finetune and ewc started from.
-    """
-    tests = {
-        run.key: run.metrics[when][tested]
-        for run in runs
-        if (run.method, run.task) == (method, trained) and tested in run.metrics.get(when, {})
-    }
-    return {key: test[metric] if metric in METRIC_TITLES else test["per_class"][metric]["f1"] for key, test in tests.items()}
-
-
-def table_scores(runs, method, tested, metric, when="test"):
-    """``scores`` of the run that the published table's row ``tested`` is about."""
-    return scores(runs, method, trained_task(method, tested), tested, metric, when)
-
-
-def majority(runs, task, metric):
-    """The score of always answering the training split's commonest label, as an Estimate over the folds that any run tells."""
-    splits = {run.config["fold"]: run.config["corpora"][task]["splits"] for run in runs if task in run.config["corpora"]}
-    per_fold = {
-        fold: majority_scores(split["train"]["labels"], split["test"]["labels"])[metric] for fold, split in splits.items()
-    }
-    return Estimate(dict(sorted(per_fold.items()))) if per_fold else None
+def mean(quantities):
+    """Their mean, pair by pair."""
+    return combine(lambda *values: sum(values) / len(values), *quantities)
 
 
 def folder_size(run):
@@ -299,5 +429,5 @@ def epochs_done(run):
     try:
         with open(run.path / HISTORY, encoding="utf-8") as file:
             return max(sum(1 for _ in file) - 2, 0)
-    except (OSError, ValueError):
+    except OSError:
         return 0

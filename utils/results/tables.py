@@ -10,7 +10,6 @@ from functools import cached_property
 from utils.files import spreadsheet_safe
 from utils.results.runs import Estimate
 
-FORMATS = ("text", "markdown", "latex", "csv", "json")
 MISSING = "-"
 WIDTH = 128
 LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "λ": r"$\lambda$", "−": "--", "–": "--", "→": r"$\rightarrow$"}

@@ -1,0 +1,129 @@
+"""The commands that make the runs which tables lack."""
+
+import os
+import re
+import shlex
+from collections import defaultdict
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.methods import ALONE, JOINT, KEMDY, METHODS, START
+from utils.training.arguments import training_parser
+
+# Flags that the run scripts set themselves, or that say nothing about a missing run.
+NOT_REPEATED = {
+    *("task", "after", "with", "labels", "experiment", "exp_name", "seed", "num_fold", "output_root"),
+    *("overwrite", "checkpoint", "fisher"),
+}
+# What a run of whatever method tells about another.
+PLACES = {"data_root", "text_model", "speech_model", "k_fold", "cpu"}
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def missing_commands(found, rows, orders, output_root, folds=None):
+    """The commands for what rows lack, in an order in which they can be run.
+
+    Args:
+        found: from ``utils.results.runs.find_runs``; their seeds, folds and flags are those that are missed.
+        rows: ``{experiment: Method}``.
+        orders: the orders in which tasks are learned; those of the published study where nothing was found.
+        output_root: where the runs lie.
+        folds: the folds that are wanted; by default all of the runs' ``--k_fold``.
+
+    Raises:
+        UserError: if a fold is wanted that the runs do not have.
+    """
+    runs = [run for run in found if run.metrics and run.experiment in rows]
+    k_fold = max((run.config["k_fold"] for run in runs), default=5)
+    if folds and max(folds) >= k_fold:
+        raise UserError(f"--folds {max(folds)}: the runs are of {k_fold} folds, 0 to {k_fold - 1}")
+    done = {(run.experiment, run.sequence, run.fold, run.key[1]) for run in runs}
+    given = {name for run in runs for name, of in run.config["corpora"].items() if of["splits"]["test"]["sessions"] == ["test"]}
+    lacking = defaultdict(list)
+    for row, method in rows.items():
+        for seed in sorted({run.key[1] for run in runs}) or [12]:
+            for order, steps in _steps(method, orders, runs).items():
+                one_split = bool(order) and given >= set(order)
+                wanted = (0,) if one_split else tuple(sorted(folds) if folds is not None else range(k_fold))
+                of_step = {
+                    name: tuple(fold for fold in wanted if (row, sequence, fold, seed) not in done)
+                    for name, sequence in steps.items()
+                }
+                # One command for all steps, and below for all seeds, that lack the same folds.
+                for lacked in dict.fromkeys(filter(None, of_step.values())):
+                    tasks = tuple(name for name in steps if of_step[name] == lacked)
+                    by_default = order or JOINT in steps or steps.keys() == set(KEMDY)
+                    whole = len(tasks) == len(steps) and by_default
+                    lacking[row, order, () if whole else tasks, () if one_split else lacked].append(seed)
+    return [_command(runs, rows, *what, seeds, output_root) for what, seeds in lacking.items()]
+
+
+def _steps(method, orders, runs):
+    """What a method trains: ``{ORDER: {name in TASKS: sequence}}``; under () what needs no ORDER."""
+    if not orders:
+        tasks = dict.fromkeys(task for run in runs for task in run.sequence)
+        return {(): {task: (task,) for task in tasks}} if method.how == ALONE and tasks else {}
+    steps, known = defaultdict(dict), set()
+    for order in orders:
+        published = set(order) == set(KEMDY)
+        for length, task in enumerate(order, 1):
+            name, sequence = task, (task,) if method.how == ALONE else order[:length]
+            if method.how == JOINT:
+                name, sequence = JOINT if published else task, tuple(sorted(sequence))
+            if (length > 1 or method.how == ALONE) and sequence not in known:
+                known.add(sequence)
+                steps[() if published else order][name] = sequence
+    return {order: dict(sorted(of.items())) if not order else of for order, of in steps.items()}
+
+
+def _command(runs, rows, row, order, tasks, folds, seeds, output_root):
+    method = rows[row]
+    # What a run script is not told lies in the repository, and what it is told, where it is called.
+    at = "" if Path.cwd() == REPOSITORY else f"{REPOSITORY}/"
+    words = [f"EXP_NAME={shlex.quote(row)}"] if row != method.name else []
+    if order:
+        words.append(f"ORDER={_words(order)}")
+    if folds and folds != (0, 1, 2, 3, 4):
+        words.append(f"FOLDS={_words(folds)}")
+    if tasks:
+        words.append(f"TASKS={_words(tasks) if len(tasks) > 1 else shlex.quote(tasks[0])}")
+    if seeds != [12]:
+        words.append(f"SEEDS={_words(seeds)}")
+    words += ["bash", shlex.quote(f"{at}{method.run_script or 'utils/shell/run-method.sh'}")]
+    words += [] if method.run_script else [method.name]
+    for name, value in _flags_of_siblings(runs, row, method).items():
+        values = () if value is True else value if isinstance(value, list) else (value,)
+        words += [shlex.quote(f"--{name}"), *(shlex.quote(str(value)) for value in values)]
+    if os.path.abspath(output_root) != str(REPOSITORY / "outputs"):
+        words += ["--output_root", shlex.quote(str(output_root))]
+    return " ".join(words)
+
+
+def _words(values):
+    text = " ".join(map(str, values))
+    return f'"{text}"' if re.fullmatch(r"[\w .+-]+", text) else shlex.quote(text)
+
+
+def _flags_of_siblings(runs, row, method):
+    """Flags, other than the defaults, with which a missing run fits those that are there: ``{name: value}``."""
+    defaults = {action.dest: action.default for action in training_parser("", "any")._actions}
+    own = [run for run in runs if run.experiment == row]
+    like = [run for run in runs if run.config["model"] == method.model]
+    same_script = [run for run in like if METHODS[run.method].script == method.script]
+    if not runs:
+        return {}
+    chosen = {}
+    for name, value in (own or same_script or like or runs)[0].config["arguments"].items():
+        # A run of the same script tells every flag, one of the same model those that all scripts share, any other where the
+        # corpora and encoders lie.
+        fits = own or same_script or (like and name in defaults) or name in PLACES
+        # The run scripts' own batch size is not the Python scripts' default.
+        told = name == "batch_size" or name not in defaults or str(value) != str(defaults[name])
+        if name == "init_name":
+            told = str(value) not in (START, *(f"{START}-seed{run.key[1]}" for run in runs))
+        elif name == "data_root":
+            told = os.path.abspath(str(value)) != str(REPOSITORY / "data")
+        known = name in NOT_REPEATED or f"--{name}" in method.flags
+        if fits and told and not known and value is not None and value is not False:
+            chosen[name] = value
+    return chosen
