@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from invented import A, B, C, FOUR, invent, three_tasks, two_tasks
+from invented import FOUR, A, B, C, invent, three_tasks, two_tasks
 from scipy import stats
 
 from utils.results.measures import lambda_curve, measures, over_orders, result_matrix

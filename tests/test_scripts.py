@@ -492,7 +492,7 @@ def test_a_terminal_and_folders_that_are_not_utf8(data_root, encoders, tmp_path)
 
 def test_too_few_sessions_for_the_folds(call):
     code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--k_fold", 7, "--exp_name", "seven")
-    assert code == 1 and stderr.startswith("error: 6 sessions are too few for 7 folds")
+    assert code == 1 and stderr.startswith("error: 6 sessions (or groups of speakers) are too few for 7 folds")
 
 
 def test_a_missing_corpus_is_one_line(call, tmp_path):

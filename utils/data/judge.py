@@ -11,7 +11,8 @@ from collections import Counter
 from typing import NamedTuple
 
 from models import SAMPLE_RATE
-from utils.data.audio import MISSING, SECONDS, index_wavs
+from utils.data import SECONDS
+from utils.data.audio import MISSING, index_wavs
 from utils.data.corpus import COLUMNS, UNTOLD_LENGTH, Fault
 
 # A row is counted under the first that holds.

@@ -12,10 +12,11 @@ import torch
 
 from models.encoders import ENCODER_SEED, count_parameters, load_encoder
 from models.hub import local_folder
+from utils.data import SPLITS
 from utils.data.corpus import find_corpus, fold_of, read_corpus
 from utils.errors import UserError
 from utils.files import BEST_MODEL, DIGESTS, LAST_CHECKPOINT
-from utils.identity import FORMAT, SPLITS, FileDigests, starting_checkpoint
+from utils.identity import FORMAT, FileDigests, starting_checkpoint
 
 PACKAGES = (
     "torch",

@@ -348,8 +348,11 @@ class Run:
 
     def arguments(self):
         """The flags as config.json stores them: with whole paths, the same from every directory, however they were written."""
-        arguments = {
-            name: os.path.abspath(value) if isinstance(value, Path) or name in ENCODERS and os.path.isdir(value) else value
-            for name, value in vars(self.args).items()
-        }
+        arguments = {}
+        for name, value in vars(self.args).items():
+            if isinstance(value, Path) or name in ENCODERS and os.path.isdir(value):
+                value = os.path.abspath(value)
+            elif name == "fisher" and value:
+                value = list(map(os.path.abspath, value))
+            arguments[name] = value
         return arguments | {"mixed_precision": self.precision}

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from models import FusionClassifier, load_tokenizer
 from models.encoders import max_tokens
+from utils.data import SPLITS
 from utils.data.batches import Sound, make_task
 from utils.data.corpus import find_corpus, read_corpus
 from utils.errors import UserError
 from utils.files import CONFIG, METRICS, sha256
-from utils.identity import SPLITS, checkpoint_facts, checkpoint_of, fold_digest, starting_checkpoint
+from utils.identity import checkpoint_facts, checkpoint_of, fold_digest, starting_checkpoint
 from utils.methods import JOINT, START
 from utils.training.arguments import command_for
 from utils.training.checkpoints import (
