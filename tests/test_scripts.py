@@ -31,6 +31,7 @@ from utils.training import engine as training
 from utils.training import fisher
 from utils.training.arguments import parse_training_args
 from utils.training.checkpoints import load_run
+from utils.training.run import precision_name
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -452,6 +453,39 @@ def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, module, kind, a
     assert stderr.startswith("error: ") and stderr.count("\n") == 1
     assert answer in stderr and str(tmp_path if "config" in kind else path) in stderr
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("continual_learning_init", "finetune", "ewc", "adapter", "evaluate"),
+        *("utils.training.fisher", "utils.results.export", "utils.data.audit", "utils.data.corpus", "utils.methods"),
+    ],
+)
+def test_help_waits_for_no_library(module):
+    heavy = "torch transformers pandas sklearn accelerate soundfile scipy matplotlib".split()
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['x', '--help' if {module!r} != 'utils.methods' else 'ewc']\n"
+        "try:\n"
+        f"    runpy.run_module({module!r}, run_name='__main__')\n"
+        "except SystemExit as exit:\n"
+        "    assert not exit.code\n"
+        f"sys.exit(str(sorted(set({heavy}) & sys.modules.keys()) or ''))\n"
+    )
+    done = shell(sys.executable, "-c", code)
+    assert done.stderr.strip() == "" and len(done.stdout) > 5, done.stderr
+
+
+def test_an_unknown_flag_is_one_line_with_the_nearest(call):
+    code, _, stderr = call(finetune, "--task", "KEMDy20", "--epochs", 3)
+    assert (code, stderr) == (2, "error: there is no flag --epochs: did you mean --num_epochs?\n")
+    code, _, stderr = call(finetune, "--num_fold", 1)
+    assert code == 2 and stderr.startswith("error: ") and stderr.count("\n") == 1
+
+
+def test_the_precision_is_called_by_its_name():
+    assert [precision_name(*of) for of in (("no", "cpu"), ("no", "cuda"), ("bf16", "cuda"))] == ["float32", "TF32", "bf16"]
 
 
 def test_wrong_flags_are_answered_by_name(call):

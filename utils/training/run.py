@@ -283,10 +283,9 @@ class Run:
             self._write(CONFIG, as_json(config))
         self.accelerator.wait_for_everyone()
         trained, total = (config["parameters"][kind] for kind in ("trained", "total"))
-        precision = {"bf16": "bf16", "no": "float32" if self.accelerator.device.type == "cpu" else "TF32"}[self.precision]
         self.say(
             f"{self.method.name} on {self.args.task} → {self.path} ({trained:,} of {total:,} parameters trained, "
-            f"{self.accelerator.device}, {precision})"
+            f"{self.accelerator.device}, {precision_name(self.precision, self.accelerator.device.type)})"
         )
 
     def save_last(self, state):
@@ -356,3 +355,8 @@ class Run:
                 value = list(map(os.path.abspath, value))
             arguments[name] = value
         return arguments | {"mixed_precision": self.precision}
+
+
+def precision_name(mixed_precision, device_type):
+    """What a model is computed in, in words."""
+    return "bf16" if mixed_precision == "bf16" else "float32" if device_type == "cpu" else "TF32"
