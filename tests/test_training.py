@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from ewc import ElasticWeightConsolidation, online
 from models import FusionClassifier, load_tokenizer
-from utils.data.batches import BalancedBatchSampler, Loader, Sound, UtteranceDataset, ordered_loader
+from utils.data.batches import BalancedBatchSampler, Loader, Sound, UtteranceDataset, derived_seed, ordered_loader
 from utils.data.corpus import read_corpus
 from utils.data.kemdy import EMOTIONS
 from utils.metrics import majority_scores  # pytest would take it for a test
@@ -102,6 +102,17 @@ def test_an_epoch_draws_anew_and_a_seed_repeats_it():
     assert global_batches(labels, 1, epoch=1) != global_batches(labels, 1, epoch=2)
     assert global_batches(labels, 1, seed=12) != global_batches(labels, 1, seed=13)
     assert global_batches(labels, 1, epoch=2) == global_batches(labels, 1, epoch=2)
+
+
+def test_dropout_does_not_follow_the_order_of_the_utterances(run, dataset, model, monkeypatch):
+    seeds = []
+    monkeypatch.setattr("utils.training.engine.set_seed", seeds.append)
+    run.args = SimpleNamespace(num_workers=0, batch_size=8, micro_batch_size=None, lr=1e-3, seed=12)
+    training = Training.of(run, model, dataset, Strategy())
+    train_one_epoch(run, training, 1)
+    monkeypatch.setattr("utils.data.batches.derived_seed", lambda *parts: seeds.append(derived_seed(*parts)) or seeds[-1])
+    training.sampler.global_batches()
+    assert len(set(seeds)) == 2
 
 
 def test_classes_are_drawn_alike_and_an_absent_one_is_no_error():

@@ -133,7 +133,7 @@ class BalancedBatchSampler(Sampler):
 
 
 def derived_seed(*parts):
-    """One 32-bit seed from several numbers, such as a run's seed and an epoch."""
+    """One 32-bit seed from several numbers, such as a run's seed and an epoch; zeros at the end make no other seed."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 

@@ -184,8 +184,9 @@ def train_one_epoch(run, training, epoch):
         UserError: if a loss is not finite; the line names its batch.
     """
     accelerator, model, sampler, strategy = run.accelerator, training.model, training.sampler, training.strategy
-    # Every epoch has a random state of its own, which neither an evaluation nor a Fisher estimate before it moves.
-    set_seed(derived_seed(run.args.seed, epoch, accelerator.process_index))
+    # Every epoch has a random state of its own, which neither an evaluation nor a Fisher estimate before it moves. From 1 on: a
+    # trailing 0 would change nothing, and the sampler draws from (seed, epoch).
+    set_seed(derived_seed(run.args.seed, epoch, 1 + accelerator.process_index))
     sampler.epoch = epoch
     # Summed cross-entropy of this process's share of each batch, and what the strategy adds, on the device: asking for a number
     # in every step would make the processor wait for it.

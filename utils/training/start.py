@@ -140,7 +140,7 @@ def continue_sequence(run):
     start = StartingPoint.find(run)
     corpora = read_corpora(run, args.sequence, may_lack=args.sequence[:-1])
     labels = start.config.get("labels") or labels_of(args, corpora)
-    start.require_classes(run, corpora[args.task], labels)
+    start.require_classes(run, args.labels or dict.fromkeys(corpora[args.task].utterances["emotion"]), labels)
     tasks = make_tasks(run, corpora, labels)
     start.require_same_folds(tasks)
     run.seed()
@@ -202,14 +202,13 @@ class StartingPoint:
                 )
         return cls(path, config, tuple(before))
 
-    def require_classes(self, run, corpus, labels):
-        """Raise UserError if the new corpus has labels for which the starting model has no class."""
-        lacking = [label for label in dict.fromkeys(corpus.utterances["emotion"]) if label not in labels]
+    def require_classes(self, run, wanted, labels):
+        """Raise UserError if the starting model, whose classes are ``labels``, lacks one that is wanted."""
+        lacking = [label for label in wanted if label not in labels]
         if lacking:
             first = _command_for_start(run, labels=[*labels, *lacking])
             raise UserError(
-                f"{corpus.name} has labels that {self.path} has no class for ({', '.join(lacking)}): make a start that has "
-                f"them with '{first}'"
+                f"{run.args.task}: {self.path} has no class for {', '.join(lacking)}; make a start that has them with '{first}'"
             )
 
     def require_same_folds(self, tasks):

@@ -5,7 +5,7 @@ class Strategy:
     """The hooks of the training loop; as they stand here they are fine-tuning.
 
     The loop scales for several processes and micro-batches. A method with random draws of its own takes them from a generator
-    that it seeds in ``prepare``, so that a resumed run repeats them.
+    that it seeds in ``prepare`` and whose state is in ``state_dict``, so that a resumed run repeats them.
     """
 
     def prepare(self, model, optimizer, dataset):
@@ -46,7 +46,10 @@ class Strategy:
         """Called after each optimizer step, without autograd."""
 
     def after_task(self, run, model, dataset):
-        """Called when the model has the parameters of its best epoch; what it writes lies beside best_model.pt."""
+        """Called when the model has the parameters of its best epoch; what it writes lies beside best_model.pt.
+
+        Again, where the run was killed before it was finished.
+        """
 
     def state_dict(self):
         """What a resumed run needs and no file holds: tensors and plain numbers."""
