@@ -1,32 +1,33 @@
-"""Train the whole fusion model on one corpus alone (setting task_a), or on both at once (joint, the upper bound).
+"""Train the whole fusion model on one corpus alone (task_a), or on several at once (joint, the upper bound).
 
-Both start from pretrained encoders. A model that sees both corpora has nothing to forget: what a continual setting lacks
-to it is the price of learning them one after the other.
+Both start from pretrained encoders. A model that sees all corpora has nothing to forget: what a continual method lacks
+compared with it is the price of learning them one after the other.
 """
 
-from models import FusionClassifier
-from utils.data.kemdy import CORPORA
 from utils.errors import one_line_errors
-from utils.training.arguments import JOINT, parse_training_args, training_parser
-from utils.training.engine import test_and_finish, train
-from utils.training.run import Run
-
-METHODS = ("task_a", JOINT)
+from utils.methods import JOINT
+from utils.training.arguments import parse_training_args, training_parser
 
 
 @one_line_errors
 def main():
-    args = parse_training_args(training_parser(__doc__.split("\n")[0], exp_name=METHODS, tasks=(*CORPORA, JOINT)))
-    method = METHODS[args.task == JOINT]
-    args.exp_name = vars(args).get("exp_name", method)
+    args = parse_training_args(training_parser(__doc__.split("\n")[0], "task_a", "joint"))
+    # Below parsing: torch takes seconds to import.
+    from models import FusionClassifier
+    from utils.training.engine import test_and_finish, train
+    from utils.training.run import Run
+    from utils.training.start import labels_of, make_tasks, read_corpora, require_known_tokens
 
-    with Run(args, method) as run:
+    with Run(args, "joint" if args.task == JOINT else "task_a") as run:
         if run.is_finished():
             return
-        tasks = run.load_tasks(CORPORA if args.task == JOINT else [args.task])
+        corpora = read_corpora(run, args.sequence)
+        labels = labels_of(args, corpora)
+        tasks = make_tasks(run, corpora, labels)
         run.seed()
-        model = FusionClassifier.from_pretrained(args.text_model, args.speech_model)
-        run.start(model, tasks)
+        model = FusionClassifier.from_pretrained(args.text_model, args.speech_model, num_labels=len(labels))
+        require_known_tokens(model.text_encoder, tasks, args)
+        run.start(model, tasks, labels)
         best_epoch = train(run, model, tasks)
         test_and_finish(run, model, tasks, best_epoch)
 

@@ -1,54 +1,61 @@
 #!/usr/bin/env bash
-# The whole experiment on synthetic corpora with two small encoders, in less than ten minutes on two cores, and its tables.
-# What is finished is skipped, so the same command resumes where it was stopped.
-# --full: what the README's tables come from: three seeds, a grid of λ, and task_a by voice alone and by words alone.
+# The whole experiment on synthetic corpora with two small encoders, in less than ten minutes on two cores, and its tables:
+# bash run-demo.sh [--full [--publish]]. What is finished is skipped, so the same command resumes where it was stopped.
+# --full adds what the README's tables come from: three seeds, a grid of λ, and task_a by voice alone and by words alone.
+# --publish draws its figures into figures/demo/, which git tracks, and not into outputs/demo/figures/.
 set -euo pipefail
-
-full=
-case "${1:-}" in
-  "") ;;
-  --full) full=yes ;;
-  *) echo "usage: bash run-demo.sh [--full]" >&2; exit 2 ;;
-esac
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
 source "$repository/utils/shell/interruptible.sh"
+if asks_for_help "$@"; then
+  show_help SEEDS
+  exit 0
+fi
+
+full= data=${DEMO_DATA:-${at}data/demo} outputs=${DEMO_OUTPUTS:-${at}outputs/demo}  # elsewhere and in miniature for the tests
+size=${DEMO_SIZE:-} figures=${DEMO_FIGURES:-$outputs/figures}
+case "$*" in
+  "") ;;
+  --full) full=yes ;;
+  "--full --publish" | "--publish --full") full=yes figures=${DEMO_FIGURES:-${at}figures/demo} ;;
+  *) echo "usage: bash run-demo.sh [--full [--publish]]" >&2; exit 2 ;;
+esac
 make_python
 
 export SEEDS="${SEEDS:-12${full:+ 13 14}}"
-# Elsewhere and in miniature for the tests.
-data=${DEMO_DATA:-${at}data/demo} outputs=${DEMO_OUTPUTS:-${at}outputs/demo} figures=${DEMO_FIGURES:-${at}figures/demo}
-size=${DEMO_SIZE:-}
 # Two runs side by side, a thread each: small models gain nothing from more.
 export OMP_NUM_THREADS=1
 
-# Sizes and rates were chosen on other corpora, seeds and folds than these; the README says how.
-whole="--lr 5e-4 --num_epochs 6"
-adapters="--lr 4e-3 --num_epochs 12 --adapter_size 48"
-
-# train SCRIPT SUBFOLDER FLAGS...: one run script on the demonstration's corpora, or on a copy of them in a subfolder.
-train() {
-  local script=$1 part=$2
-  shift 2
-  bash "$at$script" --cpu --num_workers 0 --k_fold 5 --batch_size 32 --data_root "$data$part" --output_root "$outputs$part" \
-    --text_model "$data/encoders/text" --speech_model "$data/encoders/speech" "$@"
+# flags_of METHOD MODEL. Sizes and rates were chosen on other corpora, seeds and folds than these; the README says how.
+flags_of() {
+  case $2 in
+    adapter) echo "--lr 4e-3 --num_epochs 12 --adapter_size 48" ;;
+    *) echo "--lr 5e-4 --num_epochs 6" ;;
+  esac
+  [ "$1" != ewc ] || echo "--ewc_lambda 1000"
 }
 
-# The five settings and the upper bound on one fold. Lines of the two folds mix, so each says which it is of.
+# train SUBFOLDER SCRIPT FLAGS...: one run script on the demonstration's corpora, or on a copy of them in a subfolder.
+train() {
+  local part=$1 script=$2
+  shift 2
+  bash "$at"$script --cpu --num_workers 0 --k_fold 5 --batch_size 32 --data_root "$data$part" --output_root "$outputs$part" \
+    --text_model "$data/encoders/text" --speech_model "$data/encoders/speech" "$@" </dev/null
+}
+
+# Every method on one fold. Lines of the two folds mix, so each says which it is of.
 one_fold() {
+  local name kind model script
   export FOLDS=$1
   trap : INT TERM  # the runs hear of it
   {
     trap : INT TERM
-    train run-init.sh "" $whole
-    train run-finetune.sh "" $whole
-    train run-ewc.sh "" $whole --ewc_lambda 1000
-    train run-adapter.sh "" $adapters
-    train run-adapter-wo-pretraining.sh "" $adapters
-    train run-joint.sh "" $whole
+    while read -r name kind model script; do
+      train "" "$script" $(flags_of "$name" "$model")
+    done <<<"$all"
     if [ -n "$full" ]; then
-      SEEDS=12 LAMBDAS="10 100 10000 100000 1000000" train run-ewc-lambda.sh "" $whole
-      train run-init.sh /voice-only $whole
-      train run-init.sh /words-only $whole
+      SEEDS=12 LAMBDAS="10 100 10000 100000 1000000" train "" run-ewc-lambda.sh $(flags_of finetune fusion)
+      train /voice-only run-init.sh $(flags_of task_a fusion)
+      train /words-only run-init.sh $(flags_of task_a fusion)
     fi
   } 2>&1 | (
     trap '' INT TERM
@@ -60,6 +67,7 @@ one_fold() {
 make_material() {
   PYTHONPATH=$repository "$PYTHON" -P -m utils.demo "$data" $size "$@"
 }
+all=$(methods)
 make_material
 if [ -n "$full" ]; then
   make_material --only voice
@@ -71,10 +79,7 @@ one_fold 1 & second=$!
 failed=
 wait $first || failed=yes
 wait $second || failed=yes
-if [ -n "$failed" ]; then
-  echo "error: a run of the demonstration failed (see above); the same command resumes from there" >&2
-  exit 1
-fi
+[ -z "$failed" ] || fail "a run of the demonstration failed (see above); the same command resumes from there"
 
 echo
 "$PYTHON" "${at}evaluate.py" --output_root "$outputs" --folds 0 1 --figures "$figures"

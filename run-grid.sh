@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Every run of the paper's table on one machine with several GPUs, a run on each at a time: GPUS=4 bash run-grid.sh [flags]
-# FOLDS, SEEDS, TEXT_MODEL and SPEECH_MODEL choose as in the run scripts, whose commands these are; what is finished is skipped.
+# Every run of every method on one machine with several GPUs, a run on each at a time: GPUS=4 bash run-grid.sh [flags]
+# Variables choose as in the run scripts, whose commands these are; flags go to all of them. What is finished is skipped.
 set -euo pipefail
+set -f
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
 source "$repository/utils/shell/interruptible.sh"
+if asks_for_help "$@"; then
+  show_help GPUS FOLDS ORDER SEEDS TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN
+  exit 0
+fi
 find_python || [ -n "${DRY_RUN:-}" ] || no_python
-fail() {
-  echo "error: $*" >&2
-  exit 1
-}
 
 # Whoever shares the machine names the devices that are free.
 IFS=, read -ra devices <<<"${CUDA_VISIBLE_DEVICES:-}"
@@ -19,22 +20,32 @@ gpus=${GPUS:-${#devices[@]}}
 [ "$gpus" -ge 1 ] || fail "no GPU found; GPUS=1 runs one run at a time all the same (with --cpu if there is none)"
 [ ${#devices[@]} != 0 ] || for ((i = 0; i < gpus; i++)); do devices+=("$i"); done
 [ "$gpus" -le ${#devices[@]} ] || fail "GPUS=$gpus, and CUDA_VISIBLE_DEVICES names ${#devices[@]}"
-[ -z "${EXP_NAME:-}" ] || fail "EXP_NAME=$EXP_NAME would put all settings into one folder: unset it"
+check_grid
 export DEVICES="${devices[*]}"
 
 flags=("$@")
+all=$(methods)
+if [ -n "${ORDER:-}" ]; then
+  TASKS=  # the stages' own
+  if own_corpora; then
+    CORPUS_FACTS=$(about_corpora "$@")  # once, and not for every script
+    export CORPUS_FACTS
+  fi
+fi
 # What xargs runs: SLOT is the number of a free slot, hence of a device; 255 tells it to start no other, since a signal came.
 of_slot='trap : INT TERM; devices=($DEVICES); export CUDA_VISIBLE_DEVICES=${devices[SLOT]}'
 # What xargs ignores its children ignore too, until told otherwise ('env --default-signal' is missing on RHEL 8).
 listening='import os, signal as s, sys; s.signal(s.SIGINT, s.SIG_DFL); s.signal(s.SIGTERM, s.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])'
 judged="case \$? in $RESUMABLE | 130 | 143) exit 255 ;; *) exit 1 ;; esac"
-# stage SCRIPT...: all runs of some scripts. After a signal it waits for those that are ending.
+# stage KINDS [TASKS]: all runs of the methods of some kinds. After a signal it waits for those that are ending.
 stage() {
-  local script
+  local name kind model command
   trap : INT TERM
-  for script in "$@"; do
-    DRY_RUN=1 bash "$at$script" ${flags[@]+"${flags[@]}"}
-  done | if [ -n "${DRY_RUN:-}" ]; then cat; else (
+  while read -r name kind model command; do
+    case " $1 " in *" $kind "*)
+      TASKS=${2:-${TASKS:-}} DRY_RUN=1 bash "$at"$command ${flags[@]+"${flags[@]}"} </dev/null ;;
+    esac
+  done <<<"$all" | if [ -n "${DRY_RUN:-}" ]; then cat; else (
     trap '' INT TERM
     xargs -r -d '\n' -P "$gpus" --process-slot-var=SLOT -I{} "$PYTHON" -I -c "$listening" \
       bash -c "$of_slot; {} || $judged"
@@ -52,10 +63,12 @@ judge() {
 }
 
 interruptible_together
-# finetune and ewc start from task_a.
-stage run-init.sh & wait $! || judge $?
-stage run-finetune.sh run-ewc.sh run-adapter.sh run-adapter-wo-pretraining.sh run-joint.sh & wait $! || judge $?
-if [ -n "$failed" ]; then
-  echo "error: a run failed (see above); the same command does what is left" >&2
-  exit 1
+stage "start alone joint" & wait $! || judge $?
+# What learns in a sequence starts from the first task's model, and with ORDER from the step before.
+if [ -z "${ORDER:-}" ]; then
+  stage sequence & wait $! || judge $?
 fi
+for task in $(later ${ORDER:-}); do
+  stage sequence "$task" & wait $! || judge $?
+done
+[ -z "$failed" ] || fail "a run failed (see above); the same command does what is left"

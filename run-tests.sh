@@ -3,5 +3,9 @@
 set -euo pipefail
 CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")"
 source utils/shell/environment.sh
+if asks_for_help "$@"; then
+  show_help
+  exit 0
+fi
 make_python
 exec "$PYTHON" -m pytest tests "$@"

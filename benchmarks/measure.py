@@ -9,6 +9,7 @@ import os
 import resource
 import tempfile
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import torch
@@ -18,16 +19,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import published
 from benchmarks.material import NumberTokenizer, corpus_paths, encoders
-from ewc import ElasticPenalty, fisher_information
+from ewc import ElasticWeightConsolidation
 from models import AdapterFusionClassifier, FusionClassifier
-from utils.data.batches import BalancedBatchSampler, Loader, Task, UtteranceDataset
-from utils.data.folds import SPLITS, session_folds, split_utterances
-from utils.data.kemdy import find_corpus, read_corpus
+from utils.data.batches import BalancedBatchSampler, Loader, Sound, UtteranceDataset, make_task
+from utils.data.corpus import read_corpus
+from utils.data.kemdy import EMOTIONS
 from utils.data.speech_cache import corpus_features
 from utils.flags import named_path
 from utils.training.arguments import training_parser
-from utils.training.engine import Training, evaluate, train_epoch
+from utils.training.engine import Training, evaluate, train_one_epoch
+from utils.training.fisher import fisher_information
 from utils.training.run import Run
+from utils.training.strategy import Strategy
 
 TASK = "KEMDy20"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -35,28 +38,24 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def load(folder):
     """The task, with the datasets of this project."""
-    corpus = read_corpus(find_corpus(folder, TASK), progress=False)
-    fold = session_folds(corpus.sessions)[0]
-    tables = split_utterances(corpus.utterances, fold)
-    splits = {split: UtteranceDataset(tables[split], NumberTokenizer(), 256, 5) for split in SPLITS}
-    return Task(TASK, corpus, fold, splits)
+    corpus = read_corpus(folder, TASK, progress=False)
+    args = Namespace(num_fold=0, k_fold=5, max_text_len=256)
+    return make_task(corpus, args, corpus.labels, NumberTokenizer(), Sound(5))
 
 
 def make_run(args):
     """A Run on the CPU, or on a GPU where there is one, that writes nothing."""
     flags = ["--task", TASK, "--batch_size", str(args.batch_size), "--num_workers", "0", "--output_root", str(args.folder)]
     flags += ["--mixed_precision", args.precision]
-    return Run(training_parser("", "benchmark").parse_args(flags), "task_a", quiet=True)
+    return Run(training_parser("", "task_a").parse_args(flags), "task_a", quiet=True)
 
 
 def shortened(dataset, count):
     """The first ``count`` utterances of a dataset, again and again if it is smaller."""
     part = UtteranceDataset.pooled([dataset] * -(-count // len(dataset)))
     part.utterances = part.utterances.iloc[:count]
-    for name in ("labels", "wav_paths", "input_ids"):
+    for name in ("labels", "rows", "input_ids"):
         setattr(part, name, getattr(part, name)[:count])
-    if part.features is not None:
-        part.features = part.features[:count]
     return part
 
 
@@ -92,7 +91,7 @@ def start_up(args):
         task = load(args.folder)
         BalancedBatchSampler(task.splits["train"].labels, args.batch_size, 12)
 
-    read_corpus(corpus_paths(args.folder)[TASK], progress=False)  # the index of an earlier run
+    read_corpus(args.folder, TASK, progress=False)  # the index of an earlier run
     return timed(ours)
 
 
@@ -103,7 +102,7 @@ def fusion(args, penalty=False):
         model = published.PublishedFusion(text, speech).train().to(DEVICE)
         terms = {name: (torch.rand_like(p), p.detach().clone()) for name, p in model.named_parameters()} if penalty else None
         return _plain_steps(args, model, model.parameters(), task, (5000.0, terms) if penalty else None)
-    return _our_epoch(args, FusionClassifier(text, speech), task, penalty)
+    return _our_epoch(args, FusionClassifier(text, speech, len(EMOTIONS)), task, penalty)
 
 
 def _plain_steps(args, model, trained, task, penalty=None):
@@ -121,10 +120,13 @@ def _our_epoch(args, model, task, penalty=False):
     run = make_run(args)
     model.to(run.accelerator.device)
     dataset = task.splits["train"]
-    elastic = ElasticPenalty(model, {n: torch.rand_like(p) for n, p in model.named_parameters()}, 5000.0) if penalty else None
-    first, epoch = (Training.of(run, model, shortened(dataset, args.batch_size * steps)) for steps in (1, args.steps))
+    strategy = Strategy()
+    if penalty:
+        anchors = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        strategy = ElasticWeightConsolidation([(anchors, {name: torch.rand_like(of) for name, of in anchors.items()})], 5000.0)
+    first, epoch = (Training.of(run, model, shortened(dataset, args.batch_size * steps), strategy) for steps in (1, args.steps))
     epoch.model, epoch.optimizer = first.model, first.optimizer
-    return timed(lambda: train_epoch(run, epoch, 2, elastic), lambda: train_epoch(run, first, 1, elastic))
+    return timed(lambda: train_one_epoch(run, epoch, 2), lambda: train_one_epoch(run, first, 1))
 
 
 def adapter(args):
@@ -133,7 +135,7 @@ def adapter(args):
     if args.side == "plain":
         model = published.PublishedAdapter(text, speech).train().to(DEVICE)
         return _plain_steps(args, model, model.owned, task)
-    model = AdapterFusionClassifier(text, speech)
+    model = AdapterFusionClassifier(text, speech, len(EMOTIONS))
     _use_features(args, task, model)
     return _our_epoch(args, model, task)
 
@@ -145,13 +147,14 @@ def _use_features(args, task, model):
     task.corpus.utterances = task.splits["train"].utterances.head(min(used, len(task.splits["train"])))
     features = corpus_features(task.corpus, model.speech_encoder, 5, "float16", cache, DEVICE, lambda line: None)
     task.splits["train"] = shortened(task.splits["train"], len(task.corpus.utterances))
-    task.splits["train"].use_features(features)
+    task.splits["train"].rows = [(features, row) for _, row in task.splits["train"].rows]
+    task.splits["train"].speech_name = features.name
 
 
 def features(args):
     """Seconds to compute the features of one batch's worth of utterances a step: of neighbours in length, as in a corpus."""
     task = load(args.folder)
-    model = AdapterFusionClassifier(*encoders(args.small))
+    model = AdapterFusionClassifier(*encoders(args.small), len(EMOTIONS))
     by_length = task.corpus.utterances.sort_values("duration")
     middle = (len(by_length) - args.batch_size * args.steps) // 2
     task.corpus.utterances = by_length.iloc[middle : middle + args.batch_size * args.steps]
@@ -173,7 +176,7 @@ def validation(args):
 
         return timed(work)
     run = make_run(args)
-    model = FusionClassifier(text, speech).to(run.accelerator.device)
+    model = FusionClassifier(text, speech, len(EMOTIONS)).to(run.accelerator.device)
     return timed(lambda: evaluate(run, model, shortened(task.splits["valid"], count), "valid"))
 
 
@@ -184,7 +187,7 @@ def fisher(args):
         model = published.PublishedFusion(text, speech).to(DEVICE)
         return timed(lambda: published.fisher_information(model, list(plain_batches(task, "train", 10, args.steps))))
     run = make_run(args)
-    model = FusionClassifier(text, speech).to(run.accelerator.device)
+    model = FusionClassifier(text, speech, len(EMOTIONS)).to(run.accelerator.device)
     return timed(lambda: fisher_information(run, model, shortened(task.splits["train"], 10 * args.steps), 10))
 
 
@@ -193,7 +196,7 @@ def written(args):
     text, speech = encoders(args.small)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         path = Path(folder) / "model.pt"
-        model = AdapterFusionClassifier(text, speech)
+        model = AdapterFusionClassifier(text, speech, len(EMOTIONS))
         torch.save(model.state_dict() if args.side == "plain" else model.checkpoint_state(), path)
         return os.path.getsize(path) * (3 if args.side == "plain" else 1)
 
@@ -211,10 +214,10 @@ def flops(args):
     """Floating-point operations, not seconds, of one training step of our fusion model: forward and backward."""
     task = load(args.folder)
     run = make_run(args)
-    model = FusionClassifier(*encoders(args.small)).to(run.accelerator.device)
-    training = Training.of(run, model, shortened(task.splits["train"], args.batch_size))
+    model = FusionClassifier(*encoders(args.small), len(EMOTIONS)).to(run.accelerator.device)
+    training = Training.of(run, model, shortened(task.splits["train"], args.batch_size), Strategy())
     with FlopCounterMode(display=False) as counter:
-        train_epoch(run, training, 1)
+        train_one_epoch(run, training, 1)
     return counter.get_total_flops()
 
 

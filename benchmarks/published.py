@@ -13,10 +13,11 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from models.adapter import AdapterFusionClassifier
-from models.encoders import masked_mean
 from models.fusion import FusionClassifier
+from models.speech import masked_mean
 from utils.data.audio import SAMPLE_RATE
-from utils.data.kemdy import EMOTIONS, read_corpus
+from utils.data.corpus import read_corpus
+from utils.data.kemdy import EMOTIONS
 
 
 def frame_mask(speech_encoder, attention_mask, frames):
@@ -30,7 +31,7 @@ class PublishedFusion(FusionClassifier):
 
     def __init__(self, text_encoder, speech_encoder):
         norm = speech_encoder.feature_extractor.conv_layers[0].layer_norm
-        super().__init__(text_encoder, speech_encoder)
+        super().__init__(text_encoder, speech_encoder, len(EMOTIONS))
         speech_encoder.feature_extractor.conv_layers[0].layer_norm = norm
 
     def forward(self, speech_inputs, text_inputs):
@@ -46,7 +47,7 @@ class PublishedAdapter(AdapterFusionClassifier):
 
     def __init__(self, text_encoder, speech_encoder):
         norm = speech_encoder.feature_extractor.conv_layers[0].layer_norm
-        super().__init__(text_encoder, speech_encoder)
+        super().__init__(text_encoder, speech_encoder, len(EMOTIONS))
         speech_encoder.feature_extractor.conv_layers[0].layer_norm = norm
         self.owned = [parameter for parameter in self.parameters() if parameter.requires_grad]
         self.speech_encoder.requires_grad_(True)
@@ -102,7 +103,7 @@ def balanced_weights(dataset):
 def start_up(roots, tokenizer, fold):
     """Both corpora are read and the sampler is ready: (dataset, sampler) of the last."""
     for root in roots:
-        utterances = read_corpus(root, progress=False).utterances
+        utterances = read_corpus(root.parent, root.name, progress=False).utterances
         train = utterances[utterances["session"].isin(fold)]
         dataset = PublishedDataset(train, tokenizer)
         weights = balanced_weights(dataset)

@@ -7,6 +7,8 @@ from importlib import import_module
 
 # Hz, of the waveforms that speech encoders are given.
 SAMPLE_RATE = 16_000
+# Of random encoders, and of weights that a checkpoint lacks.
+ENCODER_SEED = 12
 # What a run's config.json calls its model → class.
 MODELS = {"fusion": "FusionClassifier", "adapter": "AdapterFusionClassifier"}
 PLACES = {
@@ -15,7 +17,7 @@ PLACES = {
     "is_task_parameter": "models.adapter",
     "load_tokenizer": "models.tokenizer",
 }
-__all__ = ["MODELS", "SAMPLE_RATE", *PLACES]
+__all__ = ["ENCODER_SEED", "MODELS", "SAMPLE_RATE", *PLACES]
 
 
 def __getattr__(name):

@@ -9,9 +9,10 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from models.encoders import ENCODER_SEED, load_encoder, make_padding_invariant, masked_mean, speech_features
+from models import ENCODER_SEED
+from models.encoders import load_encoder
 from models.errors import UserError
-from models.fusion import SPEECH_WIDTH
+from models.fusion import FusionClassifier
 
 CONV_LAYERS = 3
 INIT_STD = 1e-3
@@ -63,7 +64,7 @@ class ConvAdapter(nn.Module):
 
 
 def is_task_parameter(name):
-    """Does one task own the parameter (adapters, layer norms of BERT's layers, projector, classifier), or do all share it?
+    """True for task-specific parameters: adapters, layer norms of BERT's layers, projector, classifier.
 
     The one place that says so: it freezes, counts, saves and loads.
     """
@@ -72,13 +73,29 @@ def is_task_parameter(name):
     ) or name.startswith(("speech_adapter.", "speech_projector.", "classifier."))
 
 
-class AdapterFusionClassifier(nn.Module):
+def add_bottlenecks(text_encoder, size):
+    """Put a bottleneck after each dropout of a BERT's attention and feed-forward outputs, in place.
+
+    Raises:
+        UserError: if the encoder's layers are not built as BERT's are.
+    """
+    layers = getattr(getattr(text_encoder, "encoder", None), "layer", ())
+    outputs = [getattr(part, "output", None) for layer in layers for part in (getattr(layer, "attention", None), layer)]
+    if not outputs or not all(isinstance(getattr(output, "dropout", None), nn.Dropout) for output in outputs):
+        raise UserError(f"--text_model: adapters need the layers of a BERT, {type(text_encoder).__name__} has others")
+    for output in outputs:
+        # What follows `dropout` there is the residual sum and its LayerNorm, so this is the published place.
+        adapter = Bottleneck(text_encoder.config.hidden_size, size)
+        output.dropout = nn.Sequential(OrderedDict(dropout=output.dropout, adapter=adapter))
+
+
+class AdapterFusionClassifier(FusionClassifier):
     """The fusion model with frozen encoders in evaluation mode and the trained parts of one task.
 
     Args:
         text_encoder: a BERT with a pooler; gets two bottlenecks in every layer, in place.
         speech_encoder: a wav2vec2-like encoder; frozen whole.
-        num_labels: number of emotions.
+        num_labels: number of classes.
         dropout: probability before the classifier, the only dropout there is.
         adapter_size: width of the bottlenecks.
 
@@ -86,26 +103,9 @@ class AdapterFusionClassifier(nn.Module):
         UserError: if the text encoder's layers are not built as BERT's are.
     """
 
-    def __init__(self, text_encoder, speech_encoder, num_labels=7, dropout=0.1, adapter_size=64):
-        super().__init__()
-        text_width, speech_width = text_encoder.config.hidden_size, speech_encoder.config.hidden_size
-        self.text_encoder = text_encoder
-        try:
-            outputs = [part for layer in text_encoder.encoder.layer for part in (layer.attention.output, layer.output)]
-            for output in outputs:
-                # What follows `dropout` there is the residual sum and its LayerNorm, so this is the published place.
-                output.dropout = nn.Sequential(
-                    OrderedDict(dropout=output.dropout, adapter=Bottleneck(text_width, adapter_size))
-                )
-        except AttributeError:
-            raise UserError(
-                f"--text_model: adapters need the layers of a BERT, {type(text_encoder).__name__} has others"
-            ) from None
-        self.speech_encoder = make_padding_invariant(speech_encoder)
-        self.speech_adapter = ConvAdapter(speech_width)
-        self.speech_projector = nn.Linear(speech_width, SPEECH_WIDTH)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(text_width + SPEECH_WIDTH, num_labels)
+    def __init__(self, text_encoder, speech_encoder, num_labels, dropout=0.1, adapter_size=64):
+        add_bottlenecks(text_encoder, adapter_size)
+        super().__init__(text_encoder, speech_encoder, num_labels, dropout, ConvAdapter(speech_encoder.config.hidden_size))
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(is_task_parameter(name))
         self.train(self.training)
@@ -115,21 +115,18 @@ class AdapterFusionClassifier(nn.Module):
         cls,
         text_model,
         speech_model,
-        num_labels=7,
+        num_labels,
         dropout=0.1,
         adapter_size=64,
         without_pretraining=False,
         encoder_seed=ENCODER_SEED,
     ):
         """Load both encoders by hub name or folder, or, ``without_pretraining``, draw their weights from ``encoder_seed``."""
-        pretrained = not without_pretraining
-        return cls(
-            load_encoder("text", text_model, pretrained, encoder_seed),
-            load_encoder("speech", speech_model, pretrained, encoder_seed),
-            num_labels,
-            dropout,
-            adapter_size,
+        encoders = (
+            load_encoder(kind, name, not without_pretraining, encoder_seed)
+            for kind, name in (("text", text_model), ("speech", speech_model))
         )
+        return cls(*encoders, num_labels, dropout, adapter_size)
 
     def train(self, mode=True):
         """Frozen means evaluation mode: no dropout and no SpecAugment in the encoders, whatever the mode."""
@@ -138,41 +135,20 @@ class AdapterFusionClassifier(nn.Module):
         self.speech_encoder.eval()
         return self
 
-    def forward(self, speech_inputs, text_inputs):
-        """Classify a batch.
+    def speech_frames(self, speech_inputs):
+        """Frames and mask after the convolutions.
 
         Args:
-            speech_inputs: as FusionClassifier takes them; or ``features`` (batch, frames, hidden), what the frozen speech
-                encoder makes of the utterances, and their ``attention_mask`` (batch, frames).
-            text_inputs: as FusionClassifier takes them.
-
-        Returns:
-            logits (batch, num_labels).
+            speech_inputs: as FusionClassifier takes them; or ``features`` (batch, frames, hidden), the frozen speech
+                encoder's cached output, and their ``attention_mask`` (batch, frames).
         """
-        text = self.text_encoder(input_ids=text_inputs["input_ids"], attention_mask=text_inputs["attention_mask"])
         if "features" in speech_inputs:
             frames = speech_inputs["features"].to(self.speech_projector.weight.dtype)
-            frame_mask = speech_inputs["attention_mask"].bool()
-        else:
-            with torch.no_grad():
-                frames, frame_mask = speech_features(
-                    self.speech_encoder, speech_inputs["input_values"], speech_inputs["attention_mask"]
-                )
-        frames, frame_mask = self.speech_adapter(frames, frame_mask)
-        speech = masked_mean(self.speech_projector(frames), frame_mask)
-        return self.classifier(self.dropout(torch.cat([text.pooler_output, speech], dim=-1)))
+            return self.speech_adapter(frames, speech_inputs["attention_mask"].bool())
+        with torch.no_grad():
+            frames, frame_mask = super().speech_frames(speech_inputs)
+        return self.speech_adapter(frames, frame_mask)
 
     def checkpoint_state(self):
         """What a checkpoint holds: the parameters that the task owns."""
         return {name: tensor for name, tensor in self.state_dict().items() if is_task_parameter(name)}
-
-    def load_checkpoint_state(self, state):
-        """Take over what ``checkpoint_state`` gave, of this task or another; the frozen encoders stay as they are.
-
-        Raises:
-            ValueError: if the names are not those that a task owns.
-        """
-        owned = self.checkpoint_state()
-        if state.keys() != owned.keys():
-            raise ValueError(f"not the parameters of one task: {sorted(state.keys() ^ owned.keys())[:3]}")
-        self.load_state_dict(state, strict=False)

@@ -1,20 +1,30 @@
-"""Models by hub name or folder: what a name means, where its files are, and one line where they cannot be had.
+"""Models by hub name or folder: what a name means, where its files are, one line where they cannot be loaded.
 
 A name may carry a hub revision: ``skt/kobert-base-v1@main``.
 """
 
 import logging
+import pickle
 import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HTTPError, StrictDataclassError
+from safetensors import SafetensorError
 from transformers.utils import cached_file, has_file
 from transformers.utils import logging as transformers_logging
 
 from models.errors import UserError
 
+# Lies at the top of a corpus or an encoder that a program made.
+SYNTHETIC_MARKER = "SYNTHETIC"
+# Raised on settings, weights or vocabularies that are missing, damaged, of another format, or do not go together.
+LOAD_ERRORS = (
+    *(OSError, ValueError, KeyError, RuntimeError, EOFError, HTTPError),
+    *(pickle.UnpicklingError, SafetensorError, StrictDataclassError),
+)
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 
 
@@ -26,8 +36,11 @@ def split_revision(name):
 
 
 @contextmanager
-def one_line_if_missing(kind, name):
-    """Within it a model is loaded by ``name``; a failure becomes one UserError that says how to get it or name a folder."""
+def user_error_on_load_failure(kind, name):
+    """Turn a failure to load the encoder ``name`` into one UserError that says how to download it or name a folder.
+
+    Around calls into transformers, huggingface_hub and sentencepiece only: a bug in code of ours keeps its traceback.
+    """
     hub_name, revision = split_revision(name)
     if not Path(name).is_dir():
         if hub_name.count("/") > 1 or hub_name.startswith((".", "/", "~")):
@@ -39,10 +52,10 @@ def one_line_if_missing(kind, name):
             if not Path(name).is_dir() and try_to_load_from_cache(hub_name, "config.json", revision=revision) is None:
                 print(f"looking for {name} on the Hugging Face hub", file=sys.stderr)
             yield
-    except UserError:
-        raise
     except Exception as error:
-        # On what is not a whole model transformers raises nearly anything, with many lines: the first says what is wrong.
+        # tokenizers raises Exception itself on a vocabulary that it cannot read.
+        if not isinstance(error, LOAD_ERRORS) and type(error) is not Exception:
+            raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         problem = f"{kind} encoder {name} cannot be loaded ({reason.rstrip('.:')})."
         if Path(name).is_dir():
@@ -99,12 +112,7 @@ def local_folder(kind, name):
     Raises:
         UserError: if it is not on this machine; the line says that the user may name one.
     """
-    try:
-        if Path(name).is_dir():
-            return str(name)
-    except OSError:  # a name that is too long for one
-        pass
-    return cached_folder(kind, name)
+    return str(name) if Path(name).is_dir() else cached_folder(kind, name)
 
 
 def cached_folder(kind, name):
@@ -114,7 +122,7 @@ def cached_folder(kind, name):
         hub_name, _, revision = name.partition("@")
         try:
             cached = try_to_load_from_cache(hub_name, "config.json", revision=revision or None)
-        except (OSError, ValueError):  # not a hub name after all
+        except ValueError:  # not a hub name after all
             pass
     if not isinstance(cached, str):
         raise UserError(

@@ -4,16 +4,18 @@ KoBERT ships a SentencePiece vocabulary and a tokenizer class of its own. The au
 that vocabulary without a warning and break every Hangul syllable into jamo, nearly all unknown: the model reads noise.
 """
 
+import functools
 import hashlib
 import json
 import unicodedata
+from pathlib import Path
 
 import sentencepiece
 import torch
 from transformers import AutoTokenizer
 
 from models.errors import UserError
-from models.hub import find_file, one_line_if_missing, split_revision
+from models.hub import find_file, split_revision, user_error_on_load_failure
 
 SPIECE_NAME = "spiece.model"
 # What tokenizers treat differently: case, accents, digits, white space, composition, widths, what no vocabulary has.
@@ -69,17 +71,23 @@ class SentencePieceTokenizer:
 
 
 def load_tokenizer(name_or_folder):
-    """Load a text encoder's tokenizer by hub name (``@revision`` if wanted) or folder.
+    """Load a text encoder's tokenizer by hub name (``@revision`` if wanted) or folder, once as long as no file changes.
 
     Returns:
         A callable: a list of sentences in, ``input_ids`` and ``attention_mask`` out, with a ``pad_token_id``.
 
     Raises:
-        UserError: if it cannot be had; the line says how to download it and how to name a folder.
+        UserError: if it cannot be loaded; the line says how to download it and how to name a folder.
     """
-    name_or_folder = str(name_or_folder)
+    folder = Path(name_or_folder)
+    files = sorted(folder.iterdir()) if folder.is_dir() else ()
+    return _load_tokenizer(str(name_or_folder), tuple((path, path.stat().st_mtime_ns) for path in files))
+
+
+@functools.lru_cache(maxsize=1)
+def _load_tokenizer(name_or_folder, files):
     name, revision = split_revision(name_or_folder)
-    with one_line_if_missing("text", name_or_folder):
+    with user_error_on_load_failure("text", name_or_folder):
         spiece = find_file(name_or_folder, SPIECE_NAME)
         if spiece is not None:
             tokenizer = SentencePieceTokenizer(spiece)
@@ -87,12 +95,12 @@ def load_tokenizer(name_or_folder):
             if tokenizer.unk_token_id not in (tokenizer.cls_token_id, tokenizer.sep_token_id):
                 return tokenizer
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-        if len(tokenizer) <= len(tokenizer.all_special_ids):
-            # transformers makes a tokenizer of special tokens alone where a vocabulary is missing: all text is [UNK] to it.
-            raise UserError(
-                f"--text_model {name_or_folder}: its vocabulary is missing (vocab.txt, tokenizer.json or {SPIECE_NAME})"
-            )
-        return tokenizer
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        # transformers makes a tokenizer of special tokens alone where a vocabulary is missing: all text is [UNK] to it.
+        raise UserError(
+            f"--text_model {name_or_folder}: its vocabulary is missing (vocab.txt, tokenizer.json or {SPIECE_NAME})"
+        )
+    return tokenizer
 
 
 def tokenizer_digest(tokenizer):

@@ -1,55 +1,74 @@
 #!/usr/bin/env bash
-# Submit every run of the grid to Slurm, as job arrays of the run scripts: bash slurm/submit.sh [options of sbatch] [-- flags]
-# Paths in flags are relative to where it is called; logs go to the repository's outputs/.
-# FOLDS, SEEDS, TEXT_MODEL and SPEECH_MODEL choose as for the run scripts; DRY_RUN=1 prints the sbatch commands instead.
+# Submit every run of every method to Slurm, as job arrays: bash slurm/submit.sh [options of sbatch] [-- flags]
+# Variables choose as for the run scripts. Paths in flags are relative to where it is called; logs go to the repository's outputs/.
+# Python 3.8 is all that it needs; with corpora of your own and without FOLDS it is what requirements.txt asks for.
 set -euo pipefail
+set -f
 source "$(dirname "${BASH_SOURCE[0]}")/../utils/shell/environment.sh"
-
-if [ -n "${EXP_NAME:-}" ]; then
-  echo "error: EXP_NAME=$EXP_NAME would put all settings into one folder: unset it" >&2
-  exit 1
+if asks_for_help "$@"; then
+  show_help FOLDS ORDER SEEDS TEXT_MODEL SPEECH_MODEL DRY_RUN
+  exit 0
 fi
+
+check_grid
 options=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   options+=("$1")
   shift
 done
 [ $# -gt 0 ] && shift
-export FOLDS=${FOLDS:-0 1 2 3 4}
-read -ra folds <<<"$FOLDS"
-mkdir -p "${at}outputs"  # for the logs
-if [ -z "${DRY_RUN:-}" ] && ! command -v sbatch >/dev/null; then
-  echo "error: there is no sbatch here; DRY_RUN=1 prints the commands, ${at}run-grid.sh runs the grid on this machine" >&2
-  exit 1
+flags=("$@")
+all=$(methods)
+unset TASKS
+if [ -z "${FOLDS:-}" ] && own_corpora; then
+  find_python || no_python
+  FOLDS=$(about_corpora "$@")
 fi
+export FOLDS=${FOLDS:-0 1 2 3 4}
+FOLDS=${FOLDS%%$'\n'*}
+mkdir -p "${at}outputs"  # for the logs
+[ -n "${DRY_RUN:-}" ] || command -v sbatch >/dev/null ||
+  fail "there is no sbatch here; DRY_RUN=1 prints the commands, ${at}run-grid.sh runs the grid on this machine"
 
-# submit SCRIPT TASKS DEPENDENCY FLAGS...: prints the array's job id.
+# submit NAME TASKS DEPENDENCY SCRIPT...: one array; prints its job id. Array index i is run i of the script's.
 submit() {
-  local script=$1 dependency=$3
+  local name=$1 dependency=$3 runs
   export TASKS=$2
-  read -ra tasks <<<"$TASKS"
   shift 3
-  local command=(sbatch --parsable --export=ALL --job-name="${script%.sh}" --array="0-$((${#folds[@]} * ${#tasks[@]} - 1))"
-    --output="${at}outputs/slurm-%x-%A_%a.log" ${dependency:+--dependency="$dependency"} ${options[@]+"${options[@]}"}
-    "${at}slurm/run.sbatch" "$at$script" "$@")
+  # Of corpora of one's own the folds are known by now, and the labels' turn comes in the job.
+  runs=$(CORPUS_FACTS=$FOLDS DRY_RUN=1 bash "$at$1" "${@:2}" ${flags[@]+"${flags[@]}"} </dev/null | wc -l) || exit
+  local command=(sbatch --parsable --export=ALL --job-name="$name" --array="0-$((runs - 1))"
+    --output="${at}outputs/slurm-%x-%A_%a.log" ${dependency:+--dependency="aftercorr:${dependency%%;*}"}
+    ${options[@]+"${options[@]}"} "${at}slurm/run.sbatch" "$at$1" "${@:2}" ${flags[@]+"${flags[@]}"})
   if [ -n "${DRY_RUN:-}" ]; then
-    printf 'TASKS=%q FOLDS=%q SEEDS=%q ' "$TASKS" "$FOLDS" "$SEEDS" >&2
+    printf '%s=%q ' ORDER "${ORDER:-}" TASKS "$TASKS" FOLDS "$FOLDS" SEEDS "${SEEDS:-12}" >&2
     printf '%q ' "${command[@]}" >&2
     echo >&2
-    echo "<${script%.sh}>"
+    echo "<$name${ORDER:+-$TASKS}>"
   else
-    "${command[@]}"
+    "${command[@]}" </dev/null
   fi
 }
 
-for seed in ${SEEDS:-12}; do
-  export SEEDS=$seed
-  first=$(submit run-init.sh "KEMDy19 KEMDy20" "" "$@")
-  # Index by index: the run on one corpus waits for task_a on the other, hence the tasks in the other order.
-  submit run-finetune.sh "KEMDy20 KEMDy19" "aftercorr:${first%%;*}" "$@" >/dev/null
-  submit run-ewc.sh "KEMDy20 KEMDy19" "aftercorr:${first%%;*}" "$@" >/dev/null
-  for script in run-adapter.sh run-adapter-wo-pretraining.sh; do
-    submit "$script" "KEMDy19 KEMDy20" "" "$@" >/dev/null
-  done
-  submit run-joint.sh joint "" "$@" >/dev/null
-done
+first=
+while read -r name kind model script; do
+  case $kind${ORDER:+ in order} in
+    "start in order")
+      # An array a task, since the second step waits for the first task alone.
+      for task in $ORDER; do
+        id=$(submit "$name" "$task" "" $script)
+        first=${first:-$id}
+      done
+      ;;
+    "sequence in order")
+      before=$first
+      for task in $(later $ORDER); do
+        before=$(submit "$name" "$task" "$before" $script)
+      done
+      ;;
+    # Index by index: the run on one corpus waits for the start on the other, hence the tasks in the other order.
+    sequence) submit "$name" "KEMDy20 KEMDy19" "$first" $script >/dev/null ;;
+    start) first=$(submit "$name" "" "" $script) ;;
+    *) submit "$name" "" "" $script >/dev/null ;;
+  esac
+done <<<"$all"

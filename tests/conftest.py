@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from lookalike import SENTENCES, make_kemdy19, make_kemdy20  # noqa: E402
 
 from utils.machine import LAUNCHER, MPI  # noqa: E402
+from utils.methods import JOINT, KEMDY, METHODS, PAPER  # noqa: E402
 
 # Small tensors are slower on several threads, and sums in another order differ in their last bits.
 torch.set_num_threads(1)
@@ -83,11 +85,7 @@ def data_root(tmp_path_factory):
     return folder
 
 
-RUN_SCRIPTS = (
-    *("run-init.sh", "run-finetune.sh", "run-ewc.sh", "run-adapter.sh", "run-adapter-wo-pretraining.sh"),
-    *("run-joint.sh", "run-ewc-lambda.sh"),
-)
-EXPERIMENTS = ("task_a", "finetune", "ewc", "adapter", "adapter_wo_pretraining")
+EXPERIMENTS = PAPER
 
 
 def flags(data_root, encoders, output_root):
@@ -100,7 +98,10 @@ def flags(data_root, encoders, output_root):
 
 
 # What the scripts take from the environment must not come from the shell that the tests were started in.
-OF_SCRIPTS = ("FOLDS", "TASKS", "SEEDS", "LAMBDAS", "EXP_NAME", "LAUNCH", "DRY_RUN", "GPUS", "TEXT_MODEL", "SPEECH_MODEL")
+OF_SCRIPTS = (
+    *("FOLDS", "TASKS", "ORDER", "SEEDS", "LAMBDAS", "EXP_NAME", "LAUNCH", "DRY_RUN", "GPUS", "TEXT_MODEL", "SPEECH_MODEL"),
+    *("RUN_INDEX", "CORPUS_FACTS"),
+)
 OF_MACHINE = ("CUDA_VISIBLE_DEVICES", "MASTER_ADDR", "MASTER_PORT", *LAUNCHER, *MPI)
 
 
@@ -119,13 +120,22 @@ def shell(*command, cwd=ROOT, **environment):
 
 @pytest.fixture(scope="session")
 def outputs(data_root, encoders, tmp_path_factory):
-    """Output folder of all run scripts, both tasks, fold 0; of the grid of λ one value in one order."""
+    """Output folder of all methods, both tasks, fold 0, and of one value of a grid of λ in one order."""
     folder = tmp_path_factory.mktemp("outputs")
-    for script in RUN_SCRIPTS:
-        part = {"LAMBDAS": "10", "TASKS": "KEMDy20"} if script == "run-ewc-lambda.sh" else {}
-        done = shell("bash", script, *flags(data_root, encoders, folder), FOLDS="0", **part)
-        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    runs = [(method, task) for method in METHODS.values() for task in ((JOINT,) if method.how == JOINT else KEMDY)]
+    for method, task in runs:
+        run_main(method.script, "--task", task, *method.flags, *flags(data_root, encoders, folder))
+    run_main(
+        "ewc.py", "--task", "KEMDy20", "--exp_name", "ewc-lambda10", "--ewc_lambda", "10", *flags(data_root, encoders, folder)
+    )
     return folder
+
+
+def run_main(script, *arguments):
+    """Call a script's main in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        import_module(script.removesuffix(".py")).main()
 
 
 @pytest.fixture()

@@ -2,8 +2,7 @@
 
 ``python tests/stress.py --kills 50`` with the demonstration's encoders (bash run-demo.sh makes them) on small corpora of noise.
 Each start is a process forked from one that has imported everything, so that a kill costs no import; it calls the script's own
-main. A third of the kills comes at any moment, a third when a file is seen half written, a third when one has just taken its
-place.
+main.
 """
 
 import argparse
@@ -14,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,22 +25,10 @@ import torch  # noqa: E402
 from lookalike import make_kemdy19, make_kemdy20  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-import adapter  # noqa: E402
-import continual_learning_init  # noqa: E402
-import ewc  # noqa: E402
-import finetune  # noqa: E402
 from utils.errors import UserError, one_line_errors  # noqa: E402
 from utils.files import BEST_MODEL, HISTORY, METRICS, PREDICTIONS, read_json, run_folder  # noqa: E402
-
-SETTINGS = {
-    "task_a": (continual_learning_init, []),
-    "finetune": (finetune, []),
-    "ewc": (ewc, []),
-    "adapter": (adapter, ["--lr", "4e-3", "--num_epochs", "20"]),
-    "adapter_wo_pretraining": (adapter, ["--lr", "4e-3", "--num_epochs", "20", "--without_pretraining"]),
-}
-RESUMING = "resuming after epoch"
-MOMENTS = ("any moment", "inside a write", "between two files")
+from utils.methods import METHODS, PAPER, SEQUENCE  # noqa: E402
+from utils.training import start as _  # noqa: E402, F401  (imported before the fork)
 
 
 def start(script, flags, log):
@@ -64,56 +52,21 @@ def start(script, flags, log):
         os._exit(code)
 
 
-def left(process):
-    """Exit code of a process that has ended, else None."""
-    number, status = os.waitpid(process, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if number else None
-
-
-def kill(process, folder, moment, seconds, generator):
-    """SIGKILL a process at a moment: ``seconds`` from now, or after that when the folder's files say so.
-
-    Returns:
-        True if it was killed, False if it ended before; a UserError if it ended badly.
-    """
-    due = time.monotonic() + seconds
-    before = None
-    while True:
-        code = left(process)
-        if code is not None:
-            if code:
-                raise UserError(f"a run ended with code {code}: see {folder.parents[3] / 'log'}")
-            return False
-        if time.monotonic() >= due:
-            if moment == "any moment":
-                break
-            partial, whole = files(folder)
-            if moment == "inside a write" and partial:
-                time.sleep(generator.random() * 0.004)
-                break
-            if moment == "between two files" and before is not None and whole != before:
-                time.sleep(generator.random() * 0.004)
-                break
-            before = whole
-            time.sleep(0.0002)
-        else:
-            time.sleep(min(0.005, max(0.0, due - time.monotonic())))
+def wait(process, seconds=None):
+    """Exit code of a process, or None if it has to be killed after some seconds."""
+    due = None if seconds is None else time.monotonic() + seconds
+    while due is None or time.monotonic() < due:
+        number, status = os.waitpid(process, os.WNOHANG if due else 0)
+        if number:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
     os.kill(process, 9)
     os.waitpid(process, 0)
-    return True
-
-
-def files(folder):
-    """(is a file half written?, the time of change of every whole one)."""
-    try:
-        entries = [(entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(folder)]
-    except OSError:  # not there yet, or a file went between being listed and being looked at
-        return False, None
-    return any(name.endswith(".partial") for name, _ in entries), {pair for pair in entries if not pair[0].endswith(".partial")}
+    return None
 
 
 def differences(undisturbed, killed):
-    """What two run folders do not share, bit for bit, but for times and the run's id."""
+    """What two run folders do not share, bit for bit, but for times, the run's id, and F, which another run may have added."""
     states = [torch.load(folder / BEST_MODEL, weights_only=True) for folder in (undisturbed, killed)]
     found = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
     found += sorted(states[0].keys() ^ states[1].keys())
@@ -123,80 +76,59 @@ def differences(undisturbed, killed):
     predictions = [(folder / PREDICTIONS).read_bytes() for folder in (undisturbed, killed)]
     found += [HISTORY] * (not histories[0].equals(histories[1]))
     found += [METRICS] * (metrics[0] != metrics[1]) + [PREDICTIONS] * (predictions[0] != predictions[1])
-    listed = [
-        {path.name for path in folder.iterdir() if not path.name.endswith(".partial")} for folder in (undisturbed, killed)
-    ]
-    return found + sorted(listed[0] ^ listed[1])
+    kept = [{path.name for path in folder.iterdir() if "partial" not in path.name} for folder in (undisturbed, killed)]
+    return found + sorted(name for name in kept[0] ^ kept[1] if not name.startswith("fisher-"))
 
 
 def stress(setting, args, folder, generator, bar):
-    """Kill a setting's run until there are enough kills; returns the counts."""
-    script, more = SETTINGS[setting]
-    flags = [*("--task", "KEMDy20", "--cpu", "--num_workers", str(args.num_workers), "--batch_size", "16", "--lr", "5e-4")]
-    flags += ["--num_epochs", str(args.num_epochs), "--data_root", str(folder.parent / "data")]
-    flags += [f"--{kind}_model={args.encoders / kind}" for kind in ("text", "speech")] + more
-    if script in (finetune, ewc):
-        checkpoint = run_folder(folder / "first", "task_a", 0, "KEMDy19") / BEST_MODEL
-        flags += ["--checkpoint", str(checkpoint)]
-        if not checkpoint.exists():
-            first = [*flags[:-2], "--task", "KEMDy19", "--output_root", str(folder / "first")]
-            os.waitpid(start(continual_learning_init, first, folder / "log"), 0)
+    """Kill a method's run until there are enough kills; returns the counts."""
+    method = METHODS[setting]
+    script, log = import_module(method.script.removesuffix(".py")), folder / "log"
+    shared = ["--cpu", "--num_workers=0", "--batch_size=16", f"--num_epochs={args.num_epochs}", "--lr=5e-4", *method.flags]
+    shared += [f"--data_root={folder.parent / 'data'}", *(f"--{of}_model={args.encoders / of}" for of in ("text", "speech"))]
 
-    def run_in(name):
-        # Features are shared, as they are between runs.
-        root = folder / name
-        cache = ["--speech_cache", str(folder / "features")] if script is adapter else []
-        return run_folder(root, setting, 0, "KEMDy20"), [*flags, *cache, "--output_root", str(root)]
+    def start_in(root, script=script, task="KEMDy20", more=()):
+        return start(script, [f"--task={task}", f"--output_root={root}", *more, *shared], log)
 
-    undisturbed, command = run_in("undisturbed")
+    if method.how == SEQUENCE:
+        wait(start_in(folder / "first", import_module("continual_learning_init"), "KEMDy19"))
+        more = [f"--checkpoint={run_folder(folder / 'first', 'task_a', 0, 'KEMDy19') / BEST_MODEL}"]
+    else:  # features of a frozen encoder are shared, as they are between runs
+        more = [f"--speech_cache={folder / 'features'}"] if method.model == "adapter" else []
     began = time.monotonic()
-    os.waitpid(start(script, command, folder / "log"), 0)
+    if wait(start_in(folder / "alone", more=more)):
+        raise UserError(f"the run of {setting} that was left alone failed: see {log.read_text()}")
     alone = time.monotonic() - began
-    if not (undisturbed / METRICS).exists():
-        raise UserError(f"the undisturbed run of {setting} did not finish: see {folder / 'log'}")
-    counts = {"setting": setting, "kills": 0, **dict.fromkeys(MOMENTS, 0), "found half written": 0, "resumes": 0, "runs": 0}
-    counts["identical"] = 0
+    counts = {"setting": setting, "kills": 0, "resumes": 0, "runs": 0, "identical": 0}
     while counts["kills"] < args.kills:
-        log = folder / "log"
-        log.write_text("")
-        killed, command = run_in(f"killed{counts['runs']}")
-        finished = False
-        while not finished:
-            process = start(script, command, log)
-            if counts["kills"] >= args.kills:  # enough: this start may finish
-                kill(process, killed, "any moment", float("inf"), generator)
-                break
-            moment = MOMENTS[counts["kills"] % 3]
-            finished = not kill(process, killed, moment, generator.random() * alone * args.patience, generator)
-            if not finished:
-                counts["kills"] += 1
-                counts[moment] += 1
-                counts["found half written"] += files(killed)[0]
-                bar.update()
+        killed, code = folder / f"killed{counts['runs']}", None
+        while code is None:
+            seconds = generator.random() * alone if counts["kills"] < args.kills else None
+            code = wait(start_in(killed, more=more), seconds)
+            counts["kills"] += code is None
+            bar.update(code is None)
+        if code:
+            raise UserError(f"a run ended with code {code}: {log.read_text()}")
         counts["runs"] += 1
-        counts["resumes"] += log.read_text().count(RESUMING)
-        different = differences(undisturbed, killed)
+        different = differences(*(run_folder(root, setting, 0, "KEMDy20") for root in (folder / "alone", killed)))
         if different:
-            raise UserError(f"{killed} and {undisturbed} differ in {', '.join(different)}")
+            raise UserError(f"{killed} and {folder / 'alone'} differ in {', '.join(different)}")
         counts["identical"] += 1
-        shutil.rmtree(folder / f"killed{counts['runs'] - 1}")
-    return counts | {"seconds": round(time.monotonic() - began)}
+        shutil.rmtree(killed)
+    return counts | {"resumes": log.read_text().count("resuming after epoch"), "seconds": round(time.monotonic() - began)}
 
 
 @one_line_errors
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="which settings")
-    parser.add_argument("--kills", type=int, default=50, help="kills of each setting")
+    parser.add_argument("--settings", nargs="+", choices=METHODS, default=list(PAPER), help="which methods")
+    parser.add_argument("--kills", type=int, default=50, help="kills of each")
     parser.add_argument("--encoders", type=Path, default=ROOT / "data" / "demo" / "encoders", help="text/ and speech/")
     parser.add_argument("--num_epochs", type=int, default=5, help="epochs of each run")
-    parser.add_argument("--num_workers", type=int, default=0, help="threads that read wavs")
-    parser.add_argument("--patience", type=float, default=0.8, help="a start lives at most so many times a whole run")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     args = parser.parse_args()
     if not args.encoders.is_dir():
         raise UserError(f"--encoders {args.encoders}: there is no such folder; bash run-demo.sh makes the demonstration's")
-
     generator, table = random.Random(args.seed), []
     with (
         tempfile.TemporaryDirectory(prefix="stress-") as folder,
@@ -207,7 +139,6 @@ def main():
         for setting in args.settings:
             (Path(folder) / setting).mkdir()
             table.append(stress(setting, args, Path(folder) / setting, generator, bar))
-            tqdm.write(", ".join(f"{name} {value}" for name, value in table[-1].items()))
     print(pd.DataFrame(table).to_string(index=False))
 
 

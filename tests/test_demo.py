@@ -9,10 +9,10 @@ import soundfile
 import torch
 from conftest import EXPERIMENTS, ROOT, shell
 from transformers import AutoModel, AutoTokenizer
-from utils.requirements import unsatisfied
 
 from utils.data.kemdy import CORPORA, EMOTIONS, read_corpus
 from utils.demo.__main__ import main as make
+from utils.shell.requirements import unsatisfied
 
 SIZE = ("--sessions", "6", "--utterances", "7", "--pretraining_steps", "2")
 

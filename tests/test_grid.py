@@ -1,78 +1,262 @@
-"""The grid of runs as commands, on one machine's devices, and as Slurm arrays."""
+"""Run scripts, the grid on one machine's devices, Slurm arrays and the demonstration, as the commands that they give."""
 
 import os
 import re
 import shlex
 import shutil
+import sys
 
 import pytest
-from conftest import ROOT, RUN_SCRIPTS, digest, flags, folder, read, shell
+from conftest import ROOT, shell
 
-from utils.data.kemdy import CORPORA
-from utils.training.arguments import training_parser
+from utils.methods import KEMDY, METHODS
 
-
-def test_dry_run_prints_the_commands_of_every_run_script():
-    for script in RUN_SCRIPTS:
-        done = shell("bash", script, "--data_root", "a folder", DRY_RUN="1", FOLDS="0 3", SEEDS="12 13", LAMBDAS="10")
-        assert done.returncode == 0, done.stderr
-        commands = [shlex.split(line) for line in done.stdout.splitlines()]
-        tasks = 1 if script == "run-joint.sh" else 2
-        assert len(commands) == len({tuple(command) for command in commands}) == 2 * 2 * tasks
-        for command in commands:
-            parser = training_parser("", "any", tasks=(*CORPORA, "joint"))
-            args = parser.parse_known_args(command[2:])[0]
-            assert os.path.exists(command[1]) and str(args.data_root) == "a folder" and args.num_fold in (0, 3)
-            assert args.exp_name.endswith("-seed13") == (args.seed == 13)
+RUN_SCRIPTS = (*(method.run_script for method in METHODS.values()), "run-ewc-lambda.sh")
 
 
-def test_the_grid_gives_every_run_a_device(tmp_path):
-    # LAUNCH stands in for Python: each run prints the device that it was given.
-    done = shell("bash", "run-grid.sh", "--lr", "1e-4", GPUS="3", LAUNCH="printenv CUDA_VISIBLE_DEVICES ; echo", FOLDS="0 1")
+def executable(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture()
+def fake(tmp_path):
+    """Environment with a Python that has what is asked for, trains nothing, writes down its calls, and knows three corpora."""
+    text = f"""case "$*" in
+        *requirements.py) ;;
+        "-c import sys; print(sys.executable)") echo "$0" ;;
+        "-m utils.methods"* | -I*) exec '{sys.executable}' "$@" ;;
+        *"-m utils.data.corpus"*) echo "$*" >> '{tmp_path}/corpora'
+          case "$*" in *" A B"*) printf '0 1\\nhappy\\nvery sad\\n' ;; *" B") echo '0 1 2' ;; *) echo 0 ;; esac ;;
+        *) echo "$*" >> '{tmp_path}/called' ;;
+        esac
+        """
+    return {"VIRTUAL_ENV": str(executable(tmp_path / "fake env" / "bin" / "python", text).parent.parent)}
+
+
+def commands(script, *flags, **environment):
+    """What a dry run prints, as lists of words."""
+    done = shell("bash", *str(script).split(), *flags, DRY_RUN="1", **environment)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def value(words, flag):
+    """What argparse makes of a flag: the words after its last occurrence, up to the next flag."""
+    after = words[len(words) - words[::-1].index(flag) :]
+    return " ".join(after[: next((index for index, word in enumerate(after) if word.startswith("--")), None)])
+
+
+@pytest.mark.parametrize("script", RUN_SCRIPTS)
+def test_a_dry_run_prints_the_commands(script, tmp_path):
+    choice = {"FOLDS": "0 3", "SEEDS": "12 13", "LAMBDAS": "10", "SPEECH_MODEL": "c d"}
+    here = commands(script, "--data_root", "a folder", **choice)
+    assert len(here) == len(set(map(tuple, here))) == 2 * 2 * (1 if script == "run-joint.sh" else 2)
+    for words in here:
+        assert os.path.exists(ROOT / words[1]) and value(words, "--data_root") == "a folder"
+        assert value(words, "--num_fold") in "03" and value(words, "--speech_model") == "c d"
+        suffix = "" if value(words, "--seed") == "12" else "-seed13"
+        assert value(words, "--exp_name") == value(words, "--experiment") + suffix
+        assert not {"--after", "--with", "--labels"} & set(words)
+    # From elsewhere, what is named is as it was named, and the rest is the repository's.
+    for words in commands(ROOT / script, "--text_model", "a/b", **choice, cwd=tmp_path):
+        assert os.path.isabs(words[1]) and os.path.exists(words[1]) and value(words, "--text_model") == "a/b"
+        assert (value(words, "--data_root"), value(words, "--output_root")) == (f"{ROOT}/data", f"{ROOT}/outputs")
+
+
+@pytest.mark.parametrize(("flags", "name"), [(("--exp_name", "mine"), "mine"), ((), "ewc_500-seed13")])
+def test_an_experiment_is_named_without_its_seed(flags, name):
+    (words,) = commands("run-ewc.sh", *flags, FOLDS="0", TASKS="KEMDy20", SEEDS="13", EXP_NAME="ewc_500")
+    assert value(words, "--exp_name") == name and value(words, "--experiment") == name.removesuffix("-seed13")
+
+
+ALONE, LATER = ["--task A", "--task B", "--task C"], ["--task B --after A", "--task C --after A B"]
+GENERIC = "utils/shell/run-method.sh"
+STEPS = {"run-init.sh": ALONE, "run-adapter.sh": ALONE, "run-ewc.sh": LATER, f"{GENERIC} finetune": LATER}
+STEPS["run-joint.sh"] = ["--task joint --with A B", "--task joint --with A B C"]
+
+
+@pytest.mark.parametrize("script", STEPS)
+def test_an_order_is_run_step_by_step(script, fake, tmp_path):
+    found = commands(script, "--data_root=my data", ORDER="A B C", **fake)
+    assert [" ".join(words).split(" --num_fold")[0].split(".py ")[1] for words in found] == STEPS[script] * 2
+    assert [value(words, "--num_fold") for words in found] == [fold for fold in "01" for _ in STEPS[script]]
+    # One classifier has the classes of all; adapters have their own.
+    labels = [words[words.index("--labels") + 1 :][:2] for words in found if "--labels" in words]
+    assert labels == ([] if "adapter" in script else [["happy", "very sad"]] * len(found))
+    assert "--data_root my data A B C" in (tmp_path / "corpora").read_text()
+    (last,) = commands(script, ORDER="A B C", TASKS="C", FOLDS="7", **fake)
+    assert STEPS[script][-1] in " ".join(last) and value(last, "--num_fold") == "7"
+    assert all("--labels" not in words for words in commands(script, ORDER="KEMDy20 KEMDy19", FOLDS="0"))
+    nothing = shell("bash", *script.split(), DRY_RUN="1", ORDER="A B", TASKS="X", FOLDS="0", **fake)
+    assert nothing.returncode == 1 and nothing.stderr.endswith('error: ORDER="A B" TASKS="X" leaves nothing to run\n')
+    # Apart, corpora have folds of their own.
+    found = commands("run-init.sh", TASKS="C B", **fake)
+    assert [value(words, "--task") + value(words, "--num_fold") for words in found] == ["C0", "B0", "B1", "B2"]
+
+
+def test_a_method_without_a_run_script_and_an_unknown_one():
+    (words,) = commands(f"{GENERIC} adapter_wo_pretraining", "--lr", "1", FOLDS="0", TASKS="KEMDy19")
+    assert words[-7:] == ["--batch_size", "8", "--num_epochs", "40", "--without_pretraining", "--lr", "1"]
+    done = shell("bash", GENERIC, "nothing", DRY_RUN="1")
+    assert done.returncode == 1 and done.stderr.startswith("error: there is no method 'nothing'") and not done.stdout
+
+
+@pytest.mark.parametrize("script", [*RUN_SCRIPTS, GENERIC, "run-grid.sh", "slurm/submit.sh", "run-demo.sh", "run-tests.sh"])
+def test_help_names_variables_and_flags_and_runs_nothing(script, fake, tmp_path):
+    done = shell("bash", script, "--help", **fake)
+    assert done.returncode == 0 and not done.stderr and done.stdout.startswith((ROOT / script).read_text().split("\n")[1][2:])
+    if script in RUN_SCRIPTS:
+        names = "FOLDS TASKS ORDER SEEDS TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN".split()
+        names.append("LAMBDAS" if "lambda" in script else "EXP_NAME")
+        assert all(re.search(rf"(?m)^  {name} +\S", done.stdout) for name in names)
+        assert re.search("in place of its defaults below: .*--batch_size 8 --num_epochs 40", done.stdout)
+        assert re.fullmatch(r"\w+\.py --help\n", (tmp_path / "called").read_text())  # the script's own follows
+    assert (tmp_path / "called").exists() == (script in RUN_SCRIPTS)
+
+
+# LAUNCH stands in for Python: each run prints the device that it was given.
+LAUNCH = {"LAUNCH": "printenv CUDA_VISIBLE_DEVICES ; echo"}
+
+
+def test_the_grid_gives_every_run_a_device(fake, tmp_path):
+    lines = shell("bash", "run-grid.sh", "--lr", "1e-4", GPUS="3", FOLDS="0 1", **LAUNCH).stdout.splitlines()
     runs = [line for line in lines if line.startswith(("continual", "finetune", "ewc", "adapter"))]
     assert len(runs) == len(set(runs)) == 2 * 2 * 5 + 2 and all("--lr 1e-4" in run for run in runs)
     assert {line for line in lines if line.isdigit()} == {"0", "1", "2"}
     # What starts from task_a comes after it.
     first = [index for index, run in enumerate(runs) if run.startswith(("finetune", "ewc"))][0]
     assert sum("--exp_name task_a" in run for run in runs[:first]) == 4
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")  # without a card, or not there at all
-    (tmp_path / "nvidia-smi").chmod(0o755)
+    # In an order, a stage is a step, and the corpora are read once.
+    done = shell("bash", "run-grid.sh", GPUS="2", ORDER="A B C", **LAUNCH, **fake)
+    steps = [line.split("--after ")[1][:3] for line in done.stdout.splitlines() if line.startswith(("finetune", "ewc"))]
+    assert done.returncode == 0 and steps == ["A -"] * 4 + ["A B"] * 4
+    assert (tmp_path / "corpora").read_text().count("\n") == 1
+
+
+def test_the_grid_keeps_to_the_devices_that_are_named_or_there(tmp_path):
+    done = shell("bash", "run-grid.sh", CUDA_VISIBLE_DEVICES="5,GPU-2f", FOLDS="0", **LAUNCH)
+    assert done.returncode == 0 and {line for line in done.stdout.splitlines() if " " not in line} == {"5", "GPU-2f"}
+    done = shell("bash", "run-grid.sh", CUDA_VISIBLE_DEVICES="5", GPUS="2", **LAUNCH)
+    assert done.returncode == 1 and done.stderr == "error: GPUS=2, and CUDA_VISIBLE_DEVICES names 1\n"
+    executable(tmp_path / "nvidia-smi", "exit 9\n")  # without a card, or not there at all
     for none in ({"GPUS": "0"}, {"PATH": f"{tmp_path}:{os.environ['PATH']}"}):
         done = shell("bash", "run-grid.sh", LAUNCH="false", **none)
         assert done.returncode == 1 and done.stderr.startswith("error: no GPU found; "), done
-
-
-def test_the_grid_keeps_to_the_devices_that_are_named():
-    launch = {"LAUNCH": "printenv CUDA_VISIBLE_DEVICES ; echo", "FOLDS": "0"}
-    done = shell("bash", "run-grid.sh", CUDA_VISIBLE_DEVICES="5,GPU-2f", **launch)
-    assert done.returncode == 0 and {line for line in done.stdout.splitlines() if " " not in line} == {"5", "GPU-2f"}
-    done = shell("bash", "run-grid.sh", CUDA_VISIBLE_DEVICES="5", GPUS="2", **launch)
-    assert done.returncode == 1 and done.stderr == "error: GPUS=2, and CUDA_VISIBLE_DEVICES names 1\n"
-
-
-def test_the_grid_in_a_dry_run_starts_nothing(tmp_path):
-    done = shell("bash", "run-grid.sh", DRY_RUN="1", FOLDS="0", LAUNCH=f"touch {tmp_path}/started")
-    assert done.returncode == 0 and len(done.stdout.splitlines()) == 2 * 5 + 1 and not list(tmp_path.iterdir())
+    assert len(commands("run-grid.sh", FOLDS="0", LAUNCH=f"touch {tmp_path}/started")) == 2 * 5 + 1
+    assert not (tmp_path / "started").exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
-    [("GPUS", "all", "not a number"), ("EXP_NAME", "x", "unset it"), ("SEEDS", "012", "not a number")],
+    "odd", ["GPUS=all is not a number", "EXP_NAME=x would put", "ORDER=A: a sequence has two", "SEEDS: 012 is not a number"]
 )
-def test_odd_values_in_the_environment_are_one_line(name, value, told):
+def test_odd_values_in_the_environment_are_one_line(odd):
+    name, value = re.match(r"(\w+)[=:] ?(\w+)", odd).groups()
     done = shell("bash", "run-init.sh" if name == "SEEDS" else "run-grid.sh", **{"GPUS": "1", "LAUNCH": "false", name: value})
-    assert done.returncode == 1 and told in done.stderr and value in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {odd}") and done.stderr.count("\n") == 1
 
 
-def test_the_grid_says_that_a_run_failed():
+def test_a_failed_run_is_named_as_a_command():
+    done = shell("bash", "run-init.sh", "--exp_name", "x; touch F", LAUNCH="false", FOLDS="0")
+    assert done.returncode == 1 and shlex.split(done.stderr.split("failed: ")[1])[-2:] == ["--exp_name", "x; touch F"]
     done = shell("bash", "run-grid.sh", GPUS="2", LAUNCH="false", FOLDS="0")
     assert done.returncode == 1 and "a run failed" in done.stderr
 
 
-# Arrays that are never empty.
-FILLED = {"run", "command"}
+def submitted(tmp_path, *arguments, **environment):
+    """Submit with an sbatch that writes down how it is called: {method: [(job id, TASKS, words)]}."""
+    path = executable(tmp_path / "bin" / "sbatch", f'echo "$TASKS|$*" >> {tmp_path}/sent\nwc -l < {tmp_path}/sent\n')
+    done = shell("bash", "slurm/submit.sh", *arguments, PATH=f"{path.parent}:{os.environ['PATH']}", **environment)
+    assert done.returncode == 0, done.stderr
+    calls = {}
+    for number, line in enumerate((tmp_path / "sent").read_text().splitlines(), 1):
+        tasks, _, words = line.partition("|")
+        calls.setdefault(words.split("--job-name=")[1].split()[0], []).append((number, tasks, words))
+    return calls
+
+
+def test_slurm_arrays_wait_for_what_they_start_from(tmp_path):
+    calls = submitted(tmp_path, "--partition", "gpu", "--", "--lr", "1e-4", FOLDS="0 2", SEEDS="12 13")
+    assert set(calls) == set(METHODS)
+    for name, ((_, tasks, words),) in calls.items():
+        assert f"--array=0-{3 if name == 'joint' else 7} " in words and "--partition gpu" in words
+        assert words.endswith(f"slurm/run.sbatch {METHODS[name].run_script} --lr 1e-4")
+        # Index by index the other corpus: aftercorr waits for the run that each starts from.
+        waits = name in ("finetune", "ewc")
+        assert ("--dependency=aftercorr:1 " in words) == waits and (tasks.split() == [*KEMDY][::-1]) == waits
+
+
+def test_slurm_gets_an_array_a_step(tmp_path, fake):
+    calls = submitted(tmp_path, ORDER="A B C", **fake)
+    (start, _, _), *_ = calls["task_a"]
+    assert [tasks for _, tasks, _ in calls["task_a"]] == ["A", "B", "C"]
+    for (second, tasks, words), (_, last, waiting) in (calls["finetune"], calls["ewc"]):
+        assert (tasks, last) == ("B", "C") and "--array=0-1 " in words
+        assert f"--dependency=aftercorr:{start} " in words and f"--dependency=aftercorr:{second} " in waiting
+    assert "--array=0-5 " in calls["adapter"][0][2] and "--array=0-3 " in calls["joint"][0][2]
+
+
+def test_an_array_index_is_a_line_of_the_dry_run():
+    choice = {"FOLDS": "0 2", "TASKS": "KEMDy20 KEMDy19"}
+    lines = commands("run-finetune.sh", "--lr", "1", **choice)
+    for script in ("run-finetune.sh", f"{GENERIC} finetune"):
+        job = f"slurm/run.sbatch {script}"
+        assert lines == [commands(job, "--lr", "1", SLURM_ARRAY_TASK_ID=str(i), **choice)[0] for i in range(4)]
+        beyond = shell("bash", *job.split(), SLURM_ARRAY_TASK_ID="4", DRY_RUN="1", **choice)
+        assert beyond.returncode == 1 and beyond.stderr.startswith("error: index 4, and ") and not beyond.stdout
+
+
+def test_slurm_runs_what_was_submitted_from_elsewhere(tmp_path):
+    done = shell("bash", f"{ROOT}/slurm/submit.sh", "--", "--data_root", "corpora", DRY_RUN="1", FOLDS="0", cwd=tmp_path)
+    first = shlex.split(done.stderr.splitlines()[0])
+    assert f"--output={ROOT}/outputs/slurm-%x-%A_%a.log" in first and not list(tmp_path.iterdir())
+    # Slurm copies the script elsewhere, and starts it where sbatch was called.
+    copy, job = tmp_path / "slurm_script", {"SLURM_ARRAY_TASK_ID": "0", "FOLDS": "0", "cwd": tmp_path}
+    script = first.index(f"{ROOT}/slurm/run.sbatch")
+    shutil.copy(first[script], copy)
+    (words,) = commands(copy, *first[script + 1 :], **job)
+    assert words[1] == f"{ROOT}/continual_learning_init.py" and words[-2:] == ["--data_root", "corpora"]
+    for missing in (["run-init.sh"], []):
+        done = shell("bash", str(copy), *missing, **job)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "name it with its path" in done.stderr
+
+
+def test_a_new_method_is_in_the_grid_where_a_bare_python_is_all_there_is(tmp_path):
+    root, entry = tmp_path / "a copy", 'Method("pull", "pull.py", SEQUENCE, "fusion", "", "", flags=("--pull", "a b")),'
+    for name in ("utils/shell", "slurm"):
+        shutil.copytree(ROOT / name, root / name)
+    for path in (*ROOT.glob("run-*.sh"), ROOT / "requirements.txt", *ROOT.glob("utils/*.py")):
+        shutil.copy(path, root / path.relative_to(ROOT))
+    methods = root / "utils" / "methods.py"
+    methods.write_text(methods.read_text().replace("for method in (\n", f"for method in (\n{entry}\n"))
+    executable(tmp_path / "bin" / "python3", f"exec '{sys.executable}' -S \"$@\"\n")
+    only = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "VIRTUAL_ENV": "", "CONDA_PREFIX": "", "FOLDS": "0", "cwd": root}
+    found = commands("run-grid.sh", "--lr", "1", **only)
+    pulled = [words for words in found if words[1] == "pull.py"]
+    assert len(found) == 2 * 6 + 1 and len(pulled) == 2 and all(value(words, "--pull") == "a b" for words in pulled)
+    done = shell("bash", "slurm/submit.sh", DRY_RUN="1", **only)
+    assert done.returncode == 0 and done.stderr.count("sbatch --parsable") == 7, done.stderr
+    assert done.stderr.count("slurm/run.sbatch utils/shell/run-method.sh pull") == 1
+
+
+DEMO = {"": "made/figures", "--full": "made/figures", "--full --publish": "figures/demo", "--publish": None}
+
+
+@pytest.mark.parametrize("flags", DEMO)
+def test_the_demonstration_draws_tracked_figures_only_when_it_is_told_to(flags, fake, tmp_path):
+    done = shell("bash", "run-demo.sh", *flags.split(), DEMO_DATA="material", DEMO_OUTPUTS="made", **fake)
+    if not DEMO[flags]:
+        assert done.returncode == 2 and done.stderr == "usage: bash run-demo.sh [--full [--publish]]\n"
+        return
+    calls = [line.split() for line in (tmp_path / "called").read_text().splitlines()]
+    runs = [words for words in calls if "--num_epochs" in words]
+    assert done.returncode == 0 and len(runs) == (2 * (11 * 3 + 2 * 5 + 2 * 2 * 3) if flags else 2 * 11)
+    assert {value(words, "--num_epochs") for words in runs} == {"6", "12"} and all("--cpu" in words for words in runs)
+    assert [value(words, "--figures") for words in calls if "--figures" in words] == [DEMO[flags]]
+
+
 # What bash 3.2, which macOS has, does not know.
 NEWER = r"readarray|mapfile|declare -A|local -n|\bwait -n\b|\$\{\w+@\w\}|\$\{\w+(\^|,)|\|&|&>>|\[-1\]|EPOCH"
 
@@ -82,112 +266,7 @@ def test_old_bashes_can_run_every_script():
     assert len(scripts) > 12
     for path in scripts:
         text = path.read_text(encoding="utf-8")
-        # Before 4.4 an empty array is "unbound" under set -u, unless it is written ${array[@]+"${array[@]}"}.
+        # Before 4.4 an empty array is "unbound" under set -u, unless it is written ${array[@]+"${array[@]}"}. Not empty are:
         arrays = set(re.findall(r'(?<!\[@\]\+)"\$\{(\w+)\[@\]\}"', text))
-        assert arrays <= FILLED, (path, arrays)
+        assert arrays <= {"run", "command", "steps"}, (path, arrays)
         assert not re.search(NEWER, re.sub(r"(?m)#.*", "", text)), path
-
-
-@pytest.mark.parametrize("script", [*RUN_SCRIPTS, "run-grid.sh"])
-def test_a_dry_run_elsewhere_gives_commands_for_there(script, tmp_path):
-    done = shell("bash", str(ROOT / script), "--text_model", "a/b", DRY_RUN="1", FOLDS="0", SPEECH_MODEL="c d", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    parser = training_parser("", "any", tasks=(*CORPORA, "joint"))
-    for line in done.stdout.splitlines():
-        _, file, *words = shlex.split(line)
-        args = parser.parse_known_args(words)[0]
-        assert os.path.isabs(file) and os.path.exists(file)
-        # What is named is as it was named, and the rest is the repository's.
-        assert (args.text_model, args.speech_model) == ("a/b", "c d")
-        assert (args.data_root, args.output_root) == (ROOT / "data", ROOT / "outputs")
-
-
-def test_paths_in_flags_are_the_callers(outputs, data_root, encoders, tmp_path):
-    (tmp_path / "corpora").symlink_to(data_root)
-    (tmp_path / "my").mkdir()
-    (tmp_path / "my" / "text").symlink_to(encoders / "text")
-    small = flags("corpora", encoders, "~/runs")
-    small[small.index("--text_model") + 1] = "my/text"
-    done = shell(
-        "bash", str(ROOT / "run-adapter.sh"), *small, FOLDS="0", TASKS="KEMDy19", HOME=str(tmp_path), cwd=tmp_path
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    made = folder(tmp_path / "runs", "adapter", "KEMDy19")
-    assert digest(made / "best_model.pt") == digest(folder(outputs, "adapter", "KEMDy19") / "best_model.pt")
-    arguments = read(made / "config.json")["arguments"]
-    # Whole, so that the run can be understood from anywhere.
-    assert arguments["data_root"] == str(tmp_path / "corpora") and arguments["text_model"] == str(tmp_path / "my" / "text")
-    again = shell(
-        "bash", str(ROOT / "run-adapter.sh"), *flags(tmp_path / "corpora", encoders, "runs"), "--text_model", "my/text",
-        FOLDS="0", TASKS="KEMDy19", cwd=tmp_path,
-    )  # fmt: skip
-    assert again.returncode == 0 and "is finished: skipped" in again.stdout, again
-
-
-def test_a_failed_run_is_named_as_a_command(tmp_path):
-    done = shell("bash", "run-init.sh", "--exp_name", "x; touch F", LAUNCH="false", FOLDS="0")
-    assert done.returncode == 1
-    assert shlex.split(done.stderr.split("failed: ")[1])[-2:] == ["--exp_name", "x; touch F"]
-
-
-def slurm(tmp_path, *arguments, **environment):
-    """Submit with an sbatch that writes down how it is called."""
-    fake = tmp_path / "bin" / "sbatch"
-    fake.parent.mkdir(exist_ok=True)
-    fake.write_text(f'#!/bin/sh\necho "$TASKS|$FOLDS|$SEEDS|$*" >> {tmp_path}/called\nwc -l < {tmp_path}/called\n')
-    fake.chmod(0o755)
-    path = f"{fake.parent}:{os.environ['PATH']}"
-    return shell("bash", "slurm/submit.sh", *arguments, PATH=path, **environment)
-
-
-def test_slurm_arrays_wait_for_what_they_start_from(tmp_path):
-    done = slurm(tmp_path, "--partition", "gpu", "--", "--lr", "1e-4", FOLDS="0 2")
-    assert done.returncode == 0, done.stderr
-    calls = [line.split("|") for line in (tmp_path / "called").read_text().splitlines()]
-    of_script = {call[3].split("slurm/run.sbatch ")[1].split()[0]: call for call in calls}
-    assert set(of_script) == set(RUN_SCRIPTS) - {"run-ewc-lambda.sh"}
-    assert "--dependency" not in of_script["run-init.sh"][3] and "--array=0-3" in of_script["run-init.sh"][3]
-    for script in ("run-finetune.sh", "run-ewc.sh"):
-        assert "--dependency=aftercorr:1 " in of_script[script][3]
-        # Index by index the other corpus: aftercorr waits for the run that each starts from.
-        assert of_script[script][0].split() == of_script["run-init.sh"][0].split()[::-1]
-    assert "--array=0-1" in of_script["run-joint.sh"][3] and of_script["run-joint.sh"][0] == "joint"
-    assert all("--partition gpu" in call[3] and call[3].endswith("--lr 1e-4") for call in calls)
-
-
-def test_an_array_index_is_one_run(tmp_path):
-    seen = set()
-    for index in range(4):
-        done = shell(
-            "bash", "slurm/run.sbatch", "run-finetune.sh", "--lr", "1e-4", SLURM_ARRAY_TASK_ID=str(index), DRY_RUN="1",
-            FOLDS="0 2", TASKS="KEMDy20 KEMDy19", SLURM_SUBMIT_DIR=".",
-        )  # fmt: skip
-        (line,) = done.stdout.splitlines()
-        seen.add((line.split("--task ")[1].split()[0], line.split("--num_fold ")[1].split()[0]))
-    assert seen == {(task, fold) for task in CORPORA for fold in "02"}
-    beyond = shell("bash", "slurm/run.sbatch", "run-init.sh", SLURM_ARRAY_TASK_ID="10", DRY_RUN="1")
-    assert beyond.returncode == 2 and "beyond 5 folds of 2 tasks" in beyond.stderr
-
-
-def test_slurm_runs_what_was_submitted_from_elsewhere(tmp_path):
-    command = ("bash", str(ROOT / "slurm" / "submit.sh"), "--", "--data_root", "corpora")
-    done = shell(*command, DRY_RUN="1", FOLDS="0", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    first = shlex.split(done.stderr.splitlines()[0])
-    assert f"--output={ROOT}/outputs/slurm-%x-%A_%a.log" in first and not list(tmp_path.iterdir())
-    # Slurm copies the script elsewhere, and starts it where sbatch was called.
-    script = next(index for index, word in enumerate(first) if word.endswith("run.sbatch"))
-    copy = tmp_path / "slurm_script"
-    shutil.copy(first[script], copy)
-    job = {"SLURM_ARRAY_TASK_ID": "0", "DRY_RUN": "1", "FOLDS": "0", "cwd": tmp_path}
-    done = shell("bash", str(copy), *first[script + 1 :], **job)
-    assert done.returncode == 0 and f" {ROOT}/continual_learning_init.py " in done.stdout, done.stderr
-    assert done.stdout.rstrip().endswith("--data_root corpora")
-    for missing in (["run-init.sh"], []):
-        done = shell("bash", str(copy), *missing, **job)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "name it with its path" in done.stderr
-
-
-def test_without_slurm_it_says_so_and_dry_run_shows_the_commands():
-    done = shell("bash", "slurm/submit.sh", DRY_RUN="1", SEEDS="12 13")
-    assert done.returncode == 0 and done.stderr.count("sbatch --parsable") == 12

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import soundfile
@@ -21,7 +20,7 @@ import evaluate
 import ewc
 import finetune
 from models.hub import quiet
-from utils.data.kemdy import read_corpus
+from utils.data.corpus import read_corpus
 from utils.errors import UserError
 from utils.files import Locked, LockFile, write_json
 from utils.identity import FileDigests
@@ -162,7 +161,7 @@ def test_nothing_but_the_question_is_asked_of_a_finished_run(run, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("a model was loaded, or a whole file read again")
 
-    monkeypatch.setattr("utils.training.run.load_encoder", refuse)
+    monkeypatch.setattr("utils.training.facts.load_encoder", refuse)
     monkeypatch.setattr("utils.identity.sha256", refuse)
     monkeypatch.setattr("utils.data.audio.soundfile", None)
     code, stdout, stderr = run(finetune, "--task", "KEMDy20")
@@ -343,9 +342,9 @@ def test_what_an_earlier_version_wrote_is_refused(run, own, call_main):
     config = read(path)
     del config["format"]
     write_json(path, config)
-    refused(run(continual_learning_init, "--task", "KEMDy20"), f"{path} is of format 1, and this version reads format 2")
-    refused(call_main(evaluate, "--output_root", own / "outputs"), "is of format 1, and this version reads format 2")
-    write_json(path, config | {"format": 2})
+    refused(run(continual_learning_init, "--task", "KEMDy20"), f"{path} is of format 1, and this version reads format 3")
+    refused(call_main(evaluate, "--output_root", own / "outputs"), "is of format 1, and this version reads format 3")
+    write_json(path, config | {"format": 3})
     (path.parent / "metrics.json").rename(own / "other.json")
     write_json(path.parent / "metrics.json", read(own / "other.json") | {"run": "another"})
     refused(call_main(evaluate, "--output_root", own / "outputs"), "metrics.json is not of the run in config.json")
@@ -358,9 +357,8 @@ def test_folds_of_other_corpora_are_not_averaged(run, own, call_main):
 
 
 def test_a_copied_corpus_has_the_same_digest(own):
-    corpus = read_corpus(own / "data" / "KEMDy20", progress=False)
-    shutil.copytree(own / "data" / "KEMDy20", own / "copy", copy_function=shutil.copy)
-    for path in (own / "copy").glob(".wav_index*"):
+    corpus = read_corpus(own / "data", "KEMDy20")
+    shutil.copytree(own / "data" / "KEMDy20", own / "copy" / "KEMDy20", copy_function=shutil.copy)
+    for path in (own / "copy" / "KEMDy20").glob(".wav_index*"):
         path.unlink()
-    assert read_corpus(own / "copy", progress=False).digest == corpus.digest
-    assert Path(own / "copy").is_dir()
+    assert read_corpus(own / "copy", "KEMDy20").digest == corpus.digest

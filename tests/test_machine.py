@@ -1,8 +1,9 @@
-"""What the machine, the shell and a launcher hand to a run: paths, CPUs, open files, variables, places that git ignores."""
+"""What the machine, the shell and a launcher hand to a run: paths, CPUs, GPUs, open files, variables, what git ignores."""
 
 import argparse
 import errno
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -10,34 +11,24 @@ import sys
 import unicodedata
 
 import pytest
-from conftest import ROOT, clean_environment, flags, folder, read, shell
+from conftest import ROOT, shell
 
 from utils.errors import UserError, one_line_errors
 from utils.flags import encoder_name, named_path
-from utils.machine import available_cpus, require_whole_launch
-from utils.training.arguments import add_start_flags, training_parser
+from utils.machine import available_cpus, require_granted_gpu, require_whole_launch
 
 
 def test_cpus_are_those_of_the_job():
-    code = (
-        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-        "from utils.training.arguments import training_parser\n"
-        "print(training_parser('', 'x').parse_args(['--task', 'KEMDy19']).num_workers)\n"
-    )
+    code = "import os, utils.machine as m; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); print(m.available_cpus())"
     assert shell(sys.executable, "-c", code).stdout == "1\n"
     assert available_cpus() == len(os.sched_getaffinity(0))
 
 
 def test_every_path_flag_expands_a_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    parser = training_parser("", "x")
-    add_start_flags(parser)
-    names = ("data_root", "output_root", "checkpoint", "text_model", "speech_model")
-    args = parser.parse_args(["--task", "KEMDy19", *(f"--{name}=~/{name}" for name in names)])
-    assert all(str(getattr(args, name)) == str(tmp_path / name) for name in names)
-    assert parser.parse_args(["--task", "KEMDy19", "--text_model", "a/b"]).text_model == "a/b"
-    for script in ("evaluate.py", "continual_learning_init.py", "finetune.py", "ewc.py", "adapter.py"):
-        assert "type=Path" not in (ROOT / script).read_text()
+    assert named_path("~/x") == tmp_path / "x" and encoder_name("~/x") == str(tmp_path / "x") and encoder_name("a/b") == "a/b"
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("utils/**/*.py")):
+        assert "type=Path" not in path.read_text(encoding="utf-8"), path
     assert str(named_path("./~")) == "~" and named_path("a~b").name == "a~b"
     with pytest.raises(argparse.ArgumentTypeError, match="no such home folder; a name that begins so is ./~nobody-here"):
         named_path("~nobody-here/x")
@@ -54,50 +45,68 @@ def test_a_path_is_found_in_either_unicode_form(tmp_path, monkeypatch):
     assert named_path("Results").name == "Results"
 
 
-LEFT_OVER = {
+LAUNCHES = {
     "WORLD_SIZE=2 RANK=0": "no MASTER_ADDR and no MASTER_PORT: 'unset WORLD_SIZE RANK' if an earlier job left it",
     "WORLD_SIZE=1 RANK=0 LOCAL_RANK=0": "no MASTER_ADDR and no MASTER_PORT",
     "LOCAL_RANK=0": "no MASTER_ADDR and no MASTER_PORT and no RANK and no WORLD_SIZE",
     "WORLD_SIZE=two": "WORLD_SIZE=two in the environment is not a number",
     "WORLD_SIZE=2 RANK=2 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500": "ranks are 0 to WORLD_SIZE - 1",
     "OMPI_COMM_WORLD_SIZE=2": "no MASTER_ADDR",
-}
+} | dict.fromkeys(["", "RANK=0", "WORLD_SIZE=1", "WORLD_SIZE=1 RANK=0 LOCAL_RANK=-1"])  # one process
+LAUNCHES["WORLD_SIZE=1 RANK=0 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500"] = None  # one process under torchrun
 
 
-@pytest.mark.parametrize("left", LEFT_OVER, ids=str)
-def test_variables_that_an_earlier_job_left_are_named(left):
-    environment = dict(pair.split("=") for pair in left.split())
-    with pytest.raises(UserError, match=LEFT_OVER[left].replace("(", r"\(")):
-        require_whole_launch(environment)
+def answers(answer, function, *arguments):
+    if answer is None:
+        function(*arguments)
+    else:
+        with pytest.raises(UserError, match=re.escape(answer)):
+            function(*arguments)
 
 
-@pytest.mark.parametrize("whole", ["", "RANK=0", "WORLD_SIZE=1", "WORLD_SIZE=1 RANK=0 LOCAL_RANK=-1"], ids=str)
-def test_variables_of_one_process_are_let_be(whole):
-    require_whole_launch(dict(pair.split("=") for pair in whole.split()))
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_variables_that_an_earlier_job_left_are_named(launch):
+    answers(LAUNCHES[launch], require_whole_launch, dict(pair.split("=") for pair in launch.split()))
 
 
-def test_one_process_under_torchrun_is_one(data_root, encoders, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
-    launch.append("continual_learning_init.py")
-    done = shell(*launch, *flags(data_root, encoders, tmp_path), "--task", "KEMDy20", "--num_epochs", "1")
-    assert done.returncode == 0, done.stderr
-    assert read(folder(tmp_path, "task_a", "KEMDy20") / "config.json")["machine"]["processes"] == 1
+@pytest.mark.parametrize(
+    ("variables", "cards", "answer"),
+    [
+        (
+            "CUDA_VISIBLE_DEVICES=0,1",
+            0,
+            "(CUDA_VISIBLE_DEVICES=0,1), and torch can use none: the driver's version is unknown, ",
+        ),
+        ("SLURM_JOB_GPUS=0", 1, "(SLURM_JOB_GPUS=0), and torch can use none: the driver's version is 470.57, "),
+        ("SLURM_GPUS_ON_NODE=2", 0, "(SLURM_GPUS_ON_NODE=2)"),
+        ("", 1, "(GPU 0: NVIDIA T4 (UUID: GPU-1))"),
+        ("", 0, None),
+        ("SLURM_GPUS_ON_NODE=0", 0, None),
+        ("CUDA_VISIBLE_DEVICES=", 1, None),
+        ("CUDA_VISIBLE_DEVICES=-1 SLURM_JOB_GPUS=0", 1, None),
+    ],
+)
+def test_a_granted_gpu_that_torch_cannot_use_is_told(variables, cards, answer, tmp_path):
+    environment = {"PATH": str(tmp_path)} | dict(pair.split("=") for pair in variables.split())
+    if cards:
+        (tmp_path / "nvidia-smi").write_text(
+            '#!/bin/sh\n[ "$1" = -L ] && echo "GPU 0: NVIDIA T4 (UUID: GPU-1)" || { echo 470.57; echo 470.57; }\n'
+        )
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    for version, built in (("12.8", "built for CUDA 12.8; "), (None, "built without CUDA; ")):
+        for part in (answer, answer and built, answer and "--cpu"):
+            answers(part, require_granted_gpu, environment, version)
 
 
 @pytest.mark.parametrize(("soft", "hard", "code"), [(20, None, 0), (24, 24, 1)])
-def test_few_open_files_are_raised_or_told(soft, hard, code, data_root, encoders, tmp_path):
+def test_few_open_files_are_raised_or_told(soft, hard, code):
     def limit():
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most if hard is None else hard))
 
-    command = [sys.executable, "continual_learning_init.py", *flags(data_root, encoders, tmp_path), "--task", "KEMDy20"]
-    done = subprocess.run(
-        [*command, "--num_workers", "2", "--num_epochs", "1"],
-        cwd=ROOT, env=clean_environment(), preexec_fn=limit, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
-    if code:
-        assert done.stderr.splitlines()[-1].startswith("error: ") and "ulimit -n" in done.stderr
+    call = "from utils.errors import *; from utils.machine import *; one_line_errors(require_open_files)(2)"
+    done = subprocess.run([sys.executable, "-c", call], cwd=ROOT, preexec_fn=limit, capture_output=True, text=True)
+    assert done.returncode == code and ("error: a process may have 24 files open here (ulimit -n)" in done.stderr) == bool(code)
 
 
 def test_no_more_open_files_is_one_line(capsys):
@@ -123,33 +132,21 @@ def test_nothing_is_made_at_import():
     assert done.returncode == 0 and "--ewc_lambda" in done.stdout, done.stderr
 
 
+# Wherever in the checkout somebody puts outputs, corpora, tables and reports.
+PRIVATE = """outputs/task_a/fold_0/KEMDy19/config.json outputs/.digests.json outputs/task_a/fold_0/.KEMDy19.lock
+    runs/task_a/fold_0/KEMDy19/predictions.csv utils/x/fold_0/KEMDy19/last_checkpoint.pt report.txt table.tex
+    data/KEMDy20_v1_1/.wav_index.csv KEMDy20/.wav_index.csv.host.12 tests/KEMDy19/wav/a.wav utterances.csv
+    tests/utterances.csv docs/model.safetensors faults.csv model.md"""
+PUBLIC = "utils/new.py tests/test_new.py docs/page.md method.py run-new.sh figures/demo/new.png README.md .gitignore"
+
+
 def test_git_takes_nothing_that_a_run_writes(tmp_path):
-    """Wherever in the checkout somebody puts outputs, corpora, tables and reports."""
-    shutil.copy(ROOT / ".gitignore", tmp_path)
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    private = [
-        *("outputs/task_a/fold_0/KEMDy19/config.json", "outputs/.digests.json", "outputs/task_a/fold_0/.KEMDy19.lock"),
-        *("runs/task_a/fold_0/KEMDy19/predictions.csv", "utils/x/fold_0/KEMDy19/last_checkpoint.pt", "report.txt", "table.tex"),
-        *("data/KEMDy20_v1_1/.wav_index.csv", "KEMDy20/.wav_index.csv.host.12", "tests/KEMDy19/wav/a.wav", "utterances.csv"),
-        *("tests/utterances.csv", "docs/model.safetensors", "faults.csv", "model.md"),
-    ]
-    public = [
-        "utils/new.py",
-        "tests/test_new.py",
-        "docs/page.md",
-        "method.py",
-        "run-new.sh",
-        "figures/demo/new.png",
-        "README.md",
-    ]
-    for name in (*private, *public):
+    git = lambda *words, cwd=tmp_path: subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True).stdout  # noqa: E731
+    git("init", "-q")
+    for name in (*PRIVATE.split(), *PUBLIC.split()):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    subprocess.run(["git", "add", "-A"], cwd=tmp_path, check=True)
-    added = subprocess.run(["git", "ls-files"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
-    assert set(added) == {*public, ".gitignore"}
-
-
-def test_git_ignores_nothing_that_is_tracked():
-    listed = subprocess.run(["git", "ls-files", "-ci", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    assert listed.stdout == ""
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    git("add", "-A")
+    assert set(git("ls-files").split()) == {*PUBLIC.split()}
+    assert git("ls-files", "-ci", "--exclude-standard", cwd=ROOT) == ""  # and ignores nothing that is tracked

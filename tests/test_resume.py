@@ -25,7 +25,6 @@ import ewc
 from utils.errors import RESUMABLE, UserError
 from utils.files import read_json, whole_file, write_json
 from utils.training import engine as training
-from utils.training import run as runs
 
 FINISHED = {"best_model.pt", "config.json", "history.csv", "metrics.json", "predictions.csv"}
 
@@ -45,11 +44,12 @@ def signal_at(patch, number, sign=signal.SIGTERM):
     """A signal comes while the n-th batch from now is on its way to the model."""
     seen, to_device = [], training.to_device
 
-    def counting(*arguments):
-        seen.append(arguments)
+    def counting(batch, device):
+        if "labels" in batch:  # and not one of its parts
+            seen.append(batch)
         if len(seen) == number:
             os.kill(os.getpid(), sign)
-        return to_device(*arguments)
+        return to_device(batch, device)
 
     patch.setattr(training, "to_device", counting)
 
@@ -188,7 +188,9 @@ def test_an_error_of_a_reading_thread_is_the_reader_s(monkeypatch, call, again):
 
 def test_a_run_resumes_with_its_own_arguments_only(call, cut_off, again, outputs):
     last = digest(cut_off / "last_checkpoint.pt")
-    for flag, value, told in (("--lr", 0.5, "--lr 0.001 then, 0.5 now"), ("--seed", 13, "--seed 12 then, 13 now")):
+    # With another micro-batch size dropout draws other masks.
+    micro = ("--micro_batch_size", 4, "--micro_batch_size None then, 4 now")
+    for flag, value, told in (("--lr", 0.5, "--lr 0.001 then, 0.5 now"), ("--seed", 13, "--seed 12 then, 13 now"), micro):
         code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", flag, value, output_root=again)
         assert code == 1 and told in stderr and stderr.count("\n") == 1
     assert digest(cut_off / "last_checkpoint.pt") == last
@@ -230,24 +232,6 @@ def test_a_run_resumes_on_a_corpus_that_moved(call, cut_off, again, data_root, o
     code, stdout, stderr = call(continual_learning_init, "--task", "KEMDy20", "--data_root", again / "moved", output_root=again)
     assert code == 0 and "resuming after" in stdout, stderr
     assert differences(folder(outputs, "task_a", "KEMDy20"), cut_off) == []
-
-
-@pytest.mark.parametrize("damage", ["cut short", "another run's", "another model's"])
-def test_a_kept_fisher_that_does_not_fit_is_made_again(damage, call, monkeypatch, again, outputs, data_root, encoders):
-    path, command = folder(again, "ewc", "KEMDy20"), [*flags(data_root, encoders, again), "--task", "KEMDy20"]
-    with monkeypatch.context() as patch:
-        signal_at(patch, 9)
-        assert forked(ewc, command, again / "log") == 143
-    fisher = torch.load(path / "fisher.pt", weights_only=True)
-    if damage == "cut short":
-        (path / "fisher.pt").write_bytes(b"cut")
-    elif damage == "another run's":
-        torch.save(fisher | {"run": "another"}, path / "fisher.pt")
-    else:
-        torch.save(fisher | {"values": {"classifier.weight": torch.zeros(1)}}, path / "fisher.pt")
-    code, stdout, stderr = call(ewc, "--task", "KEMDy20", output_root=again)
-    assert code == 0 and "fisher.pt is not used, and made again" in stdout, stderr
-    assert differences(folder(outputs, "ewc", "KEMDy20"), path) == []
 
 
 @pytest.mark.parametrize("damage", ["cut short", "one bit", "another run's", "no dictionary", "code"])
@@ -335,7 +319,7 @@ def test_memory_that_does_not_suffice_is_one_line(call, monkeypatch, again):
 
 def test_a_disk_that_is_too_small_is_told_before_training(call, monkeypatch, again):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(runs.shutil, "disk_usage", lambda path: usage(100_000))
+    monkeypatch.setattr("utils.training.facts.shutil.disk_usage", lambda path: usage(100_000))
     code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
     path = folder(again, "task_a", "KEMDy20")
     assert code == 1 and f"{path} needs " in stderr and "0.00 GB are free" in stderr and not path.exists()
@@ -346,12 +330,12 @@ def test_a_loss_that_is_not_finite_names_its_batch(call, monkeypatch, again):
     seen, to_device = [], training.to_device
 
     def poisoned(batch, device):
-        speech_inputs, text_inputs, labels = to_device(batch, device)
-        if len(labels) and torch.is_grad_enabled():
+        batch = to_device(batch, device)
+        if "labels" in batch and torch.is_grad_enabled():
             seen.append(batch["indices"].tolist())
             if len(seen) == 4:  # the second batch of the second epoch
-                speech_inputs["input_values"] *= float("nan")
-        return speech_inputs, text_inputs, labels
+                batch["speech_inputs"]["input_values"] *= float("nan")
+        return batch
 
     monkeypatch.setattr(training, "to_device", poisoned)
     code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", output_root=again)

@@ -14,10 +14,11 @@ from conftest import folder, shell
 
 import adapter
 from models import AdapterFusionClassifier, load_tokenizer
-from models.encoders import load_encoder, make_padding_invariant
+from models.encoders import load_encoder
+from models.speech import make_padding_invariant
 from utils.data import speech_cache
-from utils.data.batches import UtteranceDataset
-from utils.data.kemdy import read_corpus
+from utils.data.batches import Sound, UtteranceDataset
+from utils.data.corpus import read_corpus
 from utils.data.speech_cache import cache_key, corpus_features
 from utils.errors import UserError
 
@@ -26,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture()
 def corpus(data_root):
-    return read_corpus(data_root / "KEMDy20", progress=False)
+    return read_corpus(data_root, "KEMDy20")
 
 
 @pytest.fixture()
@@ -46,11 +47,12 @@ def only(root):
 
 @pytest.mark.parametrize("precision, tolerance", [("float16", 2e-3), ("float32", 1e-5)])
 def test_cached_and_computed_features_give_the_same_logits(corpus, encoders, tmp_path, precision, tolerance):
-    model = AdapterFusionClassifier.from_pretrained(encoders / "text", encoders / "speech").eval()
-    dataset = UtteranceDataset(corpus.utterances, load_tokenizer(encoders / "text"), 64, 5)
-    batch = dataset.collate([dataset[index] for index in (0, 5, 9, 20)])
-    dataset.use_features(make(corpus, model.speech_encoder, tmp_path, precision=precision))
-    cached = dataset.collate([dataset[index] for index in (0, 5, 9, 20)])
+    model = AdapterFusionClassifier.from_pretrained(encoders / "text", encoders / "speech", len(corpus.labels)).eval()
+    batches = []
+    for speech in (Sound(5), make(corpus, model.speech_encoder, tmp_path, precision=precision)):
+        dataset = UtteranceDataset(corpus.utterances, corpus.labels, load_tokenizer(encoders / "text"), 64, speech)
+        batches.append(dataset.collate([dataset[index] for index in (0, 5, 9, 20)]))
+    batch, cached = batches
     assert set(cached["speech_inputs"]) == {"features", "attention_mask"}
     assert cached["speech_inputs"]["features"].dtype == getattr(torch, precision)
     with torch.no_grad():
@@ -67,8 +69,8 @@ def test_it_says_what_it_will_take_and_is_found_again(corpus, encoder, tmp_path,
     assert size == first.shape[0] * first.width * 2
     monkeypatch.setattr(speech_cache, "_compute", None)
     second = make(corpus, encoder, tmp_path, said=said)
-    name = corpus.utterances["segment_id"][3]
-    assert torch.equal(first[name], second[name]) and len(said) == 1
+    utterance = corpus.utterances.loc[3]
+    assert torch.equal(first(utterance), second(utterance)) and len(said) == 1
 
 
 def test_what_would_give_other_features_finds_no_cache(corpus, encoders, encoder, tmp_path):
@@ -85,12 +87,12 @@ def test_what_would_give_other_features_finds_no_cache(corpus, encoders, encoder
     encoder.save_pretrained(tmp_path / "relu")
     changed.append(cache_key(corpus, load_encoder("speech", tmp_path / "relu"), 5.0, "float16"))
     shutil.copytree(corpus.root, tmp_path / "KEMDy20")
-    copy = read_corpus(tmp_path / "KEMDy20", progress=False)
+    copy = read_corpus(tmp_path, "KEMDy20")
     same = cache_key(copy, load_encoder("speech", encoders / "speech"), 5.0, "float16")
     # Other sound of the same length; a copy of the same sound is the same.
     path = Path(copy.utterances["wav_path"][0])
     path.write_bytes(path.read_bytes()[:-2] + b"\x01\x02")
-    copy = read_corpus(tmp_path / "KEMDy20", progress=False)
+    copy = read_corpus(tmp_path, "KEMDy20")
     changed.append(cache_key(copy, load_encoder("speech", encoders / "speech"), 5.0, "float16"))
     assert same == known and len({known, *changed}) == len(changed) + 1
 
@@ -122,8 +124,8 @@ def test_a_half_written_cache_is_not_read_and_goes_on(corpus, encoder, tmp_path,
     assert "16 are there from before" in said[0]
     done = {name for batch in first for name in batch}
     assert all(done.isdisjoint(batch["segment_id"]) for batch in seen[2:])
-    for name in corpus.utterances["segment_id"]:
-        assert torch.allclose(again[name].float(), whole[name].float(), atol=2e-3)
+    for utterance in corpus.utterances.itertuples():
+        assert torch.allclose(again(utterance).float(), whole(utterance).float(), atol=2e-3)
     assert only(tmp_path / "cut").suffix == ""
 
 
@@ -156,15 +158,15 @@ def test_two_runs_that_want_it_at_once_compute_it_once(corpus, encoder, tmp_path
         corpus_features(corpus, encoder, 5.0, "float16", tmp_path, CPU, lambda line: (said.append(line), waiting.set()))
     )
     first.join()
-    name = corpus.utterances["segment_id"][0]
-    assert len(computed) == 1 and "waiting for it" in said[0] and torch.equal(found[0][name], found[1][name])
+    utterance = corpus.utterances.loc[0]
+    assert len(computed) == 1 and "waiting for it" in said[0] and torch.equal(found[0](utterance), found[1](utterance))
 
 
 def test_it_may_be_deleted_while_a_run_uses_it(corpus, encoder, tmp_path):
-    features, names = make(corpus, encoder, tmp_path), list(corpus.utterances["segment_id"])
-    before = [features[name] for name in names]
+    features, utterances = make(corpus, encoder, tmp_path), list(corpus.utterances.itertuples())
+    before = list(map(features, utterances))
     shutil.rmtree(tmp_path)
-    assert all(map(torch.equal, before, (features[name] for name in names)))
+    assert all(map(torch.equal, before, map(features, utterances)))
 
 
 def test_a_disk_that_is_too_small_or_closed_is_one_line(corpus, encoder, tmp_path, monkeypatch):
@@ -205,7 +207,7 @@ def test_adapter_runs_share_it_and_learn_what_they_learn_without(call, outputs, 
 
 
 def test_with_features_no_wav_is_opened(call, outputs, monkeypatch):
-    def refuse(path, seconds):
+    def refuse(path, *more):
         raise AssertionError(f"{path} was opened")
 
     monkeypatch.setattr("utils.data.batches.read_waveform", refuse)
@@ -214,21 +216,8 @@ def test_with_features_no_wav_is_opened(call, outputs, monkeypatch):
 
 
 def test_the_benchmark_gives_ratios():
-    done = shell(
-        sys.executable,
-        "-m",
-        "benchmarks",
-        "--small",
-        "--steps",
-        "1",
-        "--repeats",
-        "1",
-        "--batch_size",
-        "2",
-        "--only",
-        "adapter",
-        "features",
-    )
+    small = "--small --steps 1 --repeats 1 --batch_size 2 --only adapter features".split()
+    done = shell(sys.executable, "-m", "benchmarks", *small)
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("| training step of an adapter"))
     plain, ours, ratio = (float(cell.split()[0]) for cell in row.split("|")[2:5])

@@ -11,19 +11,22 @@ from conftest import small_speech_encoder, small_text_encoder
 from sklearn.metrics import f1_score
 from torch.nn.functional import cross_entropy
 
-from ewc import ElasticPenalty, fisher_information
+from ewc import ElasticWeightConsolidation, online
 from models import FusionClassifier, load_tokenizer
-from utils.data.batches import BalancedBatchSampler, Loader, UtteranceDataset, ordered_loader
-from utils.data.kemdy import EMOTIONS, read_corpus
+from utils.data.batches import BalancedBatchSampler, Loader, Sound, UtteranceDataset, derived_seed, ordered_loader
+from utils.data.corpus import read_corpus
+from utils.data.kemdy import EMOTIONS
 from utils.metrics import majority_scores  # pytest would take it for a test
 from utils.metrics import test_scores as scores_of
-from utils.training.engine import evaluate, micro_batches, to_device
+from utils.training.engine import Training, evaluate, micro_batches, to_device, train_one_epoch
+from utils.training.fisher import fisher_information
+from utils.training.strategy import Strategy
 
 
 @pytest.fixture(scope="module")
 def dataset(data_root, encoders):
-    utterances = read_corpus(data_root / "KEMDy19", progress=False).utterances.head(23)
-    return UtteranceDataset(utterances, load_tokenizer(str(encoders / "text")), 16, 0.5)
+    utterances = read_corpus(data_root, "KEMDy19", progress=False).utterances.head(23)
+    return UtteranceDataset(utterances, EMOTIONS, load_tokenizer(str(encoders / "text")), 16, Sound(0.5))
 
 
 def test_micro_batches_are_the_batch_without_the_others_padding(dataset):
@@ -61,7 +64,7 @@ def test_reading_threads_end_with_the_pass_and_when_it_is_left(dataset):
 @pytest.fixture()
 def model():
     torch.manual_seed(4)
-    return FusionClassifier(small_text_encoder(), small_speech_encoder())
+    return FusionClassifier(small_text_encoder(), small_speech_encoder(), len(EMOTIONS))
 
 
 @pytest.fixture()
@@ -101,6 +104,17 @@ def test_an_epoch_draws_anew_and_a_seed_repeats_it():
     assert global_batches(labels, 1, epoch=2) == global_batches(labels, 1, epoch=2)
 
 
+def test_dropout_does_not_follow_the_order_of_the_utterances(run, dataset, model, monkeypatch):
+    seeds = []
+    monkeypatch.setattr("utils.training.engine.set_seed", seeds.append)
+    run.args = SimpleNamespace(num_workers=0, batch_size=8, micro_batch_size=None, lr=1e-3, seed=12)
+    training = Training.of(run, model, dataset, Strategy())
+    train_one_epoch(run, training, 1)
+    monkeypatch.setattr("utils.data.batches.derived_seed", lambda *parts: seeds.append(derived_seed(*parts)) or seeds[-1])
+    training.sampler.global_batches()
+    assert len(set(seeds)) == 2
+
+
 def test_classes_are_drawn_alike_and_an_absent_one_is_no_error():
     labels = np.array([0] * 2_000 + [3] * 200 + [6] * 20)  # four of seven classes are absent
     drawn = np.bincount(labels[np.concatenate(global_batches(labels, 1, batch_size=64))], minlength=7)
@@ -114,9 +128,9 @@ def fisher_by_hand(model, dataset, batch_size):
     expected = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     for start in range(0, len(dataset), batch_size):
         items = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
-        speech, text, labels = to_device(dataset.collate(items), "cpu")
+        batch = to_device(dataset.collate(items), "cpu")
         model.zero_grad()
-        cross_entropy(model(speech, text), labels).backward()
+        cross_entropy(model(batch["speech_inputs"], batch["text_inputs"]), batch["labels"]).backward()
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
                 expected[name] += len(items) * parameter.grad**2 / len(dataset)
@@ -143,7 +157,8 @@ def test_penalty_and_its_gradient_equal_the_formula(model):
     torch.manual_seed(0)
     fisher = {name: torch.rand_like(parameter) for name, parameter in model.named_parameters()}
     anchor = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    penalty = ElasticPenalty(model, fisher, ewc_lambda=70.0)
+    penalty = ElasticWeightConsolidation([(anchor, fisher)], ewc_lambda=70.0)
+    penalty.prepare(model, None, None)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -152,15 +167,69 @@ def test_penalty_and_its_gradient_equal_the_formula(model):
     expected = dict(zip(parameters, torch.autograd.grad(formula, list(parameters.values()))))
     for parameter in parameters.values():
         parameter.grad = torch.ones_like(parameter)
-    assert torch.isclose(penalty.add_gradient(), formula, rtol=1e-4)
+    with torch.no_grad():
+        assert torch.isclose(penalty.after_backward(), formula, rtol=1e-4)
     for name, parameter in parameters.items():
         assert torch.allclose(parameter.grad, 1 + expected[name], rtol=1e-4, atol=1e-5), name
 
 
 def test_penalty_leaves_alone_what_the_loss_does_not_reach(model):
-    fisher = {name: torch.ones_like(parameter) for name, parameter in model.named_parameters()}
-    ElasticPenalty(model, fisher, ewc_lambda=1.0).add_gradient()
+    ones = {name: torch.ones_like(parameter) for name, parameter in model.named_parameters()}
+    penalty = ElasticWeightConsolidation([(ones, ones)], ewc_lambda=1.0)
+    penalty.prepare(model, None, None)
+    assert penalty.after_backward() == 0
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_online_ewc_has_one_penalty_around_the_last_tasks_parameters():
+    """F ← γF + F of the next task, by hand."""
+    guarded = [({"w": f"after task {n}"}, {"w": torch.tensor([float(n)])}) for n in (1, 2, 3)]
+    ((anchors, fisher),) = online(guarded, 0.5)
+    assert anchors == {"w": "after task 3"} and fisher["w"].tolist() == [0.5 * (0.5 * 1 + 2) + 3]
+
+
+class Shrinking(Strategy):
+    """Pulls logits to zero, with SGD in the place of AdamW, and counts what it is called for."""
+
+    def __init__(self):
+        self.calls = []
+
+    def prepare(self, model, optimizer, dataset):
+        assert len(dataset) == 23 and isinstance(optimizer, torch.optim.AdamW)
+        return {"optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "score": lambda row: -row["epoch"]}
+
+    def loss(self, model, batch, logits, share):
+        self.calls.append(len(batch["indices"]))
+        return logits.pow(2).mean() * share
+
+    def after_backward(self):
+        assert not torch.is_grad_enabled()
+        self.calls.append("backward")
+        return torch.tensor(2.0)
+
+    def after_step(self):
+        self.calls.append("step")
+
+
+def test_a_strategys_terms_are_those_of_the_whole_batch_however_it_is_divided(run, dataset):
+    ends, rows = [], []
+    for size in (None, 3):
+        torch.manual_seed(4)
+        still = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        names = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
+        speech = small_speech_encoder(**dict.fromkeys((*names, "layerdrop"), 0.0), mask_time_prob=0.0)
+        model = FusionClassifier(small_text_encoder(**still), speech, len(EMOTIONS), dropout=0.0)
+        run.args = SimpleNamespace(num_workers=0, batch_size=8, micro_batch_size=size, lr=1e-3, seed=12)
+        strategy = Shrinking()
+        training = Training.of(run, model, dataset, strategy)
+        rows.append(train_one_epoch(run, training, 1))
+        ends.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+        assert isinstance(training.optimizer.optimizer, torch.optim.SGD) and training.score({"epoch": 3}) == -3
+        parts = [8, 8, 7] if size is None else [3, 3, 2, 3, 3, 2, 3, 3, 1]
+        assert [call for call in strategy.calls if isinstance(call, int)] == parts
+        assert strategy.calls.count("backward") == strategy.calls.count("step") == 3
+    assert torch.allclose(*ends, atol=1e-5) and rows[0] == pytest.approx(rows[1], rel=1e-4)
+    assert rows[0]["penalty"] > 2  # the mean over the steps of the term and of the penalty
 
 
 def test_evaluation_is_in_table_order_and_does_not_depend_on_the_batches(run, model, dataset):
@@ -181,7 +250,7 @@ class UtteranceDatasetPart(UtteranceDataset):
 
     def __init__(self, dataset, indices):
         self.__dict__.update(dataset.__dict__)
-        self.labels, self.wav_paths = dataset.labels[indices], [dataset.wav_paths[index] for index in indices]
+        self.labels, self.rows = dataset.labels[indices], [dataset.rows[index] for index in indices]
         self.input_ids = [dataset.input_ids[index] for index in indices]
         self.utterances = dataset.utterances.iloc[indices]
 
@@ -201,7 +270,7 @@ def test_text_is_cut_in_tokens_and_speech_in_seconds(dataset):
 
 def test_scores_equal_scikit_learns():
     labels, predicted = np.array([0, 1, 4, 4, 4, 6, 0]), np.array([0, 4, 4, 4, 1, 6, 3])
-    scores = scores_of(labels, predicted)
+    scores = scores_of(labels, predicted, EMOTIONS)
     for average in ("micro", "macro", "weighted"):
         assert scores[f"f1_{average}"] == pytest.approx(f1_score(labels, predicted, average=average))
     assert scores["n"] == 7

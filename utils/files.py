@@ -23,8 +23,8 @@ BEST_MODEL, CONFIG, HISTORY, METRICS, PREDICTIONS = (
     "metrics.json",
     "predictions.csv",
 )
-# Lie there while the run is under way.
-LAST_CHECKPOINT, FISHER = "last_checkpoint.pt", "fisher.pt"
+# Lies there while the run is unfinished.
+LAST_CHECKPOINT = "last_checkpoint.pt"
 # In an output folder: digests of files that did not change since they were computed.
 DIGESTS = ".digests.json"
 # What a file system without locks answers.
@@ -38,6 +38,11 @@ FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 def run_folder(output_root, exp_name, fold, task):
     """Where a run's files lie: output_root/exp_name/fold_<k>/<task>."""
     return Path(output_root) / exp_name / f"fold_{fold}" / task
+
+
+def lock_of(folder):
+    """The lock of a run folder: beside it, for the folder may be removed or moved while a run writes it."""
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def existing_path(path, any_case=False):

@@ -10,18 +10,20 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from utils.data.folds import SPLITS
+from utils.data import SPLITS
 from utils.errors import UserError
-from utils.files import BEST_MODEL, read_json, run_folder, sha256, write_json
-from utils.training.arguments import other_task
+from utils.files import BEST_MODEL, CONFIG, read_json, run_folder, sha256, write_json
+from utils.methods import task_folder
 
-# Flags that say where and how fast a run is made, not what comes out of it (but for rounding).
+# Flags that say where and how fast a run is made, or what it is called, not what comes out of it (but for rounding).
 WITHOUT_EFFECT = (
-    *("output_root", "cpu", "num_workers", "overwrite", "keep_last", "micro_batch_size"),
+    *("experiment", "output_root", "cpu", "num_workers", "overwrite", "keep_last"),
     *("no_speech_cache", "speech_cache", "speech_cache_precision"),
 )
 # Flags that say where something lies. What lies there is compared, not where.
-PLACES = ("data_root", "checkpoint", "text_model", "speech_model")
+PLACES = ("data_root", "checkpoint", "text_model", "speech_model", "fisher")
+# What config.json says of its own, beside the arguments.
+TOLD_APART = ("task", "after", "together", "sequence", "labels")
 # Raised when earlier run folders no longer say enough to be resumed, skipped or averaged.
 FORMAT = 3
 # What an encoder is loaded from.
@@ -45,7 +47,7 @@ def read_run_config(path):
 
 def arguments_that_matter(arguments):
     """The flags on which a run's numbers depend, as ``{name: value}``."""
-    return {f"--{name}": value for name, value in arguments.items() if name not in (*WITHOUT_EFFECT, *PLACES)}
+    return {f"--{name}": value for name, value in arguments.items() if name not in (*WITHOUT_EFFECT, *PLACES, *TOLD_APART)}
 
 
 def identity(config):
@@ -56,7 +58,7 @@ def identity(config):
         facts[f"folds of {name}"] = fold_digest(corpus["splits"])
     facts |= {f"{kind} encoder": encoder["fingerprint"] for kind, encoder in config["encoders"].items()}
     facts["starting model"] = (config.get("started_from") or {}).get("sha256")
-    facts["label order"] = config["labels"]
+    facts["sequence of tasks"], facts["labels"] = config["sequence"], config["labels"]
     return facts
 
 
@@ -73,10 +75,39 @@ def fold_digest(splits):
 
 
 def starting_checkpoint(args):
-    """The checkpoint that a continual run starts from: ``--checkpoint``, or ``--init_name``'s of the same fold."""
+    """The checkpoint that a run of a sequence starts from: ``--checkpoint``, or that of the tasks before, of the same fold.
+
+    The first task's model lies under ``--init_name``, later ones under the run's own ``--exp_name``.
+    """
     if args.checkpoint is not None:
         return args.checkpoint
-    return run_folder(args.output_root, args.init_name, args.num_fold, other_task(args.task)) / BEST_MODEL
+    return checkpoint_of(args, args.sequence[:-1])
+
+
+def checkpoint_of(args, sequence):
+    """Where the model lies that has learned ``sequence``, an earlier part of the run's own."""
+    exp_name = args.init_name if len(sequence) == 1 else args.exp_name
+    return run_folder(args.output_root, exp_name, args.num_fold, task_folder(sequence)) / BEST_MODEL
+
+
+def checkpoint_facts(path):
+    """What a checkpoint says of itself, without its tensors: config.json beside it, or an exported file's header.
+
+    Returns:
+        A dictionary; empty where nothing is said.
+
+    Raises:
+        UserError: if config.json is damaged or of another version.
+    """
+    path = Path(path)
+    with open(path, "rb") as file:
+        head = file.read(9)
+        if head[8:] == b"{":  # safetensors: the length of a JSON header, and the header
+            with suppress(ValueError, KeyError):
+                return json.loads(json.loads(b"{" + file.read(int.from_bytes(head[:8], "little") - 1))["__metadata__"]["facts"])
+            return {}
+    config = path.with_name(CONFIG)
+    return read_run_config(config) if config.exists() else {}
 
 
 class FileDigests:

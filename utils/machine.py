@@ -1,6 +1,7 @@
-"""What a process is given to run with: CPUs, open files, and what a launcher says in the environment."""
+"""What a process is given to run with: CPUs, GPUs, open files, and what a launcher says in the environment."""
 
 import os
+import subprocess
 from contextlib import suppress
 
 from utils.errors import UserError
@@ -17,6 +18,9 @@ OPEN_FILES = 64
 # What torch and accelerate read: of torchrun and accelerate launch, and of MPI.
 LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+# What Slurm says of GPUs, and each one's value for none; where a cluster hides those that a job did not ask for, so is CUDA's.
+SLURM_GPUS = {"SLURM_JOB_GPUS": "", "SLURM_STEP_GPUS": "", "SLURM_GPUS_ON_NODE": "0"}
+HIDDEN = ("", "-1", "NoDevFiles")
 
 
 def available_cpus():
@@ -46,6 +50,44 @@ def require_open_files(num_workers):
             f"a process may have {soft} files open here (ulimit -n), and a run with --num_workers {num_workers} needs "
             f"{needed}: start it from a shell with a higher limit"
         )
+
+
+def require_granted_gpu(environment, cuda_version):
+    """Check, where torch can use no GPU, that none was granted: training on the CPU would take days for hours.
+
+    Args:
+        environment: a mapping such as ``os.environ``.
+        cuda_version: the CUDA version that torch is built for, ``torch.version.cuda``; None if for none.
+
+    Raises:
+        UserError: if CUDA_VISIBLE_DEVICES or Slurm names a GPU, or nvidia-smi lists one, and CUDA_VISIBLE_DEVICES hides none.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible in HIDDEN:
+        return
+    said = [f"CUDA_VISIBLE_DEVICES={visible}"] if visible else []
+    said += [f"{name}={environment[name]}" for name, none in SLURM_GPUS.items() if environment.get(name, "") not in ("", none)]
+    if not said:
+        said = [line for line in _nvidia_smi(environment, "-L") if line.startswith("GPU ")]
+    if not said:
+        return
+    driver = _nvidia_smi(environment, "--query-gpu=driver_version", "--format=csv,noheader") or ["unknown"]
+    built = f"built for CUDA {cuda_version}" if cuda_version else "built without CUDA"
+    raise UserError(
+        f"a GPU is granted ({said[0]}), and torch can use none: the driver's version is {driver[0]}, this torch is {built}; "
+        "see that they fit each other, or train on the CPU all the same with --cpu"
+    )
+
+
+def _nvidia_smi(environment, *arguments):
+    """Lines that nvidia-smi prints; none if it fails or is not there."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", *arguments], env=dict(environment), capture_output=True, text=True, errors="replace", timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.strip().splitlines() if done.returncode == 0 else []
 
 
 def require_whole_launch(environment):

@@ -1,8 +1,11 @@
 """Every method, declared once: what runs it, how it learns, and how tables and figures show it.
 
-A new method is one script and one entry here. No torch: evaluation and the run scripts read it too.
+A new method is one script and one entry here. Only the standard library of Python 3.8 or later, without torch: evaluation and
+the run scripts read it too.
 """
 
+import shlex
+import sys
 from dataclasses import dataclass
 
 # How a method learns several tasks: a model for each, one model task after task, or one model of all at once.
@@ -122,3 +125,24 @@ def task_folder(sequence):
 def joint_folder(tasks):
     """Name of the folder of a run that has learned ``tasks`` at once."""
     return JOINT if set(tasks) == set(KEMDY) else "+".join(sorted(tasks))
+
+
+def main(names):
+    """Tell the run scripts what they need to know.
+
+    Args:
+        names: one method, whose kind, script and flags are printed, quoted for a shell; or none: then every method on a line,
+            those of the kind SEQUENCE last, with its kind, model and run script. START's kind is "start".
+    """
+    kinds = {name: "start" if name == START else method.how for name, method in METHODS.items()}
+    for name in names:
+        if name not in METHODS:
+            sys.exit(f"error: there is no method {name!r} in utils/methods.py, but {', '.join(METHODS)}")
+        print(*map(shlex.quote, (kinds[name], METHODS[name].script, *METHODS[name].flags)))
+    if not names:
+        for name, method in sorted(METHODS.items(), key=lambda item: item[1].how == SEQUENCE):
+            print(name, kinds[name], method.model, method.run_script or f"utils/shell/run-method.sh {name}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

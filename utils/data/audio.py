@@ -1,4 +1,4 @@
-"""Wav files: an index of their contents, so that later runs open none before they train, and the waveform a model hears."""
+"""Sound files: an index of their contents, so that later runs open none before they train, and the waveform a model hears."""
 
 import contextlib
 import csv
@@ -10,24 +10,20 @@ import socket
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from models import SAMPLE_RATE
 from utils.errors import UserError
 from utils.files import sha256
 
-SAMPLE_RATE = 16_000
 INDEX_NAME = ".wav_index.csv"
-# Index schema; a mismatch triggers a rebuild.
-INDEX_COLUMNS = ["path", "size", "mtime_ns", "frames", "samplerate", "channels", "streamed", "silent", "digest"]
 # In Hz. All rates in use are among them, and none for which the resampler would need a kernel of gigabytes.
 RATES = range(4_000, 192_001, 25)
-# What can be one utterance: wav2vec2 sees 25 ms at once, and the corpora's longest lasts 35 s.
-SECONDS = (0.025, 120)
 # A program that writes to a pipe cannot come back to say how long the sound became: it says this, or more.
 STREAMED_BYTES = 0x7FFF_F000
 # Containers that consist of chunks, with the byte order of the chunks' sizes.
@@ -36,11 +32,14 @@ CHUNKED = {b"RIFF": "little", b"RF64": "little", b"RIFX": "big", b"FORM": "big"}
 CHECKED_BY_LIBSNDFILE = ("FLAC", "CAF")
 # Samples that span no more than two steps of 16 bits are silence, dither included.
 SILENCE = 2**-14
+# Frames that are decoded at a time: a file that rows cut into utterances may last for hours.
+BLOCK = 2**21
+# What ``read_header`` says of a file that is not there.
+MISSING = os.strerror(errno.ENOENT)
 
 
-@dataclass(frozen=True)
-class WavHeader:
-    """What is known of one wav.
+class WavHeader(NamedTuple):
+    """What is known of one sound file; the fields are those of the index.
 
     Attributes:
         size: bytes. A file of the same size and time of change is taken to be unchanged.
@@ -82,7 +81,7 @@ def stat_file(path):
 
 
 def read_header(path):
-    """Look at one wav: its header, all its samples, and a digest of its bytes.
+    """Look at one sound file: its header, all its samples, and a digest of its bytes.
 
     Returns a WavHeader, or a str that says why the file cannot be used.
     """
@@ -95,23 +94,16 @@ def read_header(path):
             return f"holds {len(chunks)} chunks of sound, where one is expected"
         announced, held = chunks[0] if chunks else (STREAMED_BYTES, 0)
         with soundfile.SoundFile(path) as sound:
-            frames, samplerate, channels, container = sound.frames, sound.samplerate, sound.channels, sound.format
             # libsndfile shortens such a file without a word.
             if held < announced < STREAMED_BYTES:
                 return f"is truncated: its header announces {announced:,} bytes of sound, {held:,} are there"
-            if frames == 0:
+            if sound.frames == 0:
                 return f"holds no sound, says its header ({held:,} bytes follow)" if held else "holds no sound"
-            if samplerate not in RATES:
-                return _rate_reason(samplerate)
-            if not SECONDS[0] <= frames / samplerate <= SECONDS[1]:
-                return f"lasts {frames / samplerate:,.3g} s (usable: {SECONDS[0]} to {SECONDS[1]})"
-            samples = sound.read(frames, dtype="float32")
-        if len(samples) < frames:
-            return f"is truncated: {len(samples):,} of {frames:,} samples can be decoded"
-        with np.errstate(all="ignore"):  # answered in the next line
-            mono = samples if channels == 1 else samples.mean(axis=1)
-            if not np.isfinite(mono.var()):
-                return "holds samples that are not finite (NaN, infinite, or too large)"
+            if sound.samplerate not in RATES:
+                return _rate_reason(sound.samplerate)
+            form, span = (sound.frames, sound.samplerate, sound.channels), _heard(sound)
+        if isinstance(span, str):
+            return span
         digest = sha256(path)
     except OSError as error:
         return error.strerror or str(error)
@@ -119,9 +111,23 @@ def read_header(path):
         return _reason(error)
     except UnicodeEncodeError:
         return "its path is not in UTF-8"
-    streamed = int(announced >= STREAMED_BYTES and container not in CHECKED_BY_LIBSNDFILE)
-    silent = int(mono.max() - mono.min() <= SILENCE)
-    return WavHeader(found.st_size, found.st_mtime_ns, frames, samplerate, channels, streamed, silent, digest)
+    streamed = announced >= STREAMED_BYTES and sound.format not in CHECKED_BY_LIBSNDFILE
+    return WavHeader(found.st_size, found.st_mtime_ns, *form, int(streamed), int(span <= SILENCE), digest)
+
+
+def _heard(sound):
+    """Difference of an open file's largest and smallest sample, or a str that says why they cannot be used."""
+    decoded, low, high = 0, math.inf, -math.inf
+    while len(samples := sound.read(BLOCK, dtype="float32", always_2d=True)):
+        decoded += len(samples)
+        with np.errstate(all="ignore"):  # answered in the next line
+            mono = samples.mean(axis=1)
+            if not np.isfinite(mono.var()):
+                return "holds samples that are not finite (NaN, infinite, or too large)"
+        low, high = min(low, mono.min()), max(high, mono.max())
+    if decoded < sound.frames:
+        return f"is truncated: {decoded:,} of {sound.frames:,} samples can be decoded"
+    return high - low
 
 
 def _rate_reason(samplerate):
@@ -167,7 +173,7 @@ def _sound_chunks(path):
 
 
 def index_wavs(root, paths, progress=True):
-    """Look at every wav once, and keep what was found in ``root/.wav_index.csv``.
+    """Look at every sound file once, and keep what was found in ``root/.wav_index.csv``.
 
     A file whose size and time of change are those of the index counts as unchanged, and is not opened again. A file that
     cannot be used is not indexed, so that it is looked at again once it is repaired. Where ``root`` cannot be written, no index
@@ -175,16 +181,16 @@ def index_wavs(root, paths, progress=True):
 
     Args:
         root: the corpus folder.
-        paths: paths of wav files below ``root``.
+        paths: paths of files below ``root``, each once.
 
     Returns:
         A dictionary from path to WavHeader, or to a str that says why the file cannot be used.
     """
-    index_path = Path(root) / INDEX_NAME
+    index_path, prefix = Path(root) / INDEX_NAME, os.path.join(root, "")
     known = _read_index(index_path)
     headers, unseen = {}, []
     for path in paths:
-        header = known.get(os.path.relpath(path, root))
+        header = known.get(path.removeprefix(prefix))
         if header is not None and _unchanged(path, header):
             headers[path] = header
         else:
@@ -192,11 +198,10 @@ def index_wavs(root, paths, progress=True):
     if unseen:
         # Threads: on network storage, where corpora often lie, the time goes into waiting for each file.
         with ThreadPoolExecutor(8) as pool:
-            bar = tqdm(
-                pool.map(read_header, unseen), total=len(unseen), desc="looking at wavs", disable=None if progress else True
-            )
+            found = pool.map(read_header, unseen)
+            bar = tqdm(found, total=len(unseen), desc="looking at sound files", disable=None if progress else True)
             headers.update(zip(unseen, bar))
-        _write_index(index_path, root, headers)
+        _write_index(index_path, prefix, headers)
     return headers
 
 
@@ -208,26 +213,18 @@ def _unchanged(path, header):
     return (stat.st_size, stat.st_mtime_ns) == (header.size, header.mtime_ns)
 
 
-def _is_usable(header):
-    """Can ``read_header`` have said so?"""
-    heard = header.samplerate in RATES and SECONDS[0] <= header.duration <= SECONDS[1]
-    flags = header.streamed in (0, 1) and header.silent in (0, 1)
-    return heard and header.channels > 0 and flags and re.fullmatch("[0-9a-f]{64}", header.digest) is not None
-
-
 def _read_index(index_path):
     try:
         with open(index_path, encoding="utf-8", newline="") as file:
-            columns, *entries = csv.reader(file)
-        if columns != INDEX_COLUMNS:
-            return {}
-        known = {path: WavHeader(*map(int, numbers), digest) for path, *numbers, digest in entries}
-        return {path: header for path, header in known.items() if _is_usable(header)}
-    except (OSError, ValueError, TypeError, OverflowError, csv.Error):
+            entries = csv.reader(file)
+            if next(entries) != ["path", *WavHeader._fields]:  # written by another version
+                return {}
+            return {path: WavHeader(*map(int, numbers), digest) for path, *numbers, digest in entries}
+    except (OSError, ValueError, TypeError, StopIteration, csv.Error):
         return {}  # missing, or damaged: it is made again
 
 
-def _write_index(index_path, root, headers):
+def _write_index(index_path, prefix, headers):
     # Several first runs may write it at once, on several machines.
     partial = index_path.with_name(f"{INDEX_NAME}.{socket.gethostname()}.{os.getpid()}")
     try:
@@ -236,10 +233,10 @@ def _write_index(index_path, root, headers):
                 left.unlink()
         with open(partial, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(INDEX_COLUMNS)
-            for path, header in sorted(headers.items()):
+            writer.writerow(["path", *WavHeader._fields])
+            for path, header in sorted(headers.items(), key=lambda entry: entry[0]):
                 if isinstance(header, WavHeader):
-                    writer.writerow([os.path.relpath(path, root), *(getattr(header, name) for name in INDEX_COLUMNS[1:])])
+                    writer.writerow([path.removeprefix(prefix), *header])
         os.replace(partial, index_path)
     except OSError:
         # A corpus on read-only storage is used as it is (where even removing a file that is not there is refused).
@@ -247,29 +244,34 @@ def _write_index(index_path, root, headers):
             partial.unlink()
 
 
-def read_waveform(path, max_seconds, seconds=0.0):
-    """Read what the model hears of a wav: its first seconds, mono, 16 kHz, zero mean and unit variance after the cut.
+def read_waveform(path, max_seconds, seconds=0.0, start=0.0):
+    """Read what the model hears of an utterance: its first seconds, mono, 16 kHz, zero mean and unit variance after the cut.
 
     Args:
-        path: a wav of any rate and number of channels (channels are averaged, other rates resampled).
+        path: a sound file of any rate and number of channels (channels are averaged, other rates resampled).
         max_seconds: the cut, in seconds.
-        seconds: how long the wav was when it was indexed.
+        seconds: how long the utterance was when the file was indexed; 0 is to the file's end.
+        start: where in the file it begins, in seconds.
 
     Returns:
         A float32 array (samples,). An all-zero recording stays zero.
 
     Raises:
-        UserError: if the wav went bad since it was indexed: it cannot be read, is shorter, or not finite.
+        UserError: if the file went bad since it was indexed: it cannot be read, is shorter, or not finite.
     """
     try:
         with soundfile.SoundFile(path) as file:
             samplerate = file.samplerate
-            samples = file.read(math.ceil(max_seconds * samplerate), dtype="float32", always_2d=True)
+            file.seek(min(round(start * samplerate), file.frames))
+            whole = 0 < seconds <= max_seconds
+            frames = round(seconds * samplerate) if whole else math.ceil(max_seconds * samplerate)
+            samples = file.read(frames, dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as error:
         raise _gone_bad(path, _reason(error) if hasattr(error, "code") else error) from None
     if samplerate not in RATES:
         raise _gone_bad(path, _rate_reason(samplerate))
-    if len(samples) == 0 or len(samples) + 0.5 < min(seconds, max_seconds) * samplerate:
+    # Start and end are each rounded to a frame.
+    if len(samples) == 0 or len(samples) + 1.5 < min(seconds, max_seconds) * samplerate:
         raise _gone_bad(path, f"holds {len(samples) / samplerate:.2f} s of sound, {seconds:.2f} s before")
     with np.errstate(all="ignore"):  # answered below
         return _normalised(path, samples.mean(axis=1), samplerate, max_seconds)

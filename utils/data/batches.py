@@ -13,9 +13,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
+from utils.data import SPLITS
 from utils.data.audio import read_waveform
-from utils.data.folds import SPLITS, session_folds, split_utterances
-from utils.data.kemdy import EMOTIONS, Corpus, find_corpus, read_corpus
+from utils.data.corpus import Corpus, fold_of
+from utils.data.folds import split_utterances
 from utils.errors import UserError
 
 # A storage that has not answered for so long is gone; the slowest that still works gives a batch in far less.
@@ -24,53 +25,54 @@ SECONDS_FOR_A_BATCH = 300
 SECONDS_TO_END = 2
 
 
+class Sound:
+    """Gives out waveforms: the first ``max_seq_len`` seconds of an utterance, (samples,) at 16 kHz."""
+
+    name = "input_values"
+
+    def __init__(self, max_seq_len):
+        self.max_seq_len = max_seq_len
+
+    def __call__(self, utterance):
+        return torch.from_numpy(read_waveform(utterance.wav_path, self.max_seq_len, utterance.duration, utterance.start))
+
+
 class UtteranceDataset(Dataset):
-    """The utterances of one split; text is tokenised once, here, and sound is read when an item is asked for.
+    """The utterances of one split; text is tokenised once, here, and speech is asked for when an item is.
 
     Args:
-        utterances: a table with the columns of ``utils.data.kemdy.COLUMNS``.
+        utterances: a table with the columns of ``utils.data.corpus.COLUMNS``.
+        class_names: the classes, in order.
         tokenizer: a callable as ``models.load_tokenizer`` returns.
         max_text_len: tokens, [CLS] and [SEP] included.
-        max_seq_len: seconds.
+        speech: gives the speech of an utterance (a row of the table): a Sound, or the SpeechFeatures of a frozen encoder.
     """
 
-    def __init__(self, utterances, tokenizer, max_text_len, max_seq_len):
+    def __init__(self, utterances, class_names, tokenizer, max_text_len, speech):
+        indices = {name: index for index, name in enumerate(class_names)}
         self.utterances = utterances
-        self.labels = np.array([EMOTIONS.index(emotion) for emotion in utterances["emotion"]], dtype=np.int64)
-        self.wav_paths = utterances["wav_path"].tolist()
-        self.features = None
-        self.max_seq_len = max_seq_len
+        self.labels = np.array([indices[emotion] for emotion in utterances["emotion"]], dtype=np.int64)
         self.pad_token_id = tokenizer.pad_token_id
         self.input_ids = tokenizer(utterances["text"].tolist(), truncation=True, max_length=max_text_len)["input_ids"]
+        self.speech_name = speech.name
+        self.rows = [(speech, row) for row in utterances.itertuples()]
 
     @classmethod
     def pooled(cls, datasets):
-        """The utterances of several datasets as one, in their order; all were made with the same tokenizer and lengths."""
+        """The utterances of several datasets as one, in their order; all were made with the same classes and tokenizer."""
         whole = copy.copy(datasets[0])
         whole.utterances = pd.concat([dataset.utterances for dataset in datasets], ignore_index=True)
         whole.labels = np.concatenate([dataset.labels for dataset in datasets])
-        whole.wav_paths = [path for dataset in datasets for path in dataset.wav_paths]
+        whole.rows = [row for dataset in datasets for row in dataset.rows]
         whole.input_ids = [ids for dataset in datasets for ids in dataset.input_ids]
-        if whole.features is not None:
-            whole.features = [features for dataset in datasets for features in dataset.features]
         return whole
 
     def __len__(self):
         return len(self.labels)
 
-    def use_features(self, features):
-        """Give out what a frozen speech encoder made of the utterances (a SpeechFeatures) in the place of their sound."""
-        segment_ids = self.utterances["segment_id"].tolist()
-        self.features = [(features, segment_id) for segment_id in segment_ids]
-
     def __getitem__(self, index):
-        if self.features is None:
-            seconds = self.utterances["duration"].iat[index]
-            speech = torch.from_numpy(read_waveform(self.wav_paths[index], self.max_seq_len, seconds))
-        else:
-            features, segment_id = self.features[index]
-            speech = features[segment_id]
-        return index, speech, torch.tensor(self.input_ids[index]), int(self.labels[index])
+        speech, row = self.rows[index]
+        return index, speech(row), torch.tensor(self.input_ids[index]), int(self.labels[index])
 
     def collate(self, items):
         """Items → a batch: ``indices`` and ``labels`` (batch,), and the two inputs that both classifiers take."""
@@ -78,7 +80,7 @@ class UtteranceDataset(Dataset):
         return {
             "indices": torch.tensor(indices),
             "labels": torch.tensor(labels),
-            "speech_inputs": padded(speech, 0.0, "input_values" if self.features is None else "features"),
+            "speech_inputs": padded(speech, 0.0, self.speech_name),
             "text_inputs": padded(input_ids, self.pad_token_id, "input_ids"),
         }
 
@@ -118,17 +120,20 @@ class BalancedBatchSampler(Sampler):
         """Utterances in a step's global batch; the last one of an epoch may be smaller."""
         return min(self.batch_size, len(self.weights) - step * self.batch_size)
 
-    def __iter__(self):
+    def global_batches(self):
+        """The batches of ``epoch`` that all processes share, lists of indices."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
         drawn = torch.multinomial(self.weights, len(self.weights), replacement=True, generator=generator).tolist()
-        for step in range(len(self)):
-            batch = drawn[step * self.batch_size : (step + 1) * self.batch_size]
+        return [drawn[start : start + self.batch_size] for start in range(0, len(drawn), self.batch_size)]
+
+    def __iter__(self):
+        for batch in self.global_batches():
             # A process that has no share in a small last batch gets one utterance, which training weighs with zero.
             yield batch[self.process_index :: self.num_processes] or batch[:1]
 
 
 def derived_seed(*parts):
-    """One 32-bit seed from several numbers, such as a run's seed and an epoch."""
+    """One 32-bit seed from several numbers, such as a run's seed and an epoch; zeros at the end make no other seed."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
@@ -202,8 +207,8 @@ class Loader:
             if future.done():  # it is what the reading itself raised
                 raise
             raise UserError(
-                f"no batch could be read for {SECONDS_FOR_A_BATCH} s: the storage of {self.dataset.wav_paths[0]} does not "
-                "answer; the same command resumes the run once it does"
+                f"no batch could be read for {SECONDS_FOR_A_BATCH} s: the storage of "
+                f"{self.dataset.utterances['wav_path'].iat[0]} does not answer; the same command resumes the run once it does"
             ) from None
 
 
@@ -225,7 +230,7 @@ def ordered_loader(dataset, batch_size, num_workers, process_index=0, num_proces
 
 @dataclass
 class Task:
-    """One corpus under one fold: ``splits`` maps train, valid and test to datasets, ``fold`` to session numbers."""
+    """One corpus under one fold: ``splits`` maps train, valid and test to datasets, ``fold`` to sessions."""
 
     name: str
     corpus: Corpus
@@ -233,34 +238,28 @@ class Task:
     splits: dict
 
 
-def read_fold(args, name):
-    """Read the corpus ``name`` and find the run's fold: (Corpus, ``{split: session numbers}``).
+def make_task(corpus, args, class_names, tokenizer, speech):
+    """A corpus under the run's fold, as a Task.
+
+    Args:
+        corpus: a Corpus.
+        args: a run's flags.
+        class_names: the model's classes, in order.
+        tokenizer: the text encoder's.
+        speech: a Sound, or the SpeechFeatures of the corpus.
 
     Raises:
-        UserError: if the corpus is missing or not in KEMDy's form, holds wavs that cannot be used (without
-            ``--skip_bad_files``), or has too few sessions.
+        UserError: if a split is empty.
     """
-    corpus = read_corpus(find_corpus(args.data_root, name))
-    if corpus.name != name:
-        raise UserError(f"{corpus.root} holds the annotations of {corpus.name}, not of {name}")
-    if not getattr(args, "skip_bad_files", False):
-        corpus.require_readable_wavs()
-    return corpus, session_folds(corpus.sessions, args.k_fold)[args.num_fold]
-
-
-def load_task(args, name, tokenizer):
-    """Read the corpus ``name`` and divide it by the run's fold.
-
-    Raises:
-        UserError: as ``read_fold``, or if a split is empty.
-    """
-    corpus, fold = read_fold(args, name)
+    fold = fold_of(corpus, args.num_fold, args.k_fold)
     tables = split_utterances(corpus.utterances, fold)
     for split in SPLITS:
         if tables[split].empty:
             raise UserError(
-                f"{corpus.root}: no usable utterance in sessions {', '.join(map(str, fold[split]))}, "
-                f"the {split} split of fold {args.num_fold}; {corpus.command} shows why"
+                f"{corpus.root}: no usable utterance in the {split} split of fold {args.num_fold} "
+                f"({', '.join(map(str, fold[split]))}); {corpus.command} shows why"
             )
-    splits = {split: UtteranceDataset(table, tokenizer, args.max_text_len, args.max_seq_len) for split, table in tables.items()}
-    return Task(name, corpus, fold, splits)
+    splits = {
+        split: UtteranceDataset(table, class_names, tokenizer, args.max_text_len, speech) for split, table in tables.items()
+    }
+    return Task(corpus.name, corpus, fold, splits)

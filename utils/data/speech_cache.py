@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from models.encoders import speech_features
-from utils.data.audio import SAMPLE_RATE, read_waveform
-from utils.data.batches import padded
+from models import SAMPLE_RATE
+from models.speech import speech_features
+from utils.data.batches import Sound, padded
 from utils.errors import UserError
 from utils.files import DIGESTS, Locked, LockFile, read_json, sha256, this_process, write_json
 from utils.identity import FileDigests
@@ -35,7 +35,7 @@ PRECISIONS = ("float16", "float32")
 
 
 class SpeechFeatures:
-    """The features of one corpus, read from a memory-mapped file.
+    """Gives out the features of one corpus's utterances, from a memory-mapped file.
 
     Args:
         folder: a whole cache folder.
@@ -43,6 +43,8 @@ class SpeechFeatures:
     Raises:
         UserError: if its index is damaged.
     """
+
+    name = "features"
 
     def __init__(self, folder):
         index = read_json(folder / INDEX)
@@ -70,9 +72,9 @@ class SpeechFeatures:
         self._mapped = np.memmap(self.path, self.dtype, "r", shape=self.shape)
         return self
 
-    def __getitem__(self, segment_id):
-        """The frames of an utterance, (frames, width), in the precision that they are kept in."""
-        start, stop = self.spans[segment_id]
+    def __call__(self, utterance):
+        """The frames of an utterance (a row of the corpus's table), (frames, width), in the precision that they are kept in."""
+        start, stop = self.spans[utterance.segment_id]
         return torch.from_numpy(np.array(self._mapped[start:stop]))
 
 
@@ -117,30 +119,19 @@ def corpus_features(corpus, encoder, max_seq_len, precision, cache_root, device,
     return found
 
 
-def use_cached_features(run, encoder, tasks):
-    """Let the tasks' datasets give out cached features in the place of sound.
-
-    Args:
-        run: the Run; its flags say where and in which precision.
-        encoder: the frozen speech encoder.
-        tasks: ``{name: Task}``.
-
-    Raises:
-        UserError: as ``corpus_features``.
-    """
+def features_of(run, encoder, corpora):
+    """The features of some corpora as a run's flags want them, ``{name: SpeechFeatures}``; None with --no_speech_cache."""
     args = run.args
+    if args.no_speech_cache:
+        return None
     root = args.speech_cache or Path(args.output_root) / "speech_features"
-    for task in tasks.values():
-        features = corpus_features(
-            task.corpus, encoder, args.max_seq_len, args.speech_cache_precision, root, run.accelerator.device, run.say
-        )
-        for dataset in task.splits.values():
-            dataset.use_features(features)
+    wanted = args.max_seq_len, args.speech_cache_precision, root, run.accelerator.device, run.say
+    return {name: corpus_features(corpus, encoder, *wanted) for name, corpus in corpora.items()}
 
 
 def cache_key(corpus, encoder, max_seq_len, precision):
     """Digest of all that the features depend on: encoder, sound, cut length and precision."""
-    sound = corpus.utterances[["segment_id", "wav_digest"]].to_csv(index=False)
+    sound = corpus.utterances[["segment_id", "wav_digest", "start", "duration"]].to_csv(index=False)
     facts = [VERSION, encoder.provenance["fingerprint"], float(max_seq_len), precision, SAMPLE_RATE, sound]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -248,8 +239,7 @@ def _resume(partial, bytes_per_frame):
 
 @torch.inference_mode()
 def _features_of(batch, encoder, max_seq_len, device):
-    wavs = zip(batch["wav_path"], batch["duration"])
-    waveforms = [torch.from_numpy(read_waveform(path, max_seq_len, seconds)) for path, seconds in wavs]
+    waveforms = list(map(Sound(max_seq_len), batch.itertuples()))
     inputs = {name: values.to(device) for name, values in padded(waveforms, 0.0, "input_values").items()}
     hidden_states, frame_mask = speech_features(encoder, **inputs)
     return [states[valid].float().cpu().numpy() for states, valid in zip(hidden_states, frame_mask)]

@@ -8,11 +8,11 @@ import argparse
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
-from utils.data.kemdy import CORPORA
 from utils.demo import corpora, encoders
 from utils.errors import UserError, one_line_errors
 from utils.files import SYNTHETIC_MARKER
 from utils.flags import named_path
+from utils.methods import KEMDY as CORPORA
 
 
 @one_line_errors

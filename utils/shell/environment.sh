@@ -1,8 +1,14 @@
-# Sourced by the run scripts: where the repository is, and a Python that has what requirements.txt asks for, found or made.
+# Sourced by the run scripts: where the repository is, a Python that has what requirements.txt asks for, found or made, the
+# methods, and --help.
 repository=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # In front of the repository's files in commands, which run where the caller is: paths in flags are the caller's.
 at=$repository/
 [ ! "$PWD" -ef "$repository" ] || at=
+
+fail() {
+  echo "error: $*" >&2
+  exit 1
+}
 
 # Sets PYTHON. The active environment if it will do, else .venv, else the system's Python; fails if none has what is asked for.
 find_python() {
@@ -21,9 +27,8 @@ find_python() {
 
 # What a script says that needs a Python and makes none.
 no_python() {
-  echo "error: no Python here has what requirements.txt asks for: 'pip install -r ${at}requirements.txt' in your environment, or" \
-    "'bash ${at}run-tests.sh', which makes one in .venv" >&2
-  exit 1
+  fail "no Python here has what requirements.txt asks for: 'pip install -r ${at}requirements.txt' in your environment, or" \
+    "'bash ${at}run-tests.sh', which makes one in .venv"
 }
 
 suits() {
@@ -40,21 +45,93 @@ make_python() {
       break
     fi
   done
-  if [ -z "$base" ]; then
-    echo "error: Python 3.11 to 3.14 is needed, and none was found on PATH" >&2
-    return 1
-  fi
+  [ -n "$base" ] || fail "Python 3.11 to 3.14 is needed, and none was found on PATH"
   echo "installing requirements.txt into .venv (about 5 GB, once)"
-  # A .venv whose Python is gone or too old is made anew; one whose installation was cut off goes on.
-  if ! suits "$venv/bin/python" && ! "$base" -m venv --clear "$venv"; then
-    echo "error: $base cannot make .venv (see above); on Debian and Ubuntu 'apt install python3-venv' may be missing" >&2
-    return 1
-  fi
-  if ! "$venv/bin/python" -m pip install --disable-pip-version-check -r "$repository/requirements.txt"; then
-    echo "error: requirements.txt could not be installed into .venv (see above); the same command goes on from there" >&2
-    return 1
-  fi
-  find_python && return
-  echo "error: .venv lacks $("$venv/bin/python" "$repository/utils/shell/requirements.py")" >&2
+  # A .venv whose Python is gone or too old is replaced; an interrupted installation is resumed.
+  suits "$venv/bin/python" || "$base" -m venv --clear "$venv" ||
+    fail "$base cannot make .venv (see above); on Debian and Ubuntu 'apt install python3-venv' may be missing"
+  "$venv/bin/python" -m pip install --disable-pip-version-check -r "$repository/requirements.txt" ||
+    fail "requirements.txt could not be installed into .venv (see above); the same command resumes from there"
+  find_python || fail ".venv lacks $("$venv/bin/python" "$repository/utils/shell/requirements.py")"
+}
+
+# methods: every method on a line: name, kind, model, run script. methods NAME: its kind, script and flags, quoted.
+# Kinds are start, alone, sequence and joint. Any Python from 3.8 on will do, as on a login node.
+methods() {
+  (CDPATH= cd -- "$repository" && PYTHONPATH=. "${PYTHON:-python3}" -m utils.methods "$@")
+}
+
+# later TASK...: all but the first.
+later() {
+  [ $# = 0 ] || shift
+  echo "$*"
+}
+
+# flag NAME DEFAULT FLAGS...: the value that NAME has among FLAGS.
+flag() {
+  local name=$1 value=$2
+  shift 2
+  while [ $# -gt 0 ]; do
+    case $1 in
+      "$name") value=${2:-} ;;
+      "$name"=*) value=${1#*=} ;;
+    esac
+    shift
+  done
+  printf '%s\n' "$value"
+}
+
+# own_corpora: does ORDER or TASKS name a corpus that is not KEMDy's?
+own_corpora() {
+  local name
+  for name in ${ORDER:-${TASKS:-}}; do
+    case $name in KEMDy19 | KEMDy20 | joint) ;; *) return 0 ;; esac
+  done
   return 1
+}
+
+# about_corpora FLAGS...: folds of the corpora in ORDER or TASKS, then their labels, one a line.
+about_corpora() {
+  [ -n "${PYTHON:-}" ] || no_python
+  PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH} "$PYTHON" -P -m utils.data.corpus \
+    --data_root "$(flag --data_root "${at}data" "$@")" ${ORDER:-$TASKS}
+}
+
+# check_grid: refuses what only one method can be told.
+check_grid() {
+  [ -z "${EXP_NAME:-}" ] || fail "EXP_NAME=$EXP_NAME would put all settings into one folder: unset it"
+  [ -z "${ORDER:-}" ] || [ -n "$(later $ORDER)" ] || fail "ORDER=$ORDER: a sequence has two corpora or more"
+}
+
+# asks_for_help FLAGS...
+asks_for_help() {
+  local word
+  for word in "$@"; do
+    case $word in -h | --help) return 0 ;; esac
+  done
+  return 1
+}
+
+# show_help VARIABLE...: the comment on top of the script, and a line on each variable that it takes.
+show_help() {
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+  [ $# != 0 ] || return 0
+  printf '\nvariables, in front of the command (%s=... bash %s):\n' "$1" "$0"
+  local variable
+  for variable in "$@"; do
+    printf '  %-13s ' "$variable"
+    case $variable in
+      FOLDS) echo 'numbers of the folds (default: 0 1 2 3 4; 0 for a corpus with given splits)' ;;
+      TASKS) echo 'corpora to learn, or of ORDER the steps that learn them (default: KEMDy19 KEMDy20, or all of ORDER)' ;;
+      ORDER) echo 'corpora in the order in which they are learned, such as "A B C": every step of that one sequence' ;;
+      SEEDS) echo 'seeds (default: 12); experiments of other seeds are named NAME-seed13 and so on' ;;
+      EXP_NAME) echo "name of the experiment, a folder under --output_root (default: the method's)" ;;
+      TEXT_MODEL) echo 'text encoder, a hub name or a folder' ;;
+      SPEECH_MODEL) echo 'speech encoder, a hub name or a folder' ;;
+      LAMBDAS) echo 'values of λ (default: 5 50 500 5000 50000 500000), here on fold 0 unless FOLDS names others' ;;
+      GPUS) echo 'number of GPUs (default: all, or those in CUDA_VISIBLE_DEVICES)' ;;
+      LAUNCH) echo 'what starts a script in place of python, such as "accelerate launch --num_processes 4"' ;;
+      DRY_RUN) echo '1 prints the commands and runs nothing' ;;
+    esac
+  done
 }

@@ -1,60 +1,100 @@
 """The flags that all training scripts share: the published ones with their defaults, and ours."""
 
 import argparse
-import re
+import shlex
+from contextlib import suppress
 
-from utils.data.audio import SECONDS
-from utils.data.kemdy import CORPORA
-from utils.flags import Parser, between, count, encoder_name, folder_name, named_path, positive_float, positive_int, seed_number
+from utils.data import SECONDS
+from utils.errors import UserError
+from utils.flags import (
+    Parser,
+    between,
+    count,
+    encoder_name,
+    folder_name,
+    named_path,
+    positive_float,
+    positive_int,
+    seed_number,
+)
+from utils.identity import checkpoint_facts
 from utils.machine import available_cpus
+from utils.methods import JOINT, KEMDY, METHODS, SEQUENCE, START
 
-# Both corpora at once: what continual_learning_init.py can train beside one of them.
-JOINT = "joint"
 TEXT_MODEL = "skt/kobert-base-v1"
 SPEECH_MODEL = "facebook/wav2vec2-base-960h"
 
 
-def training_parser(description, exp_name, tasks=CORPORA):
-    """An ArgumentParser with the shared flags.
+def corpus_name(text):
+    """The name of a corpus, which is that of its folder; names joined by + are those of sequences."""
+    if folder_name(text) == JOINT or "+" in text or text.startswith("."):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot be a corpus's name: rename its folder, without +, a leading dot, joint"
+        )
+    return text
+
+
+def training_parser(description, *methods):
+    """A Parser with the shared flags.
 
     Args:
         description: one sentence for ``--help``.
-        exp_name: default of ``--exp_name``, or several of which the script chooses one after parsing.
-        tasks: what ``--task`` can be.
+        methods: names of the methods that the script trains; the first one's flags are the defaults.
     """
     parser = Parser(description=description)
+    kinds = {METHODS[name].how for name in methods}
     run = parser.add_argument_group("the run")
-    together = f"; {JOINT} is both at once" if JOINT in tasks else ""
-    run.add_argument("--task", choices=tasks, required=True, help=f"corpus that the run trains on{together}")
-    several = not isinstance(exp_name, str)
+    if JOINT in kinds:
+        help = f"corpus to train on, or {JOINT}: several at once"
+        run.add_argument("--task", type=lambda text: text if text == JOINT else corpus_name(text), required=True, help=help)
+        run.add_argument(
+            "--with",
+            dest="together",
+            type=corpus_name,
+            nargs="+",
+            metavar="TASK",
+            help=f"those of --task {JOINT} (default: KEMDy's)",
+        )
+    else:
+        run.add_argument("--task", type=corpus_name, required=True, help="corpus to train on: a folder under --data_root")
+    if SEQUENCE in kinds:
+        run.add_argument(
+            "--after",
+            type=corpus_name,
+            nargs="+",
+            metavar="TASK",
+            help="what was learned before, in this order (default: the other corpus of KEMDy, or as --checkpoint says)",
+        )
+    run.add_argument("--labels", nargs="+", metavar="LABEL", help="the classes, in order (default: the corpus's own)")
     run.add_argument(
         "--exp_name",
         type=folder_name,
-        default=argparse.SUPPRESS if several else exp_name,
-        help="folder of the experiment under --output_root" + (f" (default: {' or '.join(exp_name)})" if several else ""),
+        help=f"folder of the experiment under --output_root (default: {' or '.join(methods)})",
     )
-    run.add_argument("--seed", type=seed_number, default=12, help="seed of initialisation and order; the folds never move")
+    run.add_argument("--experiment", type=folder_name, help="its name in tables, without a seed (default: --exp_name)")
+    run.add_argument("--seed", type=seed_number, default=12, help="seed of initialization and order; the folds never move")
     run.add_argument("--num_fold", type=count, default=0, help="which fold, from 0")
-    run.add_argument("--k_fold", type=positive_int, default=5, help="number of session-wise folds")
-    run.add_argument("--overwrite", action="store_true", help="delete what lies in the run's folder and restart")
+    run.add_argument("--k_fold", type=positive_int, default=5, help="number of folds")
+    run.add_argument("--overwrite", action="store_true", help="delete an existing run in this folder and restart")
     run.add_argument("--keep_last", action="store_true", help="keep last_checkpoint.pt when the run is done")
 
     training = parser.add_argument_group("training")
     training.add_argument("--lr", type=positive_float, default=1e-5, help="learning rate of AdamW")
-    training.add_argument("--batch_size", type=positive_int, default=32, help="utterances a step, over all processes")
+    training.add_argument("--batch_size", type=positive_int, default=32, help="utterances per step, over all processes")
     training.add_argument("--num_epochs", type=positive_int, default=40, help="epochs")
-    training.add_argument("--max_text_len", type=positive_int, default=256, help="tokens of a transcript that are read")
-    training.add_argument(
-        "--max_seq_len", type=between(float, *SECONDS), default=5, help="seconds of a recording that are heard"
-    )
+    training.add_argument("--max_text_len", type=positive_int, default=256, help="maximum tokens per transcript")
+    training.add_argument("--max_seq_len", type=between(float, *SECONDS), default=5, help="truncate audio to this many seconds")
+    _add_places_and_machine(parser)
+    return parser
 
+
+def _add_places_and_machine(parser):
     places = parser.add_argument_group("corpora, encoders, outputs")
-    places.add_argument("--data_root", type=named_path, default="data", help="folder that holds KEMDy19 and KEMDy20")
+    places.add_argument("--data_root", type=named_path, default="data", help="folder that holds the corpora")
     places.add_argument(
         "--skip_bad_files",
         action="store_true",
-        default=argparse.SUPPRESS,  # a run without it is one from before there was the flag
-        help="train without the wavs that cannot be used, which otherwise end the run before it starts",
+        help="train without the sound files that cannot be used, which otherwise end the run before it starts",
     )
     places.add_argument("--output_root", type=named_path, default="outputs", help="folder that all experiments are written to")
     encoder_help = "hub name (NAME@REVISION if wanted) or folder of the %s encoder"
@@ -62,13 +102,7 @@ def training_parser(description, exp_name, tasks=CORPORA):
     places.add_argument("--speech_model", type=encoder_name, default=SPEECH_MODEL, help=encoder_help % "speech")
 
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--cpu", action="store_true", help="do not use a GPU")
-    machine.add_argument(
-        "--num_workers",
-        type=count,
-        default=min(4, available_cpus()),
-        help="threads that read wavs ahead; 0 reads in the main one",
-    )
+    add_machine_flags(machine)
     machine.add_argument(
         "--mixed_precision",
         choices=("auto", "no", "bf16"),
@@ -78,24 +112,34 @@ def training_parser(description, exp_name, tasks=CORPORA):
     machine.add_argument(
         "--micro_batch_size",
         type=positive_int,
-        help="utterances that each process computes at once: less memory, the same step of --batch_size (default: all)",
+        help="per-device micro-batch size (gradient accumulation): less memory, the same gradient but for dropout's masks",
     )
-    return parser
+
+
+def add_machine_flags(group):
+    """``--cpu`` and ``--num_workers``, of everything that runs a model."""
+    group.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    group.add_argument(
+        "--num_workers",
+        type=count,
+        default=min(4, available_cpus()),
+        help="threads that read sound ahead; 0 reads in the main one",
+    )
 
 
 def add_start_flags(parser):
-    """Flags of the methods that go on from a model of the other corpus (finetune, ewc)."""
+    """Flags of the methods that start from a model of earlier tasks."""
     start = parser.add_argument_group("the model to start from")
     start.add_argument(
         "--checkpoint",
         type=named_path,
-        help="best_model.pt of the other corpus; without it, that of --init_name for the same fold",
+        help="best_model.pt or exported file of the tasks before; without it, that of --init_name, or of this experiment's "
+        "step before, for the same fold",
     )
     start.add_argument(
         "--init_name",
         type=folder_name,
-        default=argparse.SUPPRESS,
-        help="experiment under --output_root that trained the first task (default: task_a, with the -seedN of --exp_name)",
+        help=f"experiment under --output_root that trained the first task (default: {START}, with --exp_name's -seedN)",
     )
 
 
@@ -108,17 +152,71 @@ def parse_training_args(parser, argv=None):
         parser.error(f"--num_fold {args.num_fold}: with --k_fold {args.k_fold} the folds are 0 to {args.k_fold - 1}")
     if args.max_text_len < 2:
         parser.error(f"--max_text_len {args.max_text_len}: [CLS] and [SEP] alone are 2 tokens")
-    if "checkpoint" in args and "init_name" not in args:
-        args.init_name = "task_a" + split_seed(args.exp_name)[1]
+    if args.labels and len(set(args.labels)) < max(len(args.labels), 2):
+        parser.error("--labels: two or more, each once")
     return args
 
 
-def split_seed(exp_name):
-    """Repetitions over seeds lie beside the first: ``finetune-seed13`` → ("finetune", "-seed13")."""
-    method, suffix = re.fullmatch(r"(.*?)(-seed\d+)?", exp_name, re.DOTALL).groups(default="")
-    return method, suffix
+def complete(args, method):
+    """Set what follows from the method: the experiment's names, and the order of the tasks. Returns ``args``.
+
+    ``args.sequence`` are the names of the tasks in the order in which they are learned, this run's last; of joint those that
+    are learned together.
+
+    Raises:
+        UserError: if what was learned before is not said, or tasks are named twice.
+    """
+    if "sequence" in args:
+        return args
+    args.exp_name = args.exp_name or method
+    args.experiment = args.experiment or args.exp_name
+    how = METHODS[method].how
+    if how == JOINT:
+        args.sequence = list(args.together or KEMDY)
+    elif how == SEQUENCE:
+        args.init_name = args.init_name or START + _ending(args)
+        args.sequence = [*_tasks_before(args), args.task]
+    else:
+        args.sequence = [args.task]
+    if getattr(args, "together", None) and args.task != JOINT:
+        raise UserError(f"--with goes with --task {JOINT}")
+    if len(set(args.sequence)) < max(len(args.sequence), 2 if how != "alone" else 1):
+        raise UserError(f"--task {args.task}: {', '.join(args.sequence)} are to be several corpora, each once")
+    return args
 
 
-def other_task(task):
-    """The corpus that a continual run of ``task`` has learned before it."""
-    return next(name for name in CORPORA if name != task)
+def _ending(args):
+    """What sets ``--exp_name`` apart from ``--experiment``, such as -seed13; the start of the same seed has it too."""
+    return args.exp_name.removeprefix(args.experiment) if args.exp_name.startswith(args.experiment) else ""
+
+
+def _tasks_before(args):
+    if args.after:
+        return args.after
+    facts = {}
+    if args.checkpoint is not None and args.checkpoint.is_file():
+        with suppress(UserError):  # what is wrong with it is said where it is read whole
+            facts = checkpoint_facts(args.checkpoint)
+    if facts.get("sequence") and facts.get("method") != JOINT:
+        if args.task in facts["sequence"]:
+            raise UserError(
+                f"--checkpoint {args.checkpoint} has already been trained on {args.task}: what it forgets cannot be told; name "
+                f"the best_model.pt of a run on other tasks alone"
+            )
+        return facts["sequence"]
+    if args.task in KEMDY:
+        return [name for name in KEMDY if name != args.task]
+    raise UserError(f"--task {args.task}: say what was learned before it, in order: --after TASK …")
+
+
+def command_for(args, method, **changes):
+    """The command that makes a run of ``method`` with the shared flags of ``args``, but for ``changes``."""
+    defaults = vars(training_parser("", method).parse_args(["--task", args.task]))
+    values = {name: value for name, value in vars(args).items() if name in defaults and value != defaults[name]} | changes
+    words = ["python", METHODS[method].script]
+    for name, value in values.items():
+        if value is True:
+            words.append(f"--{name}")
+        elif value is not None and value is not False:
+            words += [f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return shlex.join(words)

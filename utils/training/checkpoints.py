@@ -1,19 +1,19 @@
-"""Models that come back from files: a run's, rebuilt whole, or a checkpoint's parameters. Nothing in a file can run."""
+"""Load models from run folders and checkpoints (weights only)."""
 
 import hashlib
 import json
 import pickle
+import struct
 import warnings
 import zipfile
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from models import AdapterFusionClassifier, FusionClassifier
-from models.encoders import ENCODER_SEED, load_encoder
+from models import ENCODER_SEED, MODELS, model_class
+from models.encoders import load_encoder
 from models.hub import local_folder
-from utils.data.kemdy import EMOTIONS
 from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG
 from utils.identity import read_run_config
@@ -21,8 +21,8 @@ from utils.identity import read_run_config
 # Parts of an exported file's metadata.
 FACTS, CARD, DIGEST = "facts", "card", "sha256"
 # Raised when files of before are no longer read.
-EXPORT_FORMAT = 2
-# Buffers that transformers stored once and makes anew today.
+EXPORT_FORMAT = 3
+# Buffers saved by older transformers versions, now non-persistent.
 FORMER_BUFFERS = tuple(f"text_encoder.embeddings.{name}" for name in ("position_ids", "token_type_ids"))
 # What float32 parameters can be loaded from; not float8, which is of no use without its scales.
 FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
@@ -30,6 +30,8 @@ FORMER_NAMES = {
     ".conv.weight_g": ".conv.parametrizations.weight.original0",
     ".conv.weight_v": ".conv.parametrizations.weight.original1",
 }
+# What zipfile and torch.load raise on a damaged file.
+DAMAGED = (EOFError, LookupError, OSError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile)
 
 
 def load_run(folder, text_model=None, speech_model=None):
@@ -37,54 +39,46 @@ def load_run(folder, text_model=None, speech_model=None):
 
     Args:
         folder: the run's folder.
-        text_model, speech_model: hub names or folders of its encoders. Without them those of config.json are taken where
+        text_model, speech_model: hub names or folders of its encoders. Without them those of config.json are loaded where
             they are on this machine, as a folder or in the hub's cache: nothing is fetched that is not named here.
 
     Returns:
-        (model, config): a FusionClassifier or AdapterFusionClassifier in evaluation mode with the parameters of its best
-        epoch, and config.json as a dictionary.
+        (model, config): the model in evaluation mode with the parameters of its best epoch, its classes in the order of
+        ``config["labels"]``, and config.json as a dictionary.
 
     Raises:
-        UserError: if a file cannot be used, the encoders are not to be had or are others now, the labels are others, or
-            best_model.pt is not of this run.
+        UserError: if a file cannot be used, the encoders are missing or are others now, or best_model.pt is not of this run.
     """
-    path, folder = Path(folder) / BEST_MODEL, Path(folder)
-    config = read_config(folder / CONFIG)
-    arguments, adapters = config["arguments"], has_adapters(config["method"])
-    _require_arguments(arguments, adapters, folder / CONFIG)
-    state = read_state(path)
-    if adapters:
-        sizes = {tuple(tensor.shape)[:1] for name, tensor in state.items() if name.endswith(".adapter.down.weight")}
-        if sizes != {(arguments["adapter_size"],)}:
-            raise UserError(f"{path} is not of the run in {CONFIG}: its adapters are not of size {arguments['adapter_size']}")
+    path = Path(folder) / BEST_MODEL
+    config, state = read_config(path.with_name(CONFIG)), read_state(path)
+    arguments = config["arguments"]
     encoders = [
         load_encoder(
             kind,
             named or local_folder(kind, arguments[f"{kind}_model"]),
-            not (adapters and arguments["without_pretraining"]),
-            arguments["encoder_seed"] if adapters else ENCODER_SEED,
+            not arguments.get("without_pretraining", False),
+            arguments.get("encoder_seed", ENCODER_SEED),
         )
         for kind, named in (("text", text_model), ("speech", speech_model))
     ]
-    model = assemble(config["method"], *encoders, arguments.get("adapter_size"))
+    model = assemble(config, *encoders)
     require_same_encoders(model, config, path)
-    wrong = misfit(state, model.checkpoint_state())
-    if wrong:
-        raise UserError(f"{path} is not of the run in {CONFIG}: {wrong}")
+    mismatch = describe_mismatch(state, model.checkpoint_state())
+    if mismatch:
+        raise UserError(f"{path} is not of the run in {CONFIG}: {mismatch}")
     model.load_checkpoint_state(state)
     return model.eval(), config
 
 
-def has_adapters(method):
-    """Is it a method that trains adapters, on frozen encoders?"""
-    return method.startswith("adapter")
+def assemble(config, text_encoder, speech_encoder):
+    """The model of a run, or of an exported file, over its encoders; its new layers are drawn from the current random state.
 
-
-def assemble(method, text_encoder, speech_encoder, adapter_size):
-    """The model of a method over its encoders, with new layers drawn from the current random state."""
-    if has_adapters(method):
-        return AdapterFusionClassifier(text_encoder, speech_encoder, adapter_size=adapter_size)
-    return FusionClassifier(text_encoder, speech_encoder)
+    Args:
+        config: config.json, or an exported file's facts: their ``model``, ``labels`` and ``arguments`` are read.
+        text_encoder, speech_encoder: as ``load_encoder`` returns them.
+    """
+    own = {"adapter_size": config["arguments"]["adapter_size"]} if config["model"] == "adapter" else {}
+    return model_class(config["model"])(text_encoder, speech_encoder, len(config["labels"]), **own)
 
 
 def require_same_encoders(model, config, path):
@@ -98,8 +92,8 @@ def require_same_encoders(model, config, path):
             )
 
 
-def misfit(state, own):
-    """The first way in which a state dict does not fit a model's own, in words; None if it fits."""
+def describe_mismatch(state, own):
+    """The first way in which a state dict does not fit a model's own, as a text; None if it fits."""
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or extra:
         return f"it lacks {missing[0]}" if missing else f"it also holds {extra[0]}"
@@ -114,71 +108,26 @@ def misfit(state, own):
 
 
 def read_config(path):
-    """A run's config.json, once it is sure that it tells what a checkpoint is.
+    """A run's config.json.
 
     Raises:
-        UserError: as ``require_facts``, or if the file is not a JSON object.
+        UserError: if it is not a JSON object, of another version of this code, or of a model that this code does not have.
     """
     config = read_run_config(path)
-    require_facts(config, path)
-    start, continued = config.get("started_from"), config.get("continued", [])
-    right = {"arguments": isinstance(config.get("arguments"), dict)}
-    right["started_from"] = start is None or (
-        isinstance(start, dict) and all(isinstance(start.get(name), str) for name in ("checkpoint", "sha256"))
-    )
-    right["continued"] = isinstance(continued, list) and all(
-        isinstance(of, dict) and isinstance(of.get("arguments"), dict) for of in continued
-    )
-    _require(right, path)
+    _require_known_model(config, path)
     return config
 
 
-def require_facts(facts, path):
-    """Raise UserError unless config.json, or what an exported file says in its place, is whole and of these labels."""
-    encoders, corpora, labels = (facts.get(name) for name in ("encoders", "corpora", "labels"))
-    right = {name: _is_word(facts.get(name)) for name in ("method", "task")}
-    right |= {name: _is_count(facts.get(name)) for name in ("fold", "k_fold", "seed")}
-    right["synthetic"] = isinstance(facts.get("synthetic"), bool)
-    right["labels"] = isinstance(labels, list)
-    right["corpora"] = isinstance(corpora, list | dict) and all(map(_is_word, corpora))
-    right["encoders"] = (
-        isinstance(encoders, dict)
-        and encoders.keys() == {"text", "speech"}
-        and all(
-            isinstance(of, dict) and _is_word(of.get("name")) and _is_word(of.get("fingerprint")) for of in encoders.values()
-        )
-    )
-    _require(right, path)
-    if labels != list(EMOTIONS):
-        raise UserError(f"{path}: its labels are {str(labels)[:200]}, and this code's are {', '.join(EMOTIONS)}, in this order")
-
-
-def _require_arguments(arguments, adapters, path):
-    right = {f"{kind}_model": _is_word(arguments.get(f"{kind}_model")) for kind in ("text", "speech")}
-    if adapters:
-        right["adapter_size"] = _is_count(arguments.get("adapter_size")) and arguments["adapter_size"] > 0
-        right["encoder_seed"] = _is_count(arguments.get("encoder_seed"))
-        right["without_pretraining"] = isinstance(arguments.get("without_pretraining"), bool)
-    _require(right, path)
-
-
-def _require(right, path):
-    wrong = [name for name, is_right in right.items() if not is_right]
-    if wrong:
-        raise UserError(f"{path} has no {wrong[0]!r}, or not as it was written: copy it again")
-
-
-def _is_word(value):
-    # What is printed in one line stays one line.
-    return isinstance(value, str) and 0 < len(value) <= 4096 and value.isprintable()
-
-
-def _is_count(value):
-    return type(value) is int and 0 <= value < 2**63
+def _require_known_model(config, path):
+    model, labels = config.get("model"), config.get("labels")
+    if model not in MODELS:
+        raise UserError(f"{path} is of a model {model!r:.50}, and models/__init__.py has {', '.join(MODELS)}")
+    if not isinstance(labels, list) or not labels:
+        raise UserError(f"{path} has no list of labels, the classes of its model: copy it again")
 
 
 def is_export(path):
-    """Is this a file in safetensors format, as utils/results/export.py writes them? Told by its content, whatever its name."""
+    """Is this a file in safetensors format, as utils/results/export.py writes them? Detected by content, not by extension."""
     try:
         with open(path, "rb") as file:
             return file.read(9)[8:] == b"{"  # after the length of the header
@@ -203,32 +152,32 @@ def read_export(path):
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # whatever is wrong with it
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read as an exported model ({_reason(error)}): copy it again") from None
-    _require_tensors(state, path)
     try:
-        facts, card = json.loads(metadata[FACTS]), metadata[CARD]
-    except (KeyError, ValueError, RecursionError):
-        facts, card = None, ""
-    if not isinstance(facts, dict) or not all(line.isprintable() for line in card.split("\n")):
-        raise UserError(f"{path} is refused: its metadata are not those that 'python -m utils.results.export' writes")
+        facts, card, digest = json.loads(metadata[FACTS]), metadata[CARD], metadata[DIGEST]
+    except (KeyError, ValueError):
+        raise UserError(f"{path} is refused: its metadata are not those that 'python -m utils.results.export' writes") from None
     if facts.get("format") != EXPORT_FORMAT:
-        raise UserError(
-            f"{path} is of format {facts.get('format')!r:.20}, and this version reads format {EXPORT_FORMAT}: export it again"
-        )
-    if metadata.get(DIGEST) != content_digest(state, metadata[FACTS], card):
+        raise UserError(f"{path} is of format {facts.get('format')}, this version reads {EXPORT_FORMAT}: export it again")
+    if digest != content_digest(state, metadata[FACTS], card):
         raise UserError(f"{path} is damaged (its checksum is another): copy it again")
-    require_facts(facts, path)
+    _require_known_model(facts, path)
     return state, facts, card
+
+
+def state_digest(state):
+    """SHA-256 of a state dict: names, shapes, types and numbers; the same for best_model.pt and the file exported of it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def content_digest(state, facts, card):
     """SHA-256 of all that an exported file holds: its tensors, the facts as JSON text, and the card."""
-    digest = hashlib.sha256(json.dumps([facts, card]).encode())
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps([state_digest(state), facts, card]).encode()).hexdigest()
 
 
 def read_weights(path):
@@ -272,9 +221,7 @@ def read_file(path, hint="copy it again"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path} is refused: not a plain state dict of tensors, and more than tensors could run code") from None
-    except UserError:
-        raise
-    except Exception as error:  # torch.load raises nearly anything on a damaged file, OSError and AttributeError included
+    except DAMAGED as error:
         raise UserError(f"{path} cannot be read as a checkpoint ({_reason(error)}): {hint}") from None
 
 
@@ -285,19 +232,10 @@ def read_state(path):
         UserError: if the file is corrupt, or holds anything but tensors.
     """
     state = read_file(path)
-    if not isinstance(state, dict):
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"{path} is refused: not a plain state dict of tensors")
-    _require_tensors(state, path)
     return dict(state)  # without what an OrderedDict may carry along
 
 
-def _require_tensors(state, path):
-    for name, tensor in state.items():
-        plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and not tensor.is_quantized
-        if not plain or tensor.device.type != "cpu" or not _is_word(name):
-            raise UserError(f"{path} is refused: not a plain state dict of tensors")
-
-
 def _reason(error):
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return "".join(character for character in first if character.isprintable())[:200]
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

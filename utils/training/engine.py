@@ -1,13 +1,14 @@
-"""The one training loop and the one evaluation loop of all five settings.
+"""The one training loop and the one evaluation loop of all methods.
 
 A training that is killed, at whatever moment, and started again resumes after its last whole epoch and makes the same numbers,
 bit for bit on the same processor: every epoch has a random state and an order of its own, and last_checkpoint.pt holds what
-goes from one into the next.
+carries over from one to the next.
 """
 
-import itertools
+import math
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -19,11 +20,11 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from utils.data.batches import BalancedBatchSampler, Loader, UtteranceDataset, derived_seed, ordered_loader
-from utils.data.kemdy import EMOTIONS
 from utils.errors import UserError
 from utils.files import BEST_MODEL, LAST_CHECKPOINT
+from utils.methods import JOINT
 from utils.metrics import AVERAGES, f1_scores, softmax, test_scores
-from utils.training.arguments import JOINT
+from utils.training.strategy import Strategy
 
 # Steps after which GPUs are asked whether all losses were finite; processors after each.
 STEPS_BETWEEN_CHECKS = 20
@@ -51,16 +52,15 @@ class Evaluation:
 
 
 def to_device(batch, device):
-    """The inputs and labels of a batch on a device: (speech_inputs, text_inputs, labels)."""
-    speech, text = (
-        {name: values.to(device, non_blocking=True) for name, values in batch[part].items()}
-        for part in ("speech_inputs", "text_inputs")
-    )
-    return speech, text, batch["labels"].to(device, non_blocking=True)
+    """A batch on a device."""
+    return {
+        name: to_device(values, device) if isinstance(values, dict) else values.to(device, non_blocking=True)
+        for name, values in batch.items()
+    }
 
 
 def micro_batches(batch, size):
-    """Divide a batch into ones of at most ``size`` utterances, None for the whole, without padding that all their own share."""
+    """Divide a batch into parts of at most ``size`` utterances (None: one part), re-trimmed to the longest of each."""
     count = len(batch["labels"])
     if size is None or count <= size:
         return [batch]
@@ -92,9 +92,9 @@ def evaluate(run, model, dataset, description):
     model.eval()
     scored = []
     for batch in progress_bar(run, loader, description):
-        speech_inputs, text_inputs, _ = to_device(batch, accelerator.device)
+        inputs = to_device(batch, accelerator.device)
         with accelerator.autocast():
-            logits = model(speech_inputs, text_inputs)
+            logits = model(inputs["speech_inputs"], inputs["text_inputs"])
         scored.append((batch["indices"].numpy(), logits.float().cpu().numpy()))
     if accelerator.num_processes > 1:
         scored = gather_object(scored)
@@ -111,6 +111,8 @@ class Training:
     Attributes:
         model: as the processes share it.
         optimizer, sampler, loader: its own.
+        strategy: what the method adds.
+        score: of an epoch's row; the best epoch has the highest.
         epoch: the last whole one.
         best_epoch, best_score: of the epochs that are done.
     """
@@ -119,20 +121,25 @@ class Training:
     optimizer: torch.optim.Optimizer
     sampler: BalancedBatchSampler
     loader: Loader
+    strategy: Strategy
+    score: Callable
     epoch: int = 0
     best_epoch: int = 0
-    best_score: float = -1.0
+    best_score: float = -math.inf
 
     @classmethod
-    def of(cls, run, model, dataset):
-        """Train ``model`` on ``dataset`` with the run's batch size, rate and seed."""
+    def of(cls, run, model, dataset, strategy):
+        """Train ``model`` on ``dataset`` with the run's batch size, rate and seed, or what the strategy replaces them by."""
         args, accelerator = run.args, run.accelerator
-        sampler = BalancedBatchSampler(
-            dataset.labels, args.batch_size, args.seed, accelerator.process_index, accelerator.num_processes
-        )
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=args.lr, fused=accelerator.device.type == "cuda")
-        return cls(*accelerator.prepare(model, optimizer), sampler, Loader(dataset, sampler, args.num_workers))
+        own = strategy.prepare(model, optimizer, dataset)
+        sampler = own.get("sampler") or BalancedBatchSampler(
+            dataset.labels, args.batch_size, args.seed, accelerator.process_index, accelerator.num_processes
+        )
+        score = own.get("score") or (lambda row: row[f"{args.task}_valid_f1_micro"])
+        prepared = accelerator.prepare(model, own.get("optimizer") or optimizer)
+        return cls(*prepared, sampler, Loader(dataset, sampler, args.num_workers), strategy, score)
 
     def save(self, run, model):
         """Write last_checkpoint.pt."""
@@ -143,44 +150,48 @@ class Training:
                 "best_score": self.best_score,
                 "model": model.checkpoint_state(),
                 "optimizer": self.optimizer.state_dict(),
+                "strategy": self.strategy.state_dict(),
             }
         )
 
     def restore(self, run, model):
-        """Resume from what ``save`` wrote. Returns False where there is no last_checkpoint.pt."""
+        """Restore what ``save`` wrote. Returns False where there is no last_checkpoint.pt."""
         last = run.read_last()
         if last is None:
             return False
         model.load_checkpoint_state(last["model"])
         self.optimizer.load_state_dict(last["optimizer"])
+        self.strategy.load_state_dict(last["strategy"])
         self.epoch, self.best_epoch, self.best_score = (last[name] for name in ("epoch", "best_epoch", "best_score"))
         if self.best_epoch == self.epoch:  # it may have been killed before best_model.pt was written
             run.save_best(model)
         return True
 
 
-def train_epoch(run, training, epoch, penalty=None):
+def train_one_epoch(run, training, epoch):
     """Train for one epoch.
 
     Args:
         run: the Run.
         training: a Training.
         epoch: its number, of which the order of the utterances and all that is random in it follow.
-        penalty: as for ``train``.
 
     Returns:
-        ``train_loss``, the mean cross-entropy of the utterances, and with a penalty its mean over the steps as ``penalty``.
+        ``train_loss``, the mean cross-entropy of the utterances; where the strategy adds a term or a penalty, its mean over the
+        steps as ``penalty``.
 
     Raises:
         UserError: if a loss is not finite; the line names its batch.
     """
-    accelerator, model, sampler = run.accelerator, training.model, training.sampler
-    # Every epoch has a random state of its own, which neither an evaluation nor a Fisher estimate before it moves.
-    set_seed(derived_seed(run.args.seed, epoch, accelerator.process_index))
+    accelerator, model, sampler, strategy = run.accelerator, training.model, training.sampler, training.strategy
+    # Every epoch has a random state of its own, which neither an evaluation nor a Fisher estimate before it moves. From 1 on: a
+    # trailing 0 would change nothing, and the sampler draws from (seed, epoch).
+    set_seed(derived_seed(run.args.seed, epoch, 1 + accelerator.process_index))
     sampler.epoch = epoch
-    # Summed cross-entropy of this process's share of each batch, and the penalties, on the device: asking for a number in every
-    # step would make the processor wait for it.
-    losses, penalties = torch.zeros(2, len(sampler), device=accelerator.device)
+    # Summed cross-entropy of this process's share of each batch, and what the strategy adds, on the device: asking for a number
+    # in every step would make the processor wait for it.
+    losses, terms, penalties = torch.zeros(3, len(sampler), device=accelerator.device)
+    adds = False
     model.train()
     for step, batch in enumerate(progress_bar(run, training.loader, f"epoch {epoch}", total=len(sampler))):
         global_size = sampler.global_size(step)
@@ -189,26 +200,45 @@ def train_epoch(run, training, epoch, penalty=None):
         for part in parts:
             # Gradients of the parts add up; processes exchange them once, with the last.
             with nullcontext() if part is parts[-1] else accelerator.no_sync(model):
-                speech_inputs, text_inputs, labels = to_device(part, accelerator.device)
-                with accelerator.autocast():
-                    logits = model(speech_inputs, text_inputs)
-                    loss = cross_entropy(logits.float(), labels, reduction="sum")
-                if accelerator.process_index >= global_size:
-                    loss = loss * 0.0  # a small last batch had no utterance for this process
-                losses[step] += loss.detach()
-                # They are averaged over processes, so the mean over the global batch needs their number back.
-                accelerator.backward(loss * (accelerator.num_processes / global_size))
-        if penalty is not None:
-            penalties[step] = penalty.add_gradient()
-        training.optimizer.step()
+                loss, term = backward(accelerator, model, part, global_size, strategy)
+            losses[step] += loss
+            if term is not None:
+                adds, terms[step] = True, terms[step] + term
+        with torch.no_grad():
+            penalty = strategy.after_backward()
+            if penalty is not None:
+                adds, penalties[step] = True, penalty
+            training.optimizer.step()
+            strategy.after_step()
         done = step + 1
         if accelerator.device.type == "cpu" or done % STEPS_BETWEEN_CHECKS == 0 or done == len(sampler):
             require_finite(run, training, "loss", accelerator.reduce(losses[:done]))
-            require_finite(run, training, "penalty", penalties[:done])
-    means = {"train_loss": accelerator.reduce(losses.sum()).item() / len(sampler.weights)}
-    if penalty is not None:
-        means["penalty"] = penalties.mean().item()
+            require_finite(run, training, "penalty", accelerator.reduce(terms[:done]) + penalties[:done])
+    means = {"train_loss": accelerator.reduce(losses.sum()).item() / sum(map(sampler.global_size, range(len(sampler))))}
+    if adds:
+        means["penalty"] = (accelerator.reduce(terms) + penalties).mean().item()
     return means
+
+
+def backward(accelerator, model, batch, global_size, strategy):
+    """Add the gradient of a micro-batch's part in the mean over the global batch.
+
+    Returns:
+        The summed cross-entropy, and the strategy's term or None, both detached.
+    """
+    batch = to_device(batch, accelerator.device)
+    # A small last batch may have no utterance for this process.
+    count = len(batch["labels"]) if accelerator.process_index < global_size else 0
+    with accelerator.autocast():
+        logits = model(batch["speech_inputs"], batch["text_inputs"])
+        loss = cross_entropy(logits.float(), batch["labels"], reduction="sum")
+        term = strategy.loss(model, batch, logits, count / global_size)
+    if not count:
+        loss = loss * 0.0
+    # Gradients are averaged over processes, so the mean over the global batch needs their number back.
+    whole = loss * (accelerator.num_processes / global_size)
+    accelerator.backward(whole if term is None else whole + term * accelerator.num_processes)
+    return loss.detach(), None if term is None else term.detach()
 
 
 def require_finite(run, training, name, values):
@@ -218,18 +248,16 @@ def require_finite(run, training, name, values):
         return
     if not run.accelerator.is_main_process:
         sys.exit(1)  # one process says it
-    step, dataset, epoch = int(wrong[0]), training.loader.dataset, training.sampler.epoch
-    whole = BalancedBatchSampler(dataset.labels, run.args.batch_size, run.args.seed)
-    whole.epoch = epoch
-    names = dataset.utterances["segment_id"].iloc[next(itertools.islice(whole, step, None))]
+    step, sampler = int(wrong[0]), training.sampler
+    names = training.loader.dataset.utterances["segment_id"].iloc[sampler.global_batches()[step]]
     raise UserError(
-        f"epoch {epoch}, batch {step + 1} of {len(whole)}: the {name} is {values[step].item()} with "
+        f"epoch {sampler.epoch}, batch {step + 1} of {len(sampler)}: the {name} is {values[step].item()} with "
         f"{', '.join(names)}; take a lower --lr under another --exp_name (or --overwrite), or see whether these are "
         f"sound. {BEST_MODEL} and {LAST_CHECKPOINT} stay as they were"
     )
 
 
-def train(run, model, tasks, penalty=None):
+def train(run, model, tasks, strategy=None):
     """Train on ``tasks[run.args.task]``, keep the best epoch in best_model.pt, and leave the model with its parameters.
 
     Best is the highest micro F1 on the trained task's validation split, from epoch 1 on, the earliest of equals. The
@@ -238,10 +266,9 @@ def train(run, model, tasks, penalty=None):
 
     Args:
         run: a started Run.
-        model: a FusionClassifier or AdapterFusionClassifier; what requires a gradient is trained.
+        model: a FusionClassifier or AdapterFusionClassifier; parameters with requires_grad are trained.
         tasks: ``{name: Task}``.
-        penalty: None, or an object whose ``add_gradient()`` adds a penalty's gradient to the parameters' and returns the
-            penalty as a tensor (see ewc.py).
+        strategy: what the method adds, a Strategy; None is fine-tuning.
 
     Returns:
         The best epoch.
@@ -249,27 +276,26 @@ def train(run, model, tasks, penalty=None):
     Raises:
         UserError: if a loss is not finite.
     """
-    args = run.args
+    args, strategy = run.args, strategy or Strategy()
     trained = tasks.values() if args.task == JOINT else [tasks[args.task]]
     dataset = UtteranceDataset.pooled([task.splits["train"] for task in trained])
-    training = Training.of(run, model, dataset)
+    training = Training.of(run, model, dataset, strategy)
     if training.restore(run, model):
         run.say(f"{run.path / LAST_CHECKPOINT}: resuming after epoch {training.epoch} of {args.num_epochs}")
     else:
-        unset = {"train_loss": None} | ({} if penalty is None else {"penalty": None})
-        run.log_epoch({"epoch": 0, **unset, **_validation_scores(run, model, tasks)})
+        run.log_epoch({"epoch": 0, "train_loss": None, **_validation_scores(run, model, tasks)})
     done = training.epoch
     epochs = range(done + 1, args.num_epochs + 1)
     for epoch in progress_bar(run, epochs, "epochs", leave=True, total=args.num_epochs, initial=done):
         started = time.perf_counter()
-        row = {"epoch": epoch, **train_epoch(run, training, epoch, penalty), **_validation_scores(run, model, tasks)}
+        row = {"epoch": epoch, **train_one_epoch(run, training, epoch), **_validation_scores(run, model, tasks)}
         if not all(np.isfinite(value) for value in row.values()):
             raise UserError(
                 f"epoch {epoch}: the validation loss is not finite ({row}); take a lower --lr under another --exp_name (or "
                 f"--overwrite). {BEST_MODEL} and {LAST_CHECKPOINT} stay as they were"
             )
         row["seconds"] = round(time.perf_counter() - started, 2)
-        training.epoch, score = epoch, row[f"{args.task}_valid_f1_micro"]
+        training.epoch, score = epoch, training.score(row)
         if score > training.best_score:
             training.best_epoch, training.best_score = epoch, score
         run.log_epoch(row)
@@ -279,6 +305,7 @@ def train(run, model, tasks, penalty=None):
             run.save_best(model)
         run.say(_epoch_line(row, args.num_epochs, _validated(run, tasks), training.best_epoch))
     run.load_best(model)
+    strategy.after_task(run, model, dataset)
     return training.best_epoch
 
 
@@ -308,13 +335,15 @@ def test_and_finish(run, model, tasks, best_epoch, before=None):
             name: {key: best_row[f"{name}_valid_{key}"] for key in ("loss", "f1_micro", "f1_macro", "f1_weighted")}
             for name in _validated(run, tasks)
         },
-        "test": {name: test_scores(result.labels, result.predicted, EMOTIONS) for name, result in evaluations.items()},
+        "test": {name: test_scores(result.labels, result.predicted, run.labels) for name, result in evaluations.items()},
     }
     if before is not None:
         metrics["test_before"] = {
-            name: test_scores(result.labels, result.predicted, EMOTIONS) for name, result in before.items()
+            name: test_scores(result.labels, result.predicted, run.labels) for name, result in before.items()
         }
-    predictions = [prediction_table(name, tasks[name].splits["test"], result) for name, result in evaluations.items()]
+    predictions = [
+        prediction_table(name, tasks[name].splits["test"], result, run.labels) for name, result in evaluations.items()
+    ]
     run.finish(metrics, pd.concat(predictions))
     for name in tasks:
         run.say(f"test {name}, best epoch {best_epoch}: F1 ({'/'.join(AVERAGES)}) {_f1_text(metrics['test'][name])}")
@@ -356,11 +385,11 @@ def _epoch_line(row, num_epochs, names, best_epoch):
     )
 
 
-def prediction_table(task_name, dataset, result):
-    """One row an utterance: ids, true and predicted emotion, and the probability of every emotion."""
+def prediction_table(task_name, dataset, result, labels):
+    """One row an utterance: ids, true and predicted emotion, and the probability of every emotion, by their names."""
     table = dataset.utterances[["segment_id", "session", "emotion"]].copy()
     table.insert(0, "task", task_name)
-    table["predicted"] = [EMOTIONS[index] for index in result.predicted]
-    for emotion, column in zip(EMOTIONS, softmax(result.logits).T):
+    table["predicted"] = [labels[index] for index in result.predicted]
+    for emotion, column in zip(labels, softmax(result.logits).T):
         table[f"p_{emotion}"] = column
     return table

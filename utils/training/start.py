@@ -1,133 +1,318 @@
-"""What the continual settings (finetune, ewc) share: they go on from the model of the corpus that was learned first."""
+"""What a run begins with: its corpora as tasks, and, in a sequence, the model of the tasks before."""
 
-import shlex
 import zipfile
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
-from models import FusionClassifier
+from models import FusionClassifier, load_tokenizer
+from models.encoders import max_tokens
+from utils.data import SPLITS
+from utils.data.batches import Sound, make_task
+from utils.data.corpus import find_corpus, read_corpus
 from utils.errors import UserError
 from utils.files import CONFIG, METRICS, sha256
-from utils.identity import fold_digest, starting_checkpoint
-from utils.training.arguments import other_task
-from utils.training.checkpoints import is_export, misfit, read_config, read_export, read_weights, require_same_encoders
+from utils.identity import checkpoint_facts, checkpoint_of, fold_digest, starting_checkpoint
+from utils.methods import JOINT, START
+from utils.training.arguments import command_for
+from utils.training.checkpoints import (
+    describe_mismatch,
+    is_export,
+    load_run,
+    read_config,
+    read_export,
+    read_weights,
+    require_same_encoders,
+)
 from utils.training.engine import test
+from utils.training.run import Run
+
+# More of the text than this unknown means that a vocabulary is not used as it was made, not that words are rare.
+MANY_UNKNOWN = 0.2
 
 
-def continue_from_first_task(run):
-    """Start a run on ``--task`` from the best model of the other corpus, and test that model on both.
+def read_corpora(run, names, may_lack=()):
+    """Read corpora → ``{name: Corpus}``.
+
+    Args:
+        run: the Run.
+        names: of the corpora.
+        may_lack: those of them that may be missing: a line says so, and they are left out.
+
+    Raises:
+        UserError: if a corpus is missing or not in its form, or holds sound that cannot be used (without --skip_bad_files).
+    """
+    corpora = {}
+    for name in names:
+        if name in may_lack:
+            try:
+                find_corpus(run.args.data_root, name)
+            except UserError:
+                run.say(f"{name} is not under {run.args.data_root}: there will be no scores on it")
+                continue
+        # The first to come looks at every file and leaves an index for the others.
+        corpus = corpora[name] = run.main_process_first(lambda name=name: read_corpus(run.args.data_root, name))
+        if not run.args.skip_bad_files:
+            corpus.require_readable_wavs()
+    return corpora
+
+
+def labels_of(args, corpora):
+    """The classes of a run: ``--labels``, or those of its corpora in order of appearance."""
+    return list(args.labels or dict.fromkeys(label for corpus in corpora.values() for label in corpus.labels))
+
+
+def make_tasks(run, corpora, labels, speech=None):
+    """Corpora → ``{name: Task}``, tokenised for this run's text encoder.
+
+    Args:
+        run: the Run.
+        corpora: ``{name: Corpus}``.
+        labels: the model's classes, in order.
+        speech: ``{name: SpeechFeatures}`` of a frozen encoder; without it, sound.
+
+    Raises:
+        UserError: if a corpus has a label that is no class, or a split is empty.
+    """
+    args, tasks = run.args, {}
+    tokenizer = run.main_process_first(lambda: load_tokenizer(args.text_model))
+    for name, corpus in corpora.items():
+        other = corpus.utterances["emotion"][~corpus.utterances["emotion"].isin(labels)]
+        if len(other):
+            raise UserError(
+                f"{name} has {len(other):,} utterances with labels that are no class here ({', '.join(sorted(set(other)))}): "
+                f"the classes are {', '.join(labels)}"
+            )
+        source = speech[name] if speech else Sound(args.max_seq_len)
+        task = tasks[name] = make_task(corpus, args, labels, tokenizer, source)
+        synthetic = ", SYNTHETIC" if corpus.synthetic else ""
+        run.say(
+            f"{name}: {len(corpus.utterances):,} usable of {corpus.rows:,} rows ({corpus.root}{synthetic}); fold "
+            f"{args.num_fold}: " + ", ".join(f"{split} {len(task.splits[split]):,}" for split in SPLITS)
+        )
+        unknown = _unknown_share(task, tokenizer)
+        if unknown > MANY_UNKNOWN:
+            run.say(f"{name}: {100 * unknown:.0f} % of the tokens are unknown to --text_model {args.text_model}")
+        for warning in corpus.warnings():
+            run.say(f"{name}: {warning}")
+    return tasks
+
+
+def require_known_tokens(text_encoder, tasks, args):
+    """Check that a text encoder has a position and an embedding for every token of the transcripts.
+
+    Raises:
+        UserError: if it has not.
+    """
+    encoded = [ids for task in tasks.values() for split in task.splits.values() for ids in split.input_ids]
+    longest, largest = max(map(len, encoded)), max(map(max, encoded))
+    room, known = max_tokens(text_encoder), text_encoder.config.vocab_size
+    if room is not None and longest > room:
+        raise UserError(
+            f"--max_text_len {args.max_text_len}: a transcript has {longest} tokens, and --text_model {args.text_model} reads "
+            f"at most {room}; name that or less"
+        )
+    if largest >= known:
+        raise UserError(
+            f"--text_model {args.text_model}: its vocabulary has a token {largest}, its weights know {known}; they are not of "
+            "one model"
+        )
+
+
+def _unknown_share(task, tokenizer):
+    """Share of the transcripts' tokens, [CLS] and [SEP] aside, that are [UNK], in the split that has most of them."""
+    tokens = [[token for ids in split.input_ids for token in ids[1:-1]] for split in task.splits.values()]
+    return max(split.count(tokenizer.unk_token_id) / max(len(split), 1) for split in tokens)
+
+
+def continue_sequence(run):
+    """Start a run from the best model of the tasks before, and test that model on all tasks.
 
     Args:
         run: a Run that is not finished; its flags are those of ``utils.training.arguments.add_start_flags`` too.
 
     Returns:
-        (tasks, model, before): ``{name: Task}`` with the first task first, the FusionClassifier, and its Evaluation on each
-        test split before the first epoch.
+        (start, tasks, model, before): the StartingPoint, ``{name: Task}`` in the order in which they are learned (an earlier
+        one whose corpus is not here is left out), the FusionClassifier, and its Evaluation on each test split before the first
+        epoch.
     """
     args = run.args
-    first_task = other_task(args.task)
-    starting_point = StartingPoint.find(run, first_task)
-    tasks = run.load_tasks([first_task, args.task])
-    starting_point.require_same_fold(tasks[first_task])
+    start = StartingPoint.find(run)
+    corpora = read_corpora(run, args.sequence, may_lack=args.sequence[:-1])
+    labels = start.config.get("labels") or labels_of(args, corpora)
+    start.require_classes(run, args.labels or dict.fromkeys(corpora[args.task].utterances["emotion"]), labels)
+    tasks = make_tasks(run, corpora, labels)
+    start.require_same_folds(tasks)
     run.seed()
-    model = FusionClassifier.from_pretrained(args.text_model, args.speech_model)
-    run.start(model, tasks, started_from=starting_point.load_into(model))
-    return tasks, model, test(run, model, tasks)
+    model = FusionClassifier.from_pretrained(args.text_model, args.speech_model, num_labels=len(labels))
+    require_known_tokens(model.text_encoder, tasks, args)
+    start.load_into(model)
+    run.start(model, tasks, labels, started_from=start.facts())
+    return start, tasks, model, test(run, model, tasks)
 
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """The best model of the first task, which finetune and ewc go on from.
+    """The best model of the tasks before, from which a run of a sequence starts.
 
     Attributes:
         path: its best_model.pt, or a file that utils/results/export.py made of it.
         config: the config.json beside it, {} where there is none; of an exported file what it says itself.
+        sequence: the tasks that it has learned.
     """
 
     path: Path
     config: dict
+    sequence: tuple
 
     @classmethod
-    def find(cls, run, first_task):
-        """The checkpoint named by ``--checkpoint``, or that of ``--init_name`` for the same fold.
+    def find(cls, run):
+        """The checkpoint named by ``--checkpoint``, or that of the tasks before under its usual name, for the same fold.
 
         Raises:
-            UserError: if there is none, or its config.json is damaged, or says that it is not a fusion model of
-                ``first_task`` that was kept from the test sessions of this run's fold.
+            UserError: if there is none, or its config.json is damaged, or says that it is not a fusion model of the tasks
+                before, in this order, that was kept from the test sessions of this run's fold.
         """
-        args = run.args
+        args, before = run.args, run.args.sequence[:-1]
         path = starting_checkpoint(args)
         if args.checkpoint is None:
             if not (path.parent / METRICS).exists():
-                command = (
-                    f"python continual_learning_init.py --task {first_task} --num_fold {args.num_fold} "
-                    f"--exp_name {shlex.quote(args.init_name)}"
-                )
                 raise UserError(
-                    f"no finished run in {path.parent} to start from: make it with '{command}', or name a --checkpoint"
+                    f"no finished run in {path.parent} to start from: make it with '{_command_for_start(run)}', or name a "
+                    "--checkpoint"
                 )
             run.say(f"starting from {path}")
         if not path.is_file():
             raise UserError(
-                f"--checkpoint {path}: there is no such file; it should be the best_model.pt of a run on {first_task}"
+                f"--checkpoint {path}: there is no such file; it should be the best_model.pt of a run on "
+                + ", then ".join(before)
             )
-        config_path = path.parent / CONFIG
-        if not is_export(path) and not zipfile.is_zipfile(path):
-            run.say(f"{path} is in torch's file format from before 2020, which holds no checksum: damage to it is not noticed")
-        if is_export(path):
-            config = read_export(path)[1]
-        elif config_path.exists():
-            try:
-                config = read_config(config_path)
-            except UserError as error:
-                raise UserError(
-                    f"{error}; if it is of something else, put {path.name} into a folder without a {CONFIG}"
-                ) from None
-        else:
-            config = {}
-            run.say(f"{path} has no config.json beside it: its task, fold and encoders cannot be checked")
-        expected = {"task": first_task, "fold": args.num_fold, "k_fold": args.k_fold}
-        for name, value in expected.items():
+        config = _config_beside(run, path)
+        if config.get("method") == JOINT:
+            raise UserError(
+                f"--checkpoint {path} was trained on {', '.join(config['corpora'])} at once: what it forgets cannot be told; "
+                f"name the best_model.pt of a run on {', then '.join(before)}"
+            )
+        told = {"sequence": before, "fold": args.num_fold, "k_fold": args.k_fold}
+        for name, value in told.items():
             if config.get(name, value) != value:
                 raise UserError(
-                    f"--checkpoint {path} is of {name} {config[name]}, and this run goes on from {name} {value} "
-                    f"(training on {args.task}, fold {args.num_fold} of {args.k_fold})"
+                    f"--checkpoint {path} is of {name} {_words(config[name])}, and this run continues from {name} "
+                    f"{_words(value)} (training on {args.task}, fold {args.num_fold} of {args.k_fold})"
                 )
-        if args.task in config.get("corpora", {}):
-            raise UserError(
-                f"--checkpoint {path} has already been trained on {args.task} ({config['method']}): what it forgets cannot be "
-                f"told; name the best_model.pt of a run on {first_task} alone"
-            )
-        return cls(path, config)
+        return cls(path, config, tuple(before))
 
-    def require_same_fold(self, task):
-        """Raise UserError if the first task's test sessions are not those that the checkpoint was kept from."""
-        corpora = self.config.get("corpora", {})
-        if task.name not in corpora:
-            return
-        then = corpora[task.name]
-        if not isinstance(then, str):
-            then = fold_digest(then["splits"])
-        if then != fold_digest({split: {"sessions": sessions} for split, sessions in task.fold.items()}):
+    def require_classes(self, run, wanted, labels):
+        """Raise UserError if the starting model, whose classes are ``labels``, lacks one that is wanted."""
+        lacking = [label for label in wanted if label not in labels]
+        if lacking:
+            first = _command_for_start(run, labels=[*labels, *lacking])
             raise UserError(
-                f"--checkpoint {self.path} was trained on other sessions of {task.name} than this fold has now, and may have "
-                f"seen the test split: train it again on the corpus in {task.corpus.root}"
+                f"{run.args.task}: {self.path} has no class for {', '.join(lacking)}; make a start that has them with '{first}'"
             )
+
+    def require_same_folds(self, tasks):
+        """Raise UserError if the test sessions of a task are not those that the checkpoint was kept from."""
+        for name, then in self.config.get("corpora", {}).items():
+            if name not in tasks:
+                continue
+            then = then if isinstance(then, str) else fold_digest(then["splits"])
+            if then != fold_digest({split: {"sessions": sessions} for split, sessions in tasks[name].fold.items()}):
+                raise UserError(
+                    f"--checkpoint {self.path} was trained on other sessions of {name} than this fold has now, and may have "
+                    f"seen the test split: train it again on the corpus in {tasks[name].corpus.root}"
+                )
 
     def load_into(self, model):
-        """Give a fusion model the checkpoint's parameters. Returns the facts for config.json.
+        """Give a fusion model the checkpoint's parameters.
 
         Raises:
             UserError: if the checkpoint is corrupt, could run code, is not finite, or of another architecture or encoders.
         """
         require_same_encoders(model, self.config, self.path)
         state = read_weights(self.path)
-        wrong = misfit(state, model.state_dict())
+        wrong = describe_mismatch(state, model.state_dict())
         if wrong:
             raise UserError(
                 f"--checkpoint {self.path} does not fit: {wrong}; it should be a whole fusion model over "
                 "--text_model and --speech_model as named"
             )
         model.load_checkpoint_state(state)
-        origin = {name: self.config.get(name) for name in ("method", "task")}
-        return {"checkpoint": str(self.path), "sha256": sha256(self.path), **origin}
+
+    def facts(self):
+        """What config.json says of it."""
+        return {"checkpoint": str(self.path), "sha256": sha256(self.path), "sequence": list(self.sequence)} | {
+            name: self.config.get(name) for name in ("method", "task")
+        }
+
+    def chain(self, args):
+        """The starting points of the whole sequence, from the first task's to this one.
+
+        Raises:
+            UserError: if one of them is not here.
+        """
+        points = [self]
+        while len(points[0].sequence) > 1:
+            sequence = points[0].sequence[:-1]
+            told = Path((points[0].config.get("started_from") or {}).get("checkpoint", ""))
+            path = told if told.is_file() else checkpoint_of(args, sequence)
+            if not path.is_file():
+                raise UserError(
+                    f"{path}: the model of {', then '.join(sequence)} is not here, and the penalty needs it; copy it there"
+                )
+            points.insert(0, StartingPoint(path, checkpoint_facts(path), sequence))
+        return points
+
+
+def _words(value):
+    return ", then ".join(value) if isinstance(value, list) else value
+
+
+def _command_for_start(run, labels=None):
+    """The command that makes what a run starts from."""
+    args = run.args
+    before = args.sequence[:-1]
+    if len(before) == 1:
+        name = {} if args.init_name == START else {"exp_name": args.init_name, "experiment": START}
+        changes = {"exp_name": None, "experiment": None, "labels": labels or args.labels, "overwrite": None} | name
+        return command_for(args, START, task=before[0], **changes)
+    return command_for(args, run.method.name, task=before[-1], after=before[:-1], overwrite=None)
+
+
+def _config_beside(run, path):
+    if is_export(path):
+        return read_export(path)[1]
+    if not zipfile.is_zipfile(path):
+        run.say(f"{path} is in torch's file format from before 2020, which holds no checksum: damage to it is not noticed")
+    config_path = path.parent / CONFIG
+    if not config_path.exists():
+        run.say(f"{path} has no config.json beside it: its task, fold and encoders cannot be checked")
+        return {}
+    try:
+        return read_config(config_path)
+    except UserError as error:
+        raise UserError(f"{error}; if it is of something else, put {path.name} into a folder without a {CONFIG}") from None
+
+
+def reopen(folder, changes, names=None, quiet=True):
+    """Rebuild a finished run: its device, its model and its tasks.
+
+    Args:
+        folder: the run's folder.
+        changes: flags that take the place of the run's own, such as ``cpu``, ``num_workers``, ``data_root``, ``text_model`` and
+            ``speech_model``. Encoders that are not named here are not fetched.
+        names: of the tasks; without it the one that it was trained on.
+        quiet: print nothing.
+
+    Returns:
+        (run, model, config, tasks).
+
+    Raises:
+        UserError: as ``load_run``, or if a corpus cannot be used.
+    """
+    model, config = load_run(folder, changes.get("text_model"), changes.get("speech_model"))
+    encoders = {f"{kind}_model": getattr(model, f"{kind}_encoder").provenance["name"] for kind in ("text", "speech")}
+    run = Run(Namespace(**config["arguments"] | encoders | changes), config["method"], quiet)
+    run.labels = config["labels"]
+    tasks = make_tasks(run, read_corpora(run, names or [config["task"]]), run.labels)
+    return run, model.to(run.accelerator.device), config, tasks

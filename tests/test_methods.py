@@ -1,0 +1,140 @@
+"""A method of one's own, in a copy of the repository: one script and one entry, and it stands wherever methods do."""
+
+import shutil
+import sys
+
+import pytest
+from conftest import ROOT, flags, folder, read, shell
+
+SCRIPT = '''"""Fine-tune the model of the tasks before with a pull towards it (L2-SP)."""
+
+from utils.errors import one_line_errors
+from utils.flags import non_negative_float
+from utils.training.arguments import add_start_flags, parse_training_args, training_parser
+from utils.training.strategy import Strategy
+
+
+class Pull(Strategy):
+    def __init__(self, weight):
+        self.weight, self.steps = weight, 0
+
+    def prepare(self, model, optimizer, dataset):
+        self.terms = [(parameter, parameter.detach().clone()) for parameter in model.parameters() if parameter.requires_grad]
+        return {}
+
+    def loss(self, model, batch, logits, share):
+        return share * self.weight * sum((parameter - start).pow(2).sum() for parameter, start in self.terms)
+
+    def after_step(self):
+        self.steps += 1
+
+    def after_task(self, run, model, dataset):
+        (run.path / "steps.txt").write_text(f"{self.steps} on {len(dataset)}")
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+
+
+@one_line_errors
+def main():
+    parser = training_parser(__doc__, "l2sp")
+    add_start_flags(parser)
+    parser.add_argument("--pull", type=non_negative_float, default=0.1, help="weight of the pull")
+    args = parse_training_args(parser)
+    from utils.training.engine import test_and_finish, train
+    from utils.training.run import Run
+    from utils.training.start import continue_sequence
+
+    with Run(args, "l2sp") as run:
+        if run.is_finished():
+            return
+        _, tasks, model, before = continue_sequence(run)
+        best_epoch = train(run, model, tasks, Pull(args.pull))
+        test_and_finish(run, model, tasks, best_epoch, before)
+
+
+if __name__ == "__main__":
+    main()
+'''
+ENTRY = """
+METHODS["l2sp"] = Method(
+    "l2sp", "l2sp.py", SEQUENCE, "fusion", "The whole fusion model, pulled towards its start.", "#F0E442", label="L2-SP"
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def copy(outputs, tmp_path_factory):
+    """A copy of the repository with the method in it, and the finished runs of all others."""
+    copy = tmp_path_factory.mktemp("copy")
+    for path in ROOT.iterdir():
+        if path.suffix in (".py", ".sh", ".txt"):
+            shutil.copy(path, copy)
+        elif path.name in ("models", "utils", "slurm"):
+            shutil.copytree(path, copy / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(outputs, copy / "outputs")
+    (copy / "l2sp.py").write_text(SCRIPT)
+    (copy / "utils" / "methods.py").write_text(
+        (ROOT / "utils" / "methods.py").read_text().replace("START = ", ENTRY + "START = ")
+    )
+    return copy
+
+
+@pytest.fixture(scope="module")
+def trained(copy, data_root, encoders):
+    """Its run on KEMDy20, killed in the second epoch and resumed."""
+    small = flags(data_root, encoders, copy / "outputs")
+    dying = (
+        "import os, runpy, sys\n"
+        "from utils.training.run import Run\n"
+        "save = Run.save_last\n"
+        "Run.save_last = lambda *arguments: (save(*arguments), os._exit(9))\n"
+        "sys.argv = ['l2sp.py', *sys.argv[1:]]\n"
+        "runpy.run_path('l2sp.py', run_name='__main__')\n"
+    )
+    done = shell(sys.executable, "-c", dying, "--task", "KEMDy20", *small, cwd=copy)
+    assert done.returncode == 9, done.stderr
+    done = shell(sys.executable, "l2sp.py", "--task", "KEMDy20", *small, cwd=copy)
+    assert done.returncode == 0 and "resuming after epoch 1 of 2" in done.stdout, done.stderr
+    return folder(copy / "outputs", "l2sp", "KEMDy20")
+
+
+def test_it_trains_and_resumes_with_its_own_state(trained):
+    assert (trained / "steps.txt").read_text() == "4 on 14"
+    config = read(trained / "config.json")
+    assert config["method"] == "l2sp" and config["sequence"] == ["KEMDy19", "KEMDy20"]
+    assert set(read(trained / "metrics.json")["test_before"]) == {"KEMDy19", "KEMDy20"}
+
+
+def test_it_is_a_row_of_every_table_and_in_every_figure(copy, trained):
+    done = shell(sys.executable, "evaluate.py", "--figures", str(copy / "figures"), cwd=copy)
+    assert done.returncode == 0, done.stderr
+    tables = {text.splitlines()[0].rstrip(" -"): text for text in done.stdout.split("\n\n")}
+    for title, text in tables.items():
+        if any(row.startswith("ewc ") for row in text.splitlines()) and "λ" not in title:
+            assert any(row.startswith("l2sp ") for row in text.splitlines()), title
+    assert "finetune, ewc and l2sp" in done.stdout or "finetune, ewc, l2sp" in done.stdout
+    assert any("run-method.sh" in line and "l2sp" in line for line in done.stdout.splitlines())  # the missing run
+    assert {"forgetting.png", "curves_l2sp.png", "emotions.png"} <= {path.name for path in (copy / "figures").rglob("*.png")}
+    done = shell(sys.executable, "evaluate.py", "--confusion", "l2sp", "ewc", "--figures", str(copy / "figures"), cwd=copy)
+    assert done.returncode == 0, done.stderr
+
+
+def test_it_is_in_the_grid_and_in_the_slurm_jobs(copy):
+    grid = shell("bash", "run-grid.sh", cwd=copy, DRY_RUN="1", FOLDS="0")
+    assert grid.returncode == 0, grid.stderr
+    lines = grid.stdout.splitlines()
+    own = [number for number, line in enumerate(lines) if " l2sp.py --task" in line]
+    starts = [number for number, line in enumerate(lines) if "continual_learning_init.py --task KEMDy" in line]
+    assert len(own) == 2 and min(own) > max(starts)
+    slurm = shell("bash", "slurm/submit.sh", cwd=copy, DRY_RUN="1", FOLDS="0")
+    assert slurm.returncode == 0 and "l2sp" in slurm.stderr + slurm.stdout
+
+
+def test_it_is_exported_with_its_card(copy, trained):
+    done = shell(sys.executable, "-m", "utils.results.export", str(trained), "l2sp.safetensors", cwd=copy)
+    assert done.returncode == 0, done.stderr
+    assert "The whole fusion model, pulled towards its start." in (copy / "l2sp.md").read_text()

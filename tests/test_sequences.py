@@ -1,0 +1,179 @@
+"""Corpora of one's own, learned one after another by every method: IEMOCAP-like, then MELD-like, then RAVDESS-like."""
+
+import json
+import shlex
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import flags, folder, read, run_main
+from corpora import make_iemocap, make_meld, make_ravdess
+
+import ewc
+import finetune
+
+ORDER = ("IEM", "MELD", "RAV")
+LABELS = (
+    *("angry", "happy", "neutral", "sad"),
+    *("joy", "sadness", "rage", "calmness", "fright", "disgust", "astonishment"),
+    *("calm", "fearful", "surprised"),
+)
+
+
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory):
+    data = tmp_path_factory.mktemp("own")
+    make_iemocap(data / "IEM")
+    make_meld(data / "MELD")
+    make_ravdess(data / "RAV", actors=6)
+    return data
+
+
+@pytest.fixture(scope="module")
+def chain(own_data, encoders, tmp_path_factory):
+    """Output folder of all methods on the order, fold 0."""
+    root = tmp_path_factory.mktemp("chain")
+
+    def train(script, *arguments):
+        run_main(script, *arguments, *flags(own_data, encoders, root), "--num_epochs", 1)
+
+    for task in ORDER:
+        train("continual_learning_init.py", "--task", task, "--labels", *LABELS)
+        train("adapter.py", "--task", task)
+    for learned in (2, 3):
+        *before, task = ORDER[:learned]
+        for more in (("finetune.py",), ("ewc.py",), ("ewc.py", "--exp_name", "online", "--ewc_online", "--ewc_gamma", 0.5)):
+            train(*more, "--task", task, "--after", *before)
+        train("continual_learning_init.py", "--task", "joint", "--with", *before, task, "--labels", *LABELS)
+    return root
+
+
+def metrics(root, experiment, sequence):
+    return read(folder(root, experiment, sequence) / "metrics.json")
+
+
+def test_a_folder_bears_the_order_and_holds_a_row_of_r(chain):
+    assert {path.name for path in (chain / "finetune" / "fold_0").iterdir()} == {"IEM+MELD", "IEM+MELD+RAV"}
+    assert {path.name for path in (chain / "joint" / "fold_0").iterdir()} == {"IEM+MELD", "IEM+MELD+RAV"}
+    last = folder(chain, "finetune", "IEM+MELD+RAV")
+    config = read(last / "config.json")
+    assert config["sequence"] == list(ORDER) and config["task"] == "RAV" and config["labels"] == list(LABELS)
+    assert config["started_from"]["checkpoint"] == str(folder(chain, "finetune", "IEM+MELD") / "best_model.pt")
+    step = metrics(chain, "finetune", "IEM+MELD")
+    assert metrics(chain, "finetune", "IEM+MELD+RAV")["test_before"].keys() == set(ORDER)
+    for task in ORDER[:2]:  # the model that it starts from, on the same fold
+        assert metrics(chain, "finetune", "IEM+MELD+RAV")["test_before"][task] == step["test"][task]
+    assert set(pd.read_csv(last / "predictions.csv")["task"]) == set(ORDER)
+
+
+def test_classes_are_a_corpuss_own_or_the_sequences(chain):
+    adapters = {task: read(folder(chain, "adapter", task) / "config.json")["labels"] for task in ORDER}
+    assert adapters["IEM"] == ["angry", "happy", "neutral", "sad"] and len(adapters["MELD"]) == 7 and len(adapters["RAV"]) == 8
+    head = torch.load(folder(chain, "adapter", "IEM") / "best_model.pt", weights_only=True)["classifier.weight"]
+    assert len(head) == 4
+
+
+def test_fisher_information_lies_with_each_earlier_task(chain):
+    for path in (folder(chain, "task_a", "IEM"), folder(chain, "ewc", "IEM+MELD"), folder(chain, "online", "IEM+MELD")):
+        kept = torch.load(path / "fisher-b10.pt", weights_only=True)
+        assert kept["task"] == path.name.split("+")[-1] and kept["fisher"]["classifier.weight"].abs().max() > 0
+    assert not list((chain / "ewc" / "fold_0" / "IEM+MELD+RAV").glob("fisher*"))
+    ends = [torch.load(folder(chain, name, "IEM+MELD+RAV") / "best_model.pt", weights_only=True) for name in ("ewc", "online")]
+    assert not torch.equal(ends[0]["classifier.weight"], ends[1]["classifier.weight"])
+
+
+def test_measures_are_those_of_the_runs(chain, call_main):
+    import evaluate
+
+    code, stdout, stderr = call_main(evaluate, "--output_root", chain, "--format", "json", "--metric", "weighted")
+    assert code == 0, stderr
+    table = next(table for table in json.loads(stdout)["tables"] if table["table"] == "continual")
+    cells = {(cell["method"], cell["column"]): cell["value"] for cell in table["cells"]}
+
+    def score(experiment, sequence, task, when="test"):
+        return metrics(chain, experiment, "+".join(sequence))[when][task]["f1_weighted"]
+
+    for method in ("finetune", "ewc"):
+        r = np.full((3, 3), np.nan)
+        for i in (1, 2):
+            for j in range(i + 1):
+                r[i, j] = score(method, ORDER[: i + 1], ORDER[j])
+            r[i - 1, i] = score(method, ORDER[: i + 1], ORDER[i], "test_before")
+        r[0, 0] = score(method, ORDER[:2], "IEM", "test_before")
+        joint = [score("joint", ORDER[: i + 1], ORDER[i]) for i in (1, 2)]
+        expected = {
+            "ACC": r[2].mean(),
+            "BWT": np.mean([r[2, j] - r[j, j] for j in (0, 1)]),
+            "forgetting": np.mean([max(r[0, 0], r[1, 0]) - r[2, 0], r[1, 1] - r[2, 1]]),
+            "intransigence": np.mean([joint[0] - r[1, 1], joint[1] - r[2, 2]]),
+        }
+        assert {name: cells[method, name] for name in expected} == pytest.approx(expected)
+        assert cells[method, "R[3,2]"] == pytest.approx(r[2, 1]) and cells[method, "R[2,3]"] == pytest.approx(r[1, 2])
+    assert cells["adapter", "BWT"] == 0
+    assert cells["adapter", "ACC"] == pytest.approx(np.mean([score("adapter", [task], task) for task in ORDER]))
+
+
+def test_given_splits_are_those_of_every_fold(own_data, encoders, chain, call_main, tmp_path):
+    small = flags(own_data, encoders, tmp_path)
+    run_main("adapter.py", "--task", "MELD", "--num_fold", 3, *small)
+    other, first = folder(tmp_path, "adapter", "MELD", fold=3), folder(chain, "adapter", "MELD")
+    splits = [read(path / "config.json")["corpora"]["MELD"]["splits"] for path in (other, first)]
+    assert splits[0] == splits[1] and splits[0]["test"]["sessions"] == ["test"]
+
+
+def test_a_recipient_has_the_model_and_the_new_corpus_only(own_data, encoders, chain, call_main, tmp_path):
+    (tmp_path / "data").mkdir()
+    shutil.copytree(own_data / "MELD", tmp_path / "data" / "MELD")
+    start = folder(chain, "task_a", "IEM") / "best_model.pt"
+    small = flags(tmp_path / "data", encoders, tmp_path)
+    for script in (finetune, ewc):
+        code, stdout, stderr = call_main(script, "--task", "MELD", "--checkpoint", start, *small, "--num_epochs", 1)
+        assert code == 0 and f"IEM is not under {tmp_path / 'data'}: there will be no scores on it" in stdout, stderr
+        with_old, without = folder(chain, script.__name__, "IEM+MELD"), folder(tmp_path, script.__name__, "IEM+MELD")
+        assert set(read(without / "metrics.json")["test"]) == {"MELD"}
+        assert (with_old / "best_model.pt").read_bytes() == (without / "best_model.pt").read_bytes()
+    # F by itself, beside a model that came without it; and neither.
+    (tmp_path / "sent").mkdir()
+    for name in ("best_model.pt", "config.json"):
+        shutil.copy(start.with_name(name), tmp_path / "sent")
+    shutil.copy(start.with_name("fisher-b10.pt"), tmp_path / "F.pt")
+    again = ("--task", "MELD", "--checkpoint", tmp_path / "sent" / "best_model.pt", "--exp_name", "again", "--num_epochs", 1)
+    code, _, stderr = call_main(ewc, *small, *again)
+    assert code == 1 and "Fisher information of IEM is not in" in stderr and "--fisher" in stderr and stderr.count("\n") == 1
+    code, stdout, stderr = call_main(ewc, *small, *again, "--fisher", tmp_path / "F.pt")
+    assert code == 0 and f"Fisher information of IEM: {tmp_path / 'F.pt'}" in stdout, stderr
+    best = folder(tmp_path, "again", "IEM+MELD") / "best_model.pt"
+    assert best.read_bytes() == (folder(chain, "ewc", "IEM+MELD") / "best_model.pt").read_bytes()
+
+
+def test_a_label_that_the_start_lacks_is_answered_with_the_command_for_one_that_has_it(own_data, encoders, call_main, tmp_path):
+    small = flags(own_data, encoders, tmp_path)
+    run_main("continual_learning_init.py", "--task", "IEM", *small)
+    code, _, stderr = call_main(finetune, "--task", "MELD", "--after", "IEM", *small)
+    assert code == 1 and "has no class for joy, sadness" in stderr and stderr.count("\n") == 1
+    command = shlex.split(stderr.split("'")[-2])
+    assert command[:2] == ["python", "continual_learning_init.py"]
+    shutil.rmtree(tmp_path / "task_a")
+    run_main(command[1], *command[2:])
+    code, _, stderr = call_main(finetune, "--task", "MELD", "--after", "IEM", *small)
+    assert code == 0, stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (("--task", "RAV"), "--task RAV: say what was learned before it, in order: --after TASK"),
+        (("--task", "RAV", "--after", "IEM", "RAV"), "are to be several corpora, each once"),
+        (("--task", "RAV", "--after", "joint"), "'joint' cannot be a corpus's name"),
+        (("--task", ".RAV", "--after", "IEM"), "cannot be a corpus's name"),
+        (("--task", "RAV", "--after", "MELD", "IEM"), "no finished run in"),
+        (("--task", "RAV", "--after", "IEM", "--checkpoint", "MELD"), "is of sequence MELD"),
+    ],
+)
+def test_what_a_sequence_cannot_be_is_one_line(own_data, encoders, chain, call_main, tmp_path, arguments, answer):
+    paths = [folder(chain, "task_a", "MELD") / "best_model.pt" if name == "--checkpoint" else None for name in ("", *arguments)]
+    arguments = [path or argument for path, argument in zip(paths, arguments)]
+    code, _, stderr = call_main(finetune, *arguments, *flags(own_data, encoders, tmp_path))
+    assert code in (1, 2) and answer in stderr and stderr.startswith("error: ") and stderr.count("\n") == 1

@@ -1,0 +1,181 @@
+"""What config.json says of a run, and what it would say now."""
+
+import os
+import platform
+import shutil
+import subprocess
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from models.encoders import ENCODER_SEED, count_parameters, load_encoder
+from models.hub import local_folder
+from utils.data import SPLITS
+from utils.data.corpus import find_corpus, fold_of, read_corpus
+from utils.errors import UserError
+from utils.files import BEST_MODEL, DIGESTS, LAST_CHECKPOINT
+from utils.identity import FORMAT, FileDigests, starting_checkpoint
+
+PACKAGES = (
+    "torch",
+    "torchaudio",
+    "transformers",
+    "accelerate",
+    "sentencepiece",
+    "soundfile",
+    "scikit-learn",
+    "pandas",
+    "numpy",
+)
+
+
+def run_facts(run, model, tasks, started_from):
+    """config.json of a run that begins now, as a dictionary without the run's id.
+
+    Args:
+        run: the Run.
+        model: on the run's device, as it will be trained.
+        tasks: ``{name: Task}``.
+        started_from: facts of a StartingPoint, or None.
+    """
+    args, accelerator = run.args, run.accelerator
+    encoders = {kind: _encoder_facts(run, kind, getattr(model, f"{kind}_encoder")) for kind in ("text", "speech")}
+    for kind, encoder in encoders.items():
+        if encoder["drawn_at_random"]:
+            frozen = " (and frozen)" if run.method.model == "adapter" else ""
+            run.say(f"the {kind} encoder {encoder['name']}: {', '.join(encoder['drawn_at_random'])} newly initialized{frozen}")
+    return {
+        "format": FORMAT,
+        "method": run.method.name,
+        "model": run.method.model,
+        "experiment": args.experiment,
+        "task": args.task,
+        "sequence": args.sequence,
+        "fold": args.num_fold,
+        "k_fold": args.k_fold,
+        "seed": args.seed,
+        "synthetic": any(task.corpus.synthetic for task in tasks.values())
+        or any(encoder["synthetic"] for encoder in encoders.values()),
+        "arguments": run.arguments(),
+        "labels": run.labels,
+        "encoders": encoders,
+        "started_from": started_from,
+        "parameters": {
+            "total": count_parameters(model),
+            "trained": count_parameters(model, trained_only=True),
+            "stored": sum(tensor.numel() for tensor in model.checkpoint_state().values()),
+        },
+        "corpora": {name: _corpus_facts(task, run.labels) for name, task in tasks.items()},
+        "machine": {
+            "device": str(accelerator.device),
+            "processes": accelerator.num_processes,
+            "threads": torch.get_num_threads(),
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "commit": _commit(),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def _encoder_facts(run, kind, encoder):
+    digests = FileDigests(Path(run.args.output_root) / DIGESTS)
+    folder = run.from_main_process(lambda: local_folder(kind, encoder.provenance["name"]))
+    return encoder.provenance | {"files": run.from_main_process(lambda: digests.of_encoder(folder))}
+
+
+def _corpus_facts(task, labels):
+    """Counts, no text, and no name of a file but of those that --skip_bad_files skips."""
+    corpus = task.corpus
+    counts = {split: task.splits[split].utterances["emotion"].value_counts() for split in SPLITS}
+    return {
+        "root": str(corpus.root),
+        "synthetic": corpus.synthetic,
+        "is_kemdy": corpus.is_kemdy,
+        "rows": corpus.rows,
+        "utterances": len(corpus.utterances),
+        "digest": corpus.digest,
+        "dropped": corpus.dropped,
+        "notes": corpus.notes,
+        "skipped_files": {os.path.relpath(path, corpus.root): reason for path, reason in corpus.unreadable},
+        "splits": {
+            split: {
+                "sessions": task.fold[split],
+                "utterances": len(task.splits[split]),
+                "labels": {label: int(counts[split].get(label, 0)) for label in labels},
+            }
+            for split in SPLITS
+        },
+    }
+
+
+def present_facts(args, config):
+    """What a run's config.json would say now of corpora, encoders and starting model, without loading a model.
+
+    Of what is not on this machine any more it says what ``config`` does: there is nothing to compare.
+
+    Args:
+        args: the run's flags.
+        config: its config.json.
+    """
+    digests, corpora, encoders = FileDigests(Path(args.output_root) / DIGESTS), {}, {}
+    for name, then in config["corpora"].items():
+        try:
+            find_corpus(args.data_root, name)
+        except UserError:
+            corpora[name] = then
+            continue
+        corpus = read_corpus(args.data_root, name)
+        if not args.skip_bad_files:
+            corpus.require_readable_wavs()
+        fold = fold_of(corpus, args.num_fold, args.k_fold)
+        corpora[name] = {"digest": corpus.digest, "splits": {split: {"sessions": fold[split]} for split in SPLITS}}
+    seed = vars(args).get("encoder_seed", ENCODER_SEED)
+    for kind, then in config["encoders"].items():
+        try:
+            folder = local_folder(kind, getattr(args, f"{kind}_model"))
+        except UserError:
+            encoders[kind] = then
+            continue
+        if digests.of_encoder(folder) == then["files"]:
+            encoders[kind] = then
+        else:  # other files may hold the same encoder
+            encoders[kind] = load_encoder(kind, folder, then["pretrained"], seed).provenance
+    started_from = config["started_from"]
+    if started_from is not None and (path := starting_checkpoint(args)).is_file():
+        started_from = started_from | {"sha256": digests(path)[0]}
+    return {"corpora": corpora, "encoders": encoders, "started_from": started_from}
+
+
+def require_room(folder, parameters):
+    """Check that the disk has room for an unfinished run, what lies in its folder counted in.
+
+    Raises:
+        UserError: if it has not.
+    """
+    # AdamW keeps two numbers for each that is trained; the new checkpoint is whole before the old one goes.
+    best, trained = (4 * parameters[kind] for kind in ("stored", "trained"))
+    there = sum((folder / name).stat().st_size for name in (BEST_MODEL, LAST_CHECKPOINT) if (folder / name).exists())
+    needed, free = best + 2 * (best + 2 * trained) - there, shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise UserError(
+            f"--output_root: {folder} needs {needed / 1e9:.2f} GB while the run is under way, and {free / 1e9:.2f} GB are "
+            "free: make room, or name another folder"
+        )
+
+
+def _commit():
+    """Commit of the code, with ``+changes`` where it was edited since; None outside a git checkout."""
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # The demonstration draws its pictures again, which changes no code.
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)figures")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,193 @@
+"""Fisher information of a finished run: ``python -m utils.training.fisher RUN_FOLDER``.
+
+It belongs to the first task, whose recordings it is computed from, and lies beside that task's best_model.pt as
+``fisher-b<batch size>.pt``: the diagonal F, the digest of the model that it is of, and what it was computed on.
+"""
+
+import argparse
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.errors import UserError, one_line_errors
+from utils.files import BEST_MODEL, LockFile, as_json, lock_of, this_process, whole_file
+from utils.flags import Parser, encoder_name, named_path, positive_int
+from utils.identity import fold_digest
+from utils.training.arguments import add_machine_flags
+
+FILE = "fisher-b{}.pt"
+
+
+def fisher_information(run, model, dataset, batch_size):
+    """Diagonal Fisher information of a model on a training set, in evaluation mode and table order.
+
+    F = Σ_b n_b g_b² / N, with g_b the gradient of the mean cross-entropy (true labels) of batch b of n_b utterances. With
+    batches of 1 this is the exact empirical Fisher information (Kirkpatrick et al. 2017); larger batches, as published, give
+    smaller values, so that λ depends on the batch size.
+
+    Args:
+        run: the Run; several processes share the batches.
+        model: on the run's device.
+        dataset: the task's training split.
+        batch_size: utterances per batch.
+
+    Returns:
+        A dictionary from the name of each trained parameter to a tensor of its shape.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from utils.data.batches import ordered_loader
+    from utils.training.engine import progress_bar, to_device
+
+    accelerator = run.accelerator
+    loader = ordered_loader(dataset, batch_size, run.args.num_workers, accelerator.process_index, accelerator.num_processes)
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    fisher = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    model.eval()
+    for batch in progress_bar(run, loader, "Fisher information"):
+        batch = to_device(batch, accelerator.device)
+        loss = cross_entropy(model(batch["speech_inputs"], batch["text_inputs"]), batch["labels"])
+        # SpecAugment's mask embedding takes no part in evaluation mode: its information is zero.
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for name, gradient in zip(parameters, gradients):
+            if gradient is not None:
+                fisher[name].addcmul_(gradient, gradient, value=len(batch["labels"]) / len(dataset))
+        del gradients, gradient  # as large as the model: not beside those of the next batch
+    if accelerator.num_processes > 1:
+        fisher = {name: accelerator.reduce(values) for name, values in fisher.items()}
+    return fisher
+
+
+def guarded(run, start, model, tasks):
+    """What a penalty needs of every earlier task of a run's sequence, first to last.
+
+    Each F is taken from ``--fisher``, from beside the task's best_model.pt, or computed there under that folder's lock, while
+    other runs that need it wait; where that folder cannot be written, in the run's own.
+
+    Args:
+        run: a started Run with the flags ``fisher`` and ``fisher_batch_size``.
+        start: its StartingPoint.
+        model: on the run's device, with the parameters of ``start``, as it also is afterwards.
+        tasks: ``{name: Task}``.
+
+    Returns:
+        A list of (parameters after the task, F), both ``{name: tensor}``.
+
+    Raises:
+        UserError: if an F is needed, not there and cannot be computed, since the task's corpus is not here.
+    """
+    result, points = [], start.chain(run.args)
+    for point in points:
+        if len(points) > 1:
+            point.load_into(model)
+        fisher = _fisher_of(run, point, model, tasks.get(point.sequence[-1]))
+        anchors = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if name in fisher}
+        result.append((anchors, {name: values.to(run.accelerator.device) for name, values in fisher.items()}))
+    return result
+
+
+def _fisher_of(run, point, model, task):
+    import torch
+
+    from utils.training.checkpoints import state_digest
+
+    batch_size, name = run.args.fisher_batch_size, point.sequence[-1]
+    facts = {"task": name, "model": state_digest(model.state_dict()), "batch_size": batch_size}
+    if task is not None:
+        fold = fold_digest({split: {"sessions": sessions} for split, sessions in task.fold.items()})
+        facts["utterances"] = as_json([task.corpus.digest, fold, run.args.max_text_len, float(run.args.max_seq_len)])
+    beside = point.path.with_name(FILE.format(batch_size))
+    own = run.path / f"fisher-b{batch_size}-of-{name}.pt"
+    places = [*(run.args.fisher or []), beside, own]
+    if kept := _kept(run, places, facts, model):
+        return kept
+    if task is None:
+        raise UserError(
+            f"the Fisher information of {name} is not in {beside}, and cannot be computed without its corpus: name the file "
+            "that came with the model (--fisher), or ask for it ('python -m utils.training.fisher RUN_FOLDER' makes it)"
+        )
+    with _folder_of(run, beside.parent) as writable:
+        if kept := _kept(run, places, facts, model):  # another run has made it meanwhile
+            return kept
+        fisher = fisher_information(run, model, task.splits["train"], batch_size)
+        if run.accelerator.is_main_process:
+            fisher = {parameter: values.cpu() for parameter, values in fisher.items()}
+            with whole_file(beside) if writable else run.file(own.name) as file:
+                torch.save({**facts, "fisher": fisher}, file)
+            run.say(f"Fisher information of {name} → {beside if writable else own}")
+    return fisher
+
+
+def _kept(run, places, facts, model):
+    """F from the first of some files that is of this model and these utterances, or None."""
+    from utils.training.checkpoints import describe_mismatch, read_file
+
+    def find():
+        for path in filter(Path.is_file, places):
+            kept = read_file(path, hint="remove it, and it is computed again")
+            if all(kept.get(name) == value for name, value in facts.items()):
+                return str(path)
+            run.say(f"{path} is not used: it is of another model, other utterances or another batch size")
+        return None
+
+    path = run.from_main_process(find)
+    if path is None:
+        return None
+    fisher = read_file(path)["fisher"]
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if wrong := describe_mismatch(fisher, parameters):
+        raise UserError(f"{path} does not fit the model: {wrong}")
+    run.say(f"Fisher information of {facts['task']}: {path}")
+    return fisher
+
+
+@contextmanager
+def _folder_of(run, folder):
+    """Hold a run folder's lock, in the main process. Gives whether it can be written, in that process."""
+    lock = None
+    if run.accelerator.is_main_process:
+        try:
+            lock = LockFile(lock_of(folder), this_process(), wait=True)
+        except OSError:  # a folder of somebody else's, or on a disk that is read only
+            pass
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+@one_line_errors
+def main():
+    parser = Parser(
+        prog="python -m utils.training.fisher",
+        description="Compute the Fisher information of a finished run's model on the corpus that it was trained on. ewc.py "
+        "needs it where the model is handed on and the corpus is not.",
+    )
+    parser.add_argument("run_folder", type=named_path, help="such as outputs/task_a/fold_0/KEMDy19")
+    parser.add_argument(
+        "--batch_size",
+        type=positive_int,
+        default=10,
+        help="for estimating F; F and thus the effective λ depend on it",
+    )
+    parser.add_argument("--data_root", type=named_path, default=argparse.SUPPRESS, help="where the corpus lies now")
+    for kind in ("text", "speech"):
+        help = f"{kind} encoder (default: as then)"
+        parser.add_argument(f"--{kind}_model", type=encoder_name, default=argparse.SUPPRESS, help=help)
+    add_machine_flags(parser)
+    args = vars(parser.parse_args())
+    from utils.training.start import StartingPoint, reopen
+
+    folder = args.pop("run_folder")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} is not there, or cannot be written")
+    changes = args | {"fisher": None, "fisher_batch_size": args.pop("batch_size")}
+    run, model, config, tasks = reopen(folder, changes, quiet=False)
+    name = config["sequence"][-1]
+    _fisher_of(run, StartingPoint(folder / BEST_MODEL, config, tuple(config["sequence"])), model, tasks[name])
+
+
+if __name__ == "__main__":
+    main()
