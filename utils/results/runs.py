@@ -24,10 +24,10 @@ BASELINES = ("finetune", "adapter")
 # In what the runs of one row may differ: which of the grid they are, and what each starts from.
 MAY_DIFFER = {
     *("--task", "--num_fold", "--seed", "--exp_name", "--init_name", "--experiment", "--after", "--with", "--fisher"),
-    "starting model",
+    *("starting model", "sequence of tasks"),
 }
 # A corpus's own classes, or those of all corpora of a sequence: the same within a sequence alone.
-LABELS = {"--labels", "label order"}
+LABELS = {"labels"}
 CONFIDENCE = 0.95
 
 
