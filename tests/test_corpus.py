@@ -380,6 +380,10 @@ REFUSED = {
         "all rows have the label 'calm'",
     ),
     "no label at all": (lambda root: changed(root, lambda table: table.__setitem__("emotion", "")), "no row has a label"),
+    "label with a line end": (
+        lambda root: changed(root, cell("emotion", "a\nb")),
+        "the label 'a\\nb' holds a control character",
+    ),
     "both files": (lambda root: (root / "metadata.jsonl").write_text(ROW), "holds metadata.csv and metadata.jsonl"),
     "bad line": (jsonl(ROW + "{'file_name'}\n"), "metadata.jsonl: line 2 is not JSON"),
     "line cut": (jsonl(ROW + ROW[:30]), "metadata.jsonl: line 2 is not JSON"),
