@@ -376,10 +376,10 @@ REFUSED = {
         "row 4: the split 'dev' is none of train, valid, test",
     ),
     "one label": (
-        lambda root: changed(root, lambda table: table.__setitem__("emotion", "calm")),
+        lambda root: changed(root, column("emotion", "calm")),
         "all rows have the label 'calm'",
     ),
-    "no label at all": (lambda root: changed(root, lambda table: table.__setitem__("emotion", "")), "no row has a label"),
+    "no label at all": (lambda root: changed(root, column("emotion", "")), "no row has a label"),
     "label with a line end": (
         lambda root: changed(root, cell("emotion", "a\nb")),
         "the label 'a\\nb' holds a control character",
