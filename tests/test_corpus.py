@@ -215,6 +215,17 @@ def test_texts_and_ids(own):
     assert places["empty transcripts"] == (metadata, 2, "u0", "no text")
 
 
+def test_numbers_and_missing_values_in_json_lines(own):
+    jsonl(
+        '{"path": "wav/00.wav", "label": 1, "text": null, "speaker": 7, "start": 0.1}\n'
+        '{"path": "wav/01.wav", "label": 2, "text": NaN, "speaker": NaN, "end": NaN}\n'
+    )(own)
+    found = read(own)
+    assert found.labels == ("1", "2") and found.dropped == {"no speaker": 1}
+    [row] = found.utterances.itertuples()
+    assert (row.segment_id, row.emotion, row.text, row.speaker, row.duration) == ("wav/00-0.100", "1", "", "7", 0.4)
+
+
 def test_classes_without_a_list(own):
     assert read(own).labels == EMOTIONS  # all among the seven of KEMDy
     changed(own, cell("emotion", "calm"))

@@ -236,7 +236,7 @@ def _jsonl_columns(path, text):
 
 
 def _json_text(path, number, cell, name):
-    if cell is None:
+    if cell is None or cell != cell:  # null, and the NaN that others write for it
         return ""
     if isinstance(cell, (dict, list)):
         raise UserError(f"{path}: line {number}: {name!r} is neither a text nor a number")
