@@ -215,6 +215,17 @@ def test_texts_and_ids(own):
     assert places["empty transcripts"] == (metadata, 2, "u0", "no text")
 
 
+def test_numbers_and_missing_values_in_json_lines(own):
+    jsonl(
+        '{"path": "wav/00.wav", "label": 1, "text": null, "speaker": 7, "start": 0.1}\n'
+        '{"path": "wav/01.wav", "label": 2, "text": NaN, "speaker": NaN, "end": NaN}\n'
+    )(own)
+    found = read(own)
+    assert found.labels == ("1", "2") and found.dropped == {"no speaker": 1}
+    [row] = found.utterances.itertuples()
+    assert (row.segment_id, row.emotion, row.text, row.speaker, row.duration) == ("wav/00-0.100", "1", "", "7", 0.4)
+
+
 def test_classes_without_a_list(own):
     assert read(own).labels == EMOTIONS  # all among the seven of KEMDy
     changed(own, cell("emotion", "calm"))
@@ -376,10 +387,14 @@ REFUSED = {
         "row 4: the split 'dev' is none of train, valid, test",
     ),
     "one label": (
-        lambda root: changed(root, lambda table: table.__setitem__("emotion", "calm")),
+        lambda root: changed(root, column("emotion", "calm")),
         "all rows have the label 'calm'",
     ),
-    "no label at all": (lambda root: changed(root, lambda table: table.__setitem__("emotion", "")), "no row has a label"),
+    "no label at all": (lambda root: changed(root, column("emotion", "")), "no row has a label"),
+    "label with a line end": (
+        lambda root: changed(root, cell("emotion", "a\nb")),
+        "the label 'a\\nb' holds a control character",
+    ),
     "both files": (lambda root: (root / "metadata.jsonl").write_text(ROW), "holds metadata.csv and metadata.jsonl"),
     "bad line": (jsonl(ROW + "{'file_name'}\n"), "metadata.jsonl: line 2 is not JSON"),
     "line cut": (jsonl(ROW + ROW[:30]), "metadata.jsonl: line 2 is not JSON"),

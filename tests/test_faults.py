@@ -1,11 +1,9 @@
 """Corpora with faults: each is listed by the audit, and training answers it with one line."""
 
-import contextlib
 import csv
 import errno
 import io
 import os
-import re
 import shutil
 import struct
 import subprocess
@@ -14,27 +12,19 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from conftest import ROOT, flags
+from conftest import flags
 from conftest import read as read_json
-from hypothesis import strategies as st
-from hypothesis.configuration import set_hypothesis_home_dir
-from lookalike import make_kemdy19, make_kemdy20
+from lookalike import make_kemdy20
 
-import adapter
 import continual_learning_init
-import ewc
-import finetune
-from utils.data import kemdy
+from utils.data import audit, judge
 from utils.data.audio import INDEX_NAME, read_waveform
-from utils.data.batches import Loader, UtteranceDataset
-from utils.data.kemdy import read_corpus
+from utils.data.corpus import read_folder
 from utils.errors import UserError
-from utils.training.run import _unknown_share
 
 # Notes of which the files are not listed.
 ONLY_COUNTED = ("ids mended", "CP949 transcripts", "tags-only transcripts", "transcripts composed to NFC")
@@ -67,11 +57,11 @@ def copied(whole, root):
 
 
 def read(root):
-    corpus = read_corpus(root, progress=False)
+    corpus = read_folder(root, progress=False)
     assert corpus.rows == len(corpus.utterances) + sum(corpus.dropped.values())
     by_kind = Counter(fault.kind for fault in corpus.faults)
     for kind, count in (corpus.dropped | corpus.notes).items():
-        if kind not in (*kemdy.BY_DESIGN, *ONLY_COUNTED):
+        if kind not in (*judge.BY_DESIGN, *ONLY_COUNTED):
             assert by_kind[kind] == count
     return corpus
 
@@ -136,30 +126,19 @@ BAD_WAVS = {
     "web page": (put(b"<html>404 Not Found</html>\n" * 9), "Format not recognised"),
     "header cut": (put(riff()[:30]), "Error in WAV file. No 'data' chunk marker"),
     "sound cut": (put(riff()[:10_000]), "is truncated: its header announces 16,000 bytes of sound, 9,956 are there"),
-    "last byte cut": (put(riff()[:-1]), "is truncated: its header announces 16,000 bytes of sound, 15,999 are there"),
-    "all sound cut": (put(riff()[:44]), "is truncated: its header announces 16,000 bytes of sound, 0 are there"),
-    "header lies": (put(riff(announced=64_000)), "is truncated: its header announces 64,000 bytes of sound, 16,000 are there"),
     "no sound": (put(riff(samples=0)), "holds no sound"),
     "stream with size 0": (put(riff(announced=0, riff_size=0)), "holds no sound, says its header (16,000 bytes follow)"),
     "too short": (put(riff(samples=100)), "lasts 0.00625 s (usable: 0.025 to 120)"),
     "over-long": (put(riff(samples=16_000 * 121)), "lasts 121 s (usable: 0.025 to 120)"),
     "rate 0": (put(riff(rate=0)), "has an impossible sample rate"),
-    "rate 1": (put(riff(rate=1)), "has a sample rate of 1 Hz (usable: 4,000 to 192,000, multiples of 25)"),
     "rate 44,101": (put(riff(rate=44_101)), "has a sample rate of 44,101 Hz (usable: 4,000 to 192,000, multiples of 25)"),
     "rate 2^31 - 1": (put(riff(rate=2**31 - 1)), "has a sample rate of 2,147,483,647 Hz"),
-    "no channel": (put(riff(channels=0)), "Channel count is zero"),
-    "2,000 channels": (put(riff(samples=9, channels=2_000)), "Too many channels specified"),
-    "unknown codec": (put(riff(code=0x1234)), "Malformed 'fmt ' chunk"),
     "NaN": (put(encoded("FLOAT", np.nan)), "holds samples that are not finite"),
-    "infinite": (put(encoded("DOUBLE", np.inf)), "holds samples that are not finite"),
     "too large": (put(encoded("FLOAT", 3e38)), "holds samples that are not finite"),
     "FLAC, cut": (put(encoded(kind="FLAC")[:2_000]), "Error : flac decoder lost sync"),
     "RF64, cut": (put(encoded(kind="RF64")[:8_000]), "its header announces 16,000 bytes of sound, 7,896 are there"),
-    "RIFX, cut": (put(encoded(endian="BIG")[:8_000]), "its header announces 16,000 bytes of sound, 7,956 are there"),
     "AIFF, cut": (put(encoded(kind="AIFF")[:-1]), "its header announces 16,008 bytes of sound, 16,007 are there"),
-    "AIFC, cut": (put(encoded(kind="AIFF", subtype="ULAW")[:4_000]), "is truncated: its header announces 8,008 bytes"),
     "CAF, cut": (put(encoded(kind="CAF")[:8_000]), "file is malformed"),
-    "FLAC, last frame lost": (put(encoded(kind="FLAC")[:-10]), "flac decoder lost sync"),
     "MP3, cut": (put(encoded(kind="MP3", subtype="MPEG_LAYER_III")[:864]), "of 8,000 samples can be decoded"),
     "tag before RIFF, cut": (put((ID3 + riff())[:8_000]), "is truncated: its header announces 16,000 bytes of sound"),
     "W64, cut": (put(encoded(kind="W64")[:8_000]), "is truncated: its header announces 16,104 bytes of sound, 8,000 are there"),
@@ -167,41 +146,25 @@ BAD_WAVS = {
     "NIST, cut": (put(encoded(kind="NIST")[:8_000]), "is truncated: its header announces 16,000 bytes of sound"),
     "one wav appended to another": (put(riff() + riff()), "holds 2 chunks of sound"),
     "two chunks of sound": (put(riff() + data_chunk(100)), "holds 2 chunks of sound, where one is expected"),
-    "two chunks of sound, apart": (put(riff() + b"LIST\4\0\0\0INFO" + data_chunk(100)), "holds 2 chunks of sound"),
-    "two chunks of sound, cut": (put(riff() + data_chunk(100)[:-9]), "holds 2 chunks of sound"),
     "ADPCM, cut": (put(encoded("IMA_ADPCM")[:2_000]), "is truncated"),
     "broken link": (replaced(lambda path: path.symlink_to("nowhere.wav")), "is a broken link"),
     "pipe": (replaced(os.mkfifo), "is not a regular file"),
 }
 KEPT_WAVS = {
     "stereo": (riff(channels=2), "wavs with several channels", "has 2 channels, which are averaged"),
-    "8 kHz": (riff(rate=8_000), "wavs not at 16 kHz", "is at 8,000 Hz, and is resampled"),
     "44.1 kHz": (riff(rate=44_100), "wavs not at 16 kHz", "is at 44,100 Hz, and is resampled"),
     "stream": (riff(announced=2**32 - 1, riff_size=2**32 - 1), "wavs of untold length", "does not tell whether it is whole"),
-    "stream, signed": (riff(announced=2**31 - 1), "wavs of untold length", "does not tell whether it is whole"),
-    # What it announces is not looked at, so whole and cut ones are listed alike.
     "IRCAM": (encoded(kind="IRCAM"), "wavs of untold length", "does not tell whether it is whole"),
-    "IRCAM, cut": (encoded(kind="IRCAM")[:8_000], "wavs of untold length", "does not tell whether it is whole"),
     "MP3": (encoded(kind="MP3", subtype="MPEG_LAYER_III"), "wavs of untold length", "does not tell whether it is whole"),
     "Ogg": (encoded(kind="OGG", subtype="VORBIS"), "wavs of untold length", "does not tell whether it is whole"),
-    "RF64, impossible size": (
-        encoded(kind="RF64").replace(struct.pack("<Q", 16_000), b"\xfe" * 8),
-        "wavs of untold length",
-        "does not tell whether it is whole",
-    ),
     "zeros": (silence(), "silent wavs", "is silent"),
-    "zeros, FLAC": (silence(kind="FLAC"), "silent wavs", "is silent"),
-    "zeros, 8 bit": (silence(subtype="PCM_U8"), "silent wavs", "is silent"),
     "one constant": (silence(0.25), "silent wavs", "is silent"),
     "tag before RIFF": (ID3 + riff(), None, None),
     **{kind: (encoded(kind=kind), None, None) for kind in ("W64", "AU", "NIST", "RF64")},
     "RIFX": (encoded(endian="BIG"), None, None),
     "AIFF": (encoded(kind="AIFF"), None, None),
-    "AIFC": (encoded(kind="AIFF", subtype="ULAW"), None, None),
     "CAF": (encoded(kind="CAF"), None, None),
     "RIFF size 0": (riff(riff_size=0), None, None),
-    "float": (encoded("FLOAT"), None, None),
-    "24 bit": (encoded("PCM_24"), None, None),
     "FLAC": (encoded(kind="FLAC"), None, None),
     "a chunk after the sound": (riff() + b"LIST\4\0\0\0INFO", None, None),
 }
@@ -238,35 +201,25 @@ def test_a_wav_of_another_form_is_kept(copy, case):
     if note:
         [(file, _, segment_id, what)] = listed(corpus, note)
         assert (file, segment_id) == (str(copy.wav), ID) and reason in what
+    told = f"1 wavs are in a form that does not tell whether they are whole ({corpus.command} lists them)"
+    assert corpus.warnings() == ([told] if note == "wavs of untold length" else [])
     seconds = corpus.utterances.set_index("segment_id")["duration"][ID]
     assert np.isfinite(read_waveform(copy.wav, 5, seconds)).all()
 
 
-def test_channels_that_cancel_out_are_silent(copy):
-    copy.wav.write_bytes(silence([0.5, -0.5], channels=2))
-    corpus = read(copy.root)
-    assert noted(corpus) == {"silent wavs": 1, "wavs with several channels": 1} and not corpus.dropped
-    assert not read_waveform(copy.wav, 5).any()
-
-
-@pytest.mark.parametrize("level, silent", [(1, True), (8, False)])
-def test_the_noise_of_rounding_is_silence_and_a_quiet_voice_is_not(copy, level, silent):
-    samples = np.random.default_rng(0).integers(-level, level + 1, 8_000, dtype=np.int16)
+@pytest.mark.parametrize(
+    "samples, silent",
+    [
+        (np.tile([0.5, -0.5], (8_000, 1)), True),
+        (np.random.default_rng(0).integers(-1, 2, 8_000, dtype=np.int16), True),
+        (np.random.default_rng(0).integers(-8, 9, 8_000, dtype=np.int16), False),
+        (np.int16(900) * (np.arange(40_000) == 30_000), False),
+    ],
+    ids=["channels that cancel out", "the noise of rounding", "a quiet voice", "a click"],
+)
+def test_what_is_silence(copy, samples, silent):
     soundfile.write(copy.wav, samples, 16_000)
-    assert noted(read(copy.root)) == ({"silent wavs": 1} if silent else {})
-
-
-def test_a_click_is_not_silence(copy):
-    samples = np.zeros(40_000, dtype=np.int16)
-    samples[30_000] = 900
-    soundfile.write(copy.wav, samples, 16_000)
-    assert not noted(read(copy.root))
-
-
-def test_training_hears_of_wavs_that_cannot_be_told_to_be_whole(copy):
-    copy.wav.write_bytes(encoded(kind="IRCAM"))
-    [line] = read(copy.root).warnings()
-    assert line.startswith("1 wavs are in a form that does not tell whether they are whole (python -m utils.data.kemdy ")
+    assert noted(read(copy.root)).get("silent wavs", 0) == silent
 
 
 def test_files_that_may_not_be_read(copy, monkeypatch):
@@ -284,18 +237,9 @@ def test_files_that_may_not_be_read(copy, monkeypatch):
     assert listed(read(copy.root), "no transcript") == [(str(copy.txt), "", ID, "cannot be read (Permission denied)")]
     forbidden.add(str(copy.csv))
     assert refused(copy.root) == f"{copy.csv}: cannot be read (Permission denied); copy it again, or make it readable"
-
-
-def test_a_folder_that_may_not_be_read(copy, monkeypatch):
     scan = os.scandir
-
-    def guarded(folder):
-        if str(folder) == str(copy.folder):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
-        return scan(folder)
-
-    monkeypatch.setattr(os, "scandir", guarded)
-    assert refused(copy.root).startswith(f"{copy.folder}: cannot be read (Permission denied)")
+    monkeypatch.setattr(os, "scandir", lambda folder: scan(folder) if str(folder) != str(copy.folder) else guarded(copy.wav))
+    assert refused(copy.root).startswith(f"{copy.wav}: cannot be read (Permission denied), and what lies in it")
 
 
 def test_an_index_of_an_older_look_is_made_again(copy):
@@ -318,13 +262,6 @@ DAMAGED_TRANSCRIPTS = {
     "UTF-16 without its mark": (put("n/ l/\n".encode("utf-16-le")), "transcript is not text", "control character 0x00"),
     "neither encoding": (put(b"\xff\xff\xff"), "transcript in neither encoding", "is neither in UTF-8 nor in CP949"),
     "NUL": (put("기뻐\0\n".encode()), "transcript is not text", "control character 0x00"),
-    "binary": (put(b"\x7fELF\x01\x02 \x03"), "transcript is not text", "control character 0x7f"),
-    "NUL in CP949": (put("기뻐\0\n".encode("cp949")), "transcript is not text", "control character 0x00"),
-    "huge": (
-        lambda path: os.truncate(path, 3 * 2**30),  # a hole, which takes no room
-        "transcript is not text",
-        "cannot be read (3,221,225,472 bytes, where 100,000 would be many)",
-    ),
     "broken link": (
         replaced(lambda path: path.symlink_to("nowhere.txt")),
         "no transcript",
@@ -345,30 +282,16 @@ def test_a_transcript_that_cannot_be_used(copy, case):
     assert corpus.warnings() == [f"left out, transcript {copy.txt} {what}"]
 
 
-def test_an_empty_transcript_is_kept_and_listed(copy):
-    copy.txt.write_bytes(b" \n")
-    assert listed(read(copy.root), "empty transcripts") == [(str(copy.txt), "", ID, "has no text in its first line")]
-
-
 KEPT_TEXTS = {
     "compatibility jamo": ("ㅋㅋ 그래 ㅎ", "compatibility jamo", "U+314B, U+314E"),
-    "Hangul filler": ("그\u3164래", "compatibility jamo", "U+3164"),
     "jamo that compose with nothing": ("\u11ab그래", "uncomposed jamo", "U+11AB"),
-    "old Hangul": ("\u1112\u119e\u11ab글", "uncomposed jamo", "U+1112, U+119E, U+11AB"),
     "full width": ("그래\uff01 \uff21", "full- or half-width forms", "U+FF01, U+FF21"),
-    "half-width Hangul": ("\uffa1\uffc2", "full- or half-width forms", "U+FFA1, U+FFC2"),
     "zero-width space": ("그\u200b래", "invisible characters", "U+200B"),
-    "joiners": ("그\u200d\u200c\u2060래", "invisible characters", "U+200D, U+200C, U+2060"),
-    "a mark of byte order inside": ("그\ufeff래", "invisible characters", "U+FEFF"),
-    "soft hyphen": ("그\xad래", "invisible characters", "U+00AD"),
-    "right to left": ("\u202e그래", "invisible characters", "U+202E"),
     "no-break space": ("그\xa0래", "unusual spaces", "U+00A0"),
-    "ideographic space": ("그\u3000래", "unusual spaces", "U+3000"),
-    "line separator": ("그\u2028래", "unusual spaces", "U+2028"),
     "combining mark": ("q\u0301", "combining marks", "U+0301"),
     "replacement character": ("그\ufffd래", "replacement characters", "U+FFFD"),
     "private use": ("그\ue000래", "private-use characters", "U+E000"),
-    "no character": ("그\U0010ffff래", "private-use characters", "U+10FFFF"),
+    "ordinary": ('n/ 그래... "응", 카페 café (음)… 3시·100% ~ 漢字 ①', None, None),
 }
 
 
@@ -377,14 +300,9 @@ def test_text_that_looks_like_other_text_is_kept_and_listed(copy, case):
     text, kind, points = case
     copy.txt.write_text(text, encoding="utf-8")
     corpus = read(copy.root)
-    assert noted(corpus) == {f"transcripts with {kind}": 1} and not corpus.dropped
-    assert listed(corpus, f"transcripts with {kind}") == [(str(copy.txt), "", ID, f"holds {points}")]
+    assert noted(corpus) == ({f"transcripts with {kind}": 1} if kind else {}) and not corpus.dropped
+    assert [fault[1:] for fault in corpus.faults] == ([(str(copy.txt), "", ID, f"holds {points}")] if kind else [])
     assert corpus.utterances.set_index("segment_id")["text"][ID] == text
-
-
-def test_ordinary_text_is_not_listed(copy):
-    copy.txt.write_text('n/ 그래... "응", 카페 café (음)… 3시·100% ~ 漢字 ①', encoding="utf-8")
-    assert not noted(read(copy.root))
 
 
 def test_every_transcript_is_composed(copy):
@@ -432,12 +350,10 @@ def content(change):
 
 DAMAGED_ROWS = {
     "unknown label": (cell(4, "contempt"), "unknown label", ID, "unknown label 'contempt'"),
-    "label with a line's end": (cell(4, "sad\x00"), "unknown label", ID, "unknown label 'sad\\x00'"),
     "labels joined by a comma": (cell(4, "sad,happy"), "unknown label", ID, "unknown label 'sad,happy'"),
     "no label": (cell(4, " "), "no label", ID, "no label"),
     "malformed id": (cell(3, ID.lower()), "malformed id", "", f"malformed id '{ID.lower()}'"),
     "digits of another script": (cell(3, ID.replace("01_s", "0１_s")), "malformed id", "", "malformed id 'Sess0１_script01"),
-    "no id": (cell(3, ""), "malformed id", "", "malformed id ''"),
     "id of another session": (cell(3, "Sess02_script01_User003F_001"), "id of another session", None, "id of another session"),
     "no such wav": (lambda copy: copy.wav.unlink(), "no wav", ID, "no wav"),
     "a folder for a wav": (lambda copy: (copy.wav.unlink(), copy.wav.mkdir()), "no wav", ID, "no wav"),
@@ -459,9 +375,7 @@ SAME_TABLE = {
 }
 REFUSED = {
     "a column missing in one row": (rewritten(lambda rows: rows[3].pop(9)), "row 4 has 36 cells where the header has 37"),
-    "a cell too many in one row": (rewritten(lambda rows: rows[3].append("1")), "row 4 has 38 cells where the header has 37"),
     "no id column": (columns(lambda row: row[:3] + row[4:]), "have no columns 'Segment ID' and"),
-    "no label column": (columns(lambda row: row[:4] + row[5:]), "have no columns 'Segment ID' and"),
     "two label columns": (columns(lambda row: [*row, row[4]]), "have several columns 'Segment ID' and"),
     "no header": (rewritten(lambda rows: rows.__delitem__(slice(2))), "have no columns 'Segment ID' and"),
     "semicolons": (content(lambda data: data.replace(b",", b";")), "have no columns 'Segment ID' and"),
@@ -480,7 +394,6 @@ REFUSED = {
     "a byte that is not UTF-8": (content(lambda data: data.replace(ID.encode(), b"\xff")), "row 3 is not in UTF-8"),
     "UTF-16": (content(lambda data: data.decode().encode("utf-16")), "row 1 is not in UTF-8"),
     "empty": (content(lambda data: b""), "no header of two rows"),
-    "huge": (lambda copy: os.truncate(copy.csv, 3 * 2**30), "cannot be read (3,221,225,472 bytes"),
     "a folder": (lambda copy: (copy.csv.unlink(), copy.csv.mkdir()), "cannot be read (is a folder)"),
     "a broken link": (lambda copy: (copy.csv.unlink(), copy.csv.symlink_to("no.csv")), "cannot be read (is a broken link)"),
 }
@@ -488,7 +401,7 @@ REFUSED = {
 
 def refused(root):
     with pytest.raises(UserError) as caught:
-        read_corpus(root, progress=False)
+        read_folder(root, progress=False)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -567,8 +480,8 @@ def test_the_audit_lists_a_few_and_writes_all(copy, call_main, tmp_path):
         path.write_bytes(riff()[:999])
     change = rewritten(lambda rows: rows.extend([["", "", "", f"id {number}", *rows[2][4:]] for number in range(13)]))
     change(copy)
-    code, stdout, _ = call_main(kemdy, copy.root, "--faults", tmp_path / "faults.csv")
-    assert code == 0 and stdout.count(": malformed id ") == 10 and "… and 3 more (--faults FILE.csv writes all)" in stdout
+    code, stdout, _ = call_main(audit, copy.root, "--faults", tmp_path / "faults.csv")
+    assert code == 1 and stdout.count(": malformed id ") == 10 and "… and 3 more (--faults FILE.csv writes all)" in stdout
     assert f"{copy.csv}, row 3, {ID}: no wav\n" in stdout
     faults = pd.read_csv(tmp_path / "faults.csv", keep_default_na=False)
     assert list(faults.columns) == ["kind", "file", "row", "segment_id", "what"]
@@ -576,16 +489,11 @@ def test_the_audit_lists_a_few_and_writes_all(copy, call_main, tmp_path):
     assert "6" in set(faults["row"].astype(str))
 
 
-def test_the_audit_of_a_copy_without_faults(whole, call_main):
-    code, stdout, _ = call_main(kemdy, whole)
-    assert code == 0 and "\nno faults\n" in stdout
-
-
 def test_names_of_folders_need_not_be_text(copy, call_main, tmp_path):
     folder = os.fsdecode(os.fsencode(copy.root / "wav") + b"/\xb1\xe2\xbb\xb6")
     os.rename(copy.folder, folder)
-    code, stdout, stderr = call_main(kemdy, copy.root, "--faults", tmp_path / "faults.csv", "--csv", tmp_path / "table.csv")
-    assert code == 0 and "its path is not in UTF-8" in stdout, stderr
+    code, stdout, stderr = call_main(audit, copy.root, "--faults", tmp_path / "faults.csv", "--csv", tmp_path / "table.csv")
+    assert code == 1 and "its path is not in UTF-8" in stdout, stderr
     assert read(copy.root).dropped == {"unreadable wav": 3}
 
 
@@ -593,10 +501,10 @@ def test_names_and_cells_reach_no_terminal_raw(copy, call_main, tmp_path):
     copy.folder.rename(copy.folder.with_name("\x1b[31mred\r"))
     (copy.root / "wav" / "\x1b[31mred\r" / copy.wav.name).write_bytes(b"")
     cell(4, "sad\x1b[2J\x07", row=3)(copy)
-    code, stdout, stderr = call_main(kemdy, copy.root)
-    assert code == 0 and "\\x1b[31mred\\r" in stdout and "unknown label 'sad\\x1b[2J\\x07'" in stdout, stderr
-    code, out, err = call_main(kemdy, copy.root / "wav" / "\x1b[31mred\r")
-    assert code == 1 and "\\x1b[31mred" in err and "has no folder annotation/" in err
+    code, stdout, stderr = call_main(audit, copy.root)
+    assert code == 1 and "\\x1b[31mred\\r" in stdout and "unknown label 'sad\\x1b[2J\\x07'" in stdout, stderr
+    code, out, err = call_main(audit, copy.root / "wav" / "\x1b[31mred\r")
+    assert code == 1 and "\\x1b[31mred" in err and "nor annotation/" in err
     assert not any(character in stdout + out + err for character in "\x1b\r\x07")
 
 
@@ -605,7 +513,7 @@ def test_cells_of_tables_begin_no_formula(copy, call_main, tmp_path):
     for path, text in zip(sorted(copy.folder.glob("*.txt")) + sorted((copy.root / "wav/Session02").glob("*.txt")), texts):
         path.write_text(text, encoding="utf-8")
     rewritten(lambda rows: rows.append(["", "", "", "=2", *rows[2][4:]]))(copy)
-    call_main(kemdy, copy.root, "--csv", tmp_path / "table.csv", "--faults", tmp_path / "faults.csv")
+    call_main(audit, copy.root, "--csv", tmp_path / "table.csv", "--faults", tmp_path / "faults.csv")
     table = pd.read_csv(tmp_path / "table.csv")
     assert table["text"][:6].tolist() == ["'=1+1", "'+ 그래", "'-3도", "'@me", "'＝1+1", "그래 =1"]
     assert table["duration"].tolist() == read(copy.root).utterances["duration"].tolist()
@@ -620,32 +528,27 @@ def test_tables_of_ids_are_not_written_where_git_would_take_them(copy, call_main
     (checkout / ".gitignore").write_text("/outputs/*\n")
     (tmp_path / "link.csv").symlink_to(checkout / "table.csv")
     for target in (checkout / "table.csv", tmp_path / "link.csv"):
-        code, stdout, stderr = call_main(kemdy, copy.root, flag, target)
+        code, stdout, stderr = call_main(audit, copy.root, flag, target)
         assert code == 1 and not stdout and f"{checkout / 'table.csv'} would be committed by git add -A" in stderr
         assert stderr.count("\n") == 1 and not (checkout / "table.csv").exists()
     for target in (checkout / "outputs" / "table.csv", tmp_path / "table.csv"):
-        assert call_main(kemdy, copy.root, flag, target)[0] == 0 and target.exists()
+        assert call_main(audit, copy.root, flag, target)[0] == 0 and target.exists()
     monkeypatch.setenv("PATH", "")
-    assert call_main(kemdy, copy.root, flag, checkout / "table.csv")[0] == 0
+    assert call_main(audit, copy.root, flag, checkout / "table.csv")[0] == 0
 
 
 # Training
 
 
-@pytest.mark.parametrize("module", [continual_learning_init, finetune, ewc, adapter], ids=lambda module: module.__name__)
-def test_training_stops_before_it_starts(whole, encoders, call_main, tmp_path, module):
+def test_training_stops_before_it_starts(whole, encoders, call_main, tmp_path):
     copied(whole, tmp_path / "KEMDy20")
-    make_kemdy19(tmp_path / "KEMDy19", sessions=5, utterances=3)
-    wavs = sorted((tmp_path / "KEMDy20" / "wav").rglob("*.wav"))[:12]
-    for path in wavs:
+    for path in sorted((tmp_path / "KEMDy20" / "wav").rglob("*.wav"))[:12]:
         path.write_bytes(b"")
-    start = tmp_path / "best_model.pt"
-    start.touch()
-    given = ("--checkpoint", start) if module in (finetune, ewc) else ()
-    code, _, stderr = call_main(module, "--task", "KEMDy20", *given, *flags(tmp_path, encoders, tmp_path / "outputs"))
+    arguments = flags(tmp_path, encoders, tmp_path / "outputs")
+    code, _, stderr = call_main(continual_learning_init, "--task", "KEMDy20", *arguments)
     assert code == 1 and stderr.startswith("error: 12 wav file(s) of KEMDy20 cannot be used") and stderr.count("\n") == 1
     assert stderr.count("is empty") == 10 and "; and 2 more" in stderr
-    assert f"--skip_bad_files; python -m utils.data.kemdy {tmp_path / 'KEMDy20'} lists all" in stderr
+    assert f"--skip_bad_files; python -m utils.data.audit {tmp_path / 'KEMDy20'} lists all" in stderr
 
 
 def test_training_without_the_bad_files(whole, encoders, call_main, tmp_path):
@@ -664,15 +567,6 @@ def test_training_without_the_bad_files(whole, encoders, call_main, tmp_path):
     assert code == 1 and "--skip_bad_files True then, None now" in stderr
 
 
-class Tokens:
-    """A tokenizer that finds no words."""
-
-    pad_token_id = 0
-
-    def __call__(self, texts, **settings):
-        return {"input_ids": [[1, 2] for _ in texts]}
-
-
 GONE_BAD = {
     "is gone": (Path.unlink, "No such file or directory"),
     "is another file": (put(b"x" * 16_044), "Format not recognised"),
@@ -687,20 +581,12 @@ GONE_BAD = {
 def test_a_wav_that_goes_bad_while_it_is_trained_on(copy, case):
     damage, reason = case
     copy.wav.write_bytes(riff())
-    utterances = read(copy.root).utterances
-    dataset = UtteranceDataset(utterances, Tokens(), 16, 5.0)
+    [duration] = read(copy.root).utterances.query("segment_id == @ID")["duration"]
     damage(copy.wav)
     with pytest.raises(UserError) as caught:
-        list(Loader(dataset, [[0, 1], [2, 3]], num_threads=0))
+        read_waveform(copy.wav, 5.0, duration)
     line = str(caught.value)
     assert line.startswith(f"{copy.wav} went bad since it was looked at: {reason}") and "\n" not in line
-
-
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_unknown_tokens_are_looked_for_in_every_split(split):
-    known, unknown = (SimpleNamespace(input_ids=[[2, *ids, 3]]) for ids in ([5, 6, 7, 8], [1, 1, 1, 8]))
-    task = SimpleNamespace(splits={"train": known, "valid": known, "test": known} | {split: unknown})
-    assert _unknown_share(task, SimpleNamespace(unk_token_id=1)) == 0.75
 
 
 def test_a_wav_that_goes_bad_ends_training_with_one_line(whole, encoders, call_main, tmp_path):
@@ -716,233 +602,3 @@ def test_a_wav_that_goes_bad_ends_training_with_one_line(whole, encoders, call_m
     lines = [line for line in stderr.splitlines() if "it/s" not in line and line.strip()]
     assert code == 1 and lines[-1].startswith("error: ") and "went bad since it was looked at" in lines[-1]
     assert "Traceback" not in stderr and any(str(path) in lines[-1] for path in wavs)
-
-
-# Any damage at all: what is read is right, or one line says what is not
-
-MAKE = {"KEMDy19": make_kemdy19, "KEMDy20": make_kemdy20}
-FIRST_ANNOTATION = {"KEMDy19": "Session01_F_res.csv", "KEMDy20": "Sess01_eval.csv"}
-NUMBERS = st.integers(0, 9_999)  # of a byte, row or cell, counted round and round
-PIECES = st.sampled_from([*(bytes([code]) for code in b'\x00\x1b \t\r\n,;"MF01_aS\xff'), b"\xef\xbb\xbf", "감".encode("cp949")])
-IDS = ("Sess01_script01_User001F_001", "Sess42_script01_User001F_001", "Sess01_script01_F001", "Sess01_script01_M001")
-LABELS = ("sad", "Sad ", "DISQUST", "sad;happy", ";sad;", "sad,happy", "contempt")
-NAMES = ("Segment ID", "Total Evaluation", "Emotion", "Sess02_script01_F001", "sess01_script01_F001")
-CELLS = st.sampled_from([*IDS, *LABELS, *NAMES, "", " ", "감", '"sad', '"sad"', '"sa"d', "sad\n"])
-LOOKED_AT = (3, 4, 9, 10)  # columns of ids and labels in one corpus or the other
-ENDS = st.sampled_from(["\n", "\r\n", "\r"])
-BYTE_CHANGES = st.one_of(
-    st.tuples(st.just("flip a bit"), NUMBERS, st.integers(0, 7)),
-    st.tuples(st.just("insert"), NUMBERS, PIECES),
-    st.tuples(st.just("delete"), NUMBERS, st.integers(1, 300)),
-    st.tuples(st.just("cut"), NUMBERS, st.none()),
-    st.tuples(st.just("encode"), st.sampled_from(["utf-16", "utf-16-le", "utf-8-sig", "cp949", "utf-32"]), st.none()),
-    st.tuples(st.just("end lines"), ENDS, st.none()),
-)
-TABLE_CHANGES = st.one_of(
-    st.tuples(
-        st.sampled_from(["rows", "columns", "cells"]), st.sampled_from(["swap", "repeat", "remove"]), NUMBERS, NUMBERS, NUMBERS
-    ),
-    st.tuples(st.just("content"), CELLS, st.one_of(NUMBERS, st.sampled_from(LOOKED_AT)), st.none(), NUMBERS),
-)
-
-
-set_hypothesis_home_dir(ROOT / ".pytest_cache" / "hypothesis")  # what it notes of the code it tests
-
-
-def fuzzed(cases):
-    """The same cases each time, and none kept on disk."""
-    return hypothesis.settings(
-        max_examples=cases,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-
-
-@pytest.fixture(scope="module", params=MAKE)
-def tiny(request, tmp_path_factory):
-    """A corpus of one session, its first annotation file as it was made, and what its segments are."""
-    root = tmp_path_factory.mktemp("tiny") / request.param
-    MAKE[request.param](root, sessions=1, utterances=4)
-    corpus = read(root)
-    path = root / "annotation" / FIRST_ANNOTATION[request.param]
-    return SimpleNamespace(root=root, corpus=corpus, path=path, data=path.read_bytes())
-
-
-def changed_bytes(data, change):
-    name, one, other = change
-    if name == "encode":
-        with contextlib.suppress(UnicodeError):
-            return data.decode("utf-8").encode(one)
-        return data
-    if name == "end lines":
-        return data.replace(b"\n", one.encode())
-    place = one % max(len(data), 1)
-    before, after = data[:place], data[place:]
-    if name == "flip a bit":
-        return before + bytes(byte ^ 1 << other for byte in after[:1]) + after[1:]
-    if name == "insert":
-        return before + other + after
-    return before + after[other:] if name == "delete" else before
-
-
-def changed_table(rows, change):
-    where, what, one, other, row_number = change
-    if where == "rows":
-        return changed_list(rows, what, one, other)
-    if where == "columns":
-        return [changed_list(row, what, one, other) for row in rows]
-    row_number %= len(rows)
-    row = list(rows[row_number])
-    if where == "cells":
-        row = changed_list(row, what, one, other)
-    elif row:
-        row[one % len(row)] = what
-    return [*rows[:row_number], row, *rows[row_number + 1 :]]
-
-
-def changed_list(items, what, one, other):
-    items = list(items)
-    if not items:
-        return items
-    one, other = one % len(items), other % len(items)
-    if what == "swap":
-        items[one], items[other] = items[other], items[one]
-    elif what == "repeat":
-        items.insert(other, items[one])
-    else:
-        del items[one]
-    return items
-
-
-def parsed(data):
-    """(row number, id, label) of every row that is not empty, by a reader that shares nothing with the corpus reader."""
-    text = data.decode("utf-8-sig")
-    if '"' in text:
-        text = io.StringIO(text, newline="")
-        table = pd.read_csv(text, header=None, names=range(200), dtype=str, keep_default_na=False, skip_blank_lines=False)
-        rows = table.fillna("").to_numpy().tolist()
-    else:
-        rows = [line.split(",") for line in re.split("\r\n|\r|\n", text)]
-    rows = [[cell.strip() for cell in row] for row in rows]
-    id_column = rows[0].index("Segment ID")
-    label_column = list(zip(rows[0], rows[1])).index(("Total Evaluation", "Emotion"))
-    return [(number, row[id_column], row[label_column]) for number, row in enumerate(rows, 1) if number > 2 and any(row)]
-
-
-def usable(tables, recorded, own_files):
-    """``{segment id: emotion}``, from (letter, parsed rows) of each file."""
-    kept, seen = {}, set()
-    for letter, rows in tables:
-        for _, segment_id, label in rows:
-            segment_id = re.sub("^Sess[0-9][0-9]_", "Sess01_", segment_id)
-            if segment_id not in recorded or segment_id in seen or own_files and f"_{letter}" not in segment_id:
-                continue
-            seen.add(segment_id)
-            labels = [name.strip() for name in label.lower().split(";") if name.strip()]
-            if len(labels) == 1 and (emotion := labels[0].replace("disqust", "disgust")) in kemdy.EMOTIONS:
-                kept[segment_id] = emotion
-    return kept
-
-
-def check_annotation(tiny, data):
-    tiny.path.write_bytes(data)
-    try:
-        corpus = read(tiny.root)
-    except UserError as error:
-        line = str(error)
-        assert line.startswith(f"{tiny.path}: ") and "\n" not in line
-        number = re.search(r": row (\d+) ", line)
-        assert number or "header" in line
-        assert number is None or 1 <= int(number[1]) <= len(data.splitlines()) + 1
-        return
-    files = sorted((tiny.root / "annotation").glob("*.csv"))
-    tables = {path: parsed(path.read_bytes()) for path in files}
-    lettered = [(path.name.split("_")[1], rows) for path, rows in tables.items()]
-    expected = usable(lettered, set(tiny.corpus.utterances["segment_id"]), corpus.name == "KEMDy19")
-    assert dict(zip(corpus.utterances["segment_id"], corpus.utterances["emotion"])) == expected
-    assert corpus.rows == sum(map(len, tables.values()))
-    for fault in corpus.faults:
-        if fault.row and fault.segment_id:
-            assert (fault.row, fault.segment_id) in [row[:2] for row in tables[Path(fault.file)]]
-
-
-@fuzzed(550)
-@hypothesis.given(st.lists(BYTE_CHANGES, min_size=1, max_size=3))
-def test_any_bytes_for_an_annotation(tiny, changes):
-    data = tiny.data
-    for change in changes:
-        data = changed_bytes(data, change)
-    check_annotation(tiny, data)
-
-
-@fuzzed(550)
-@hypothesis.given(st.lists(TABLE_CHANGES, min_size=1, max_size=3), st.lists(BYTE_CHANGES, max_size=1))
-def test_any_table_for_an_annotation(tiny, changes, byte_changes):
-    rows = [line.split(",") for line in tiny.data.decode().splitlines()]
-    for change in changes:
-        rows = changed_table(rows, change)
-    data = "\n".join(map(",".join, rows)).encode()
-    for change in byte_changes:
-        data = changed_bytes(data, change)
-    check_annotation(tiny, data)
-
-
-@fuzzed(200)
-@hypothesis.given(st.data())
-def test_another_form_of_an_annotation_says_the_same(tiny, data):
-    first, second, *rows = csv.reader(io.StringIO(tiny.data.decode()))
-    id_column, label_column = first.index("Segment ID"), first.index("Total Evaluation")
-    for row in rows:
-        row[id_column] = data.draw(st.sampled_from(["{}", " {}", "{}\t"])).format(row[id_column])
-        label = data.draw(st.sampled_from([row[label_column], row[label_column].upper(), row[label_column].title()]))
-        label = label.replace("disgust", "disqust") if data.draw(st.booleans()) else label.replace("disqust", "disgust")
-        row[label_column] = data.draw(st.sampled_from(["{}", " {} ", ";{}", "{};"])).format(label)
-    rows = data.draw(st.permutations(rows))
-    others = sorted(set(range(len(first))) - {id_column, label_column})
-    kept = data.draw(st.permutations([id_column, label_column, *data.draw(st.sets(st.sampled_from(others)))]))
-    table = [[*(row[column] for column in kept), "감"] for row in (first, second, *rows)]
-    for _ in range(data.draw(st.integers(0, 2))):
-        table.insert(data.draw(st.integers(2, len(table))), [])
-    buffer = io.StringIO()
-    quoting = data.draw(st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC]))
-    csv.writer(buffer, lineterminator=data.draw(ENDS), quoting=quoting).writerows(table)
-    text = buffer.getvalue().rstrip("\r\n") if data.draw(st.booleans()) else buffer.getvalue()
-    tiny.path.write_bytes(text.encode(data.draw(st.sampled_from(["utf-8", "utf-8-sig"]))))
-    corpus = read(tiny.root)
-    one, other = (table.utterances.sort_values("segment_id", ignore_index=True) for table in (corpus, tiny.corpus))
-    pd.testing.assert_frame_equal(one, other)
-    assert (corpus.rows, corpus.dropped, corpus.notes) == (tiny.corpus.rows, tiny.corpus.dropped, tiny.corpus.notes)
-
-
-@fuzzed(400)
-@hypothesis.given(
-    st.sampled_from(["기뻐 정말", " 똠양꿍 c/ 펲시 ", "N/", "", "가\n나"]),
-    st.sampled_from(["utf-8", "utf-8-sig", "cp949"]),
-    st.lists(BYTE_CHANGES, max_size=3),
-)
-def test_any_bytes_for_a_transcript(tiny, text, encoding, changes):
-    tiny.path.write_bytes(tiny.data)
-    row = tiny.corpus.utterances.iloc[1]
-    path = Path(row["wav_path"]).with_suffix(".txt")
-    data = f"{text}\n".encode(encoding)
-    for change in changes:
-        data = changed_bytes(data, change)
-    path.write_bytes(data)
-    corpus = read(tiny.root)
-    for encoding in ("utf-8", "cp949"):
-        with contextlib.suppress(UnicodeDecodeError):
-            text = data.decode(encoding).removeprefix("\ufeff" if encoding == "utf-8" else "")
-            break
-    else:
-        text = "\0"
-    if any(unicodedata.category(character) == "Cc" and character not in "\t\n\v\f\r\x1a\x85" for character in text):
-        assert sum((Counter(corpus.dropped) - Counter(tiny.corpus.dropped)).values()) == 1
-        [line] = corpus.warnings()
-        assert line.startswith(f"left out, transcript {path} ") and "\n" not in line
-    else:
-        found = corpus.utterances.set_index("segment_id")["text"][row["segment_id"]]
-        line = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")[0].strip()
-        assert found == unicodedata.normalize("NFC", line) and not corpus.warnings()

@@ -58,28 +58,37 @@ def test_every_session_is_tested_once_and_never_also_trained_on(sessions, k_fold
     for fold in folds:
         assert sorted(fold["train"] + fold["valid"] + fold["test"]) == list(sessions)
         assert len(fold["valid"]) == 2 and fold["train"]
+    assert json.loads(json.dumps(session_folds(np.array(sessions), k_fold))) == folds
 
 
-# The largest test split holds the sessions divided by the folds, rounded up; two more validate, one must be left.
-@pytest.mark.parametrize("count, k_fold", [(5, 5), (4, 4), (5, 3), (6, 2)])
-def test_fewest_sessions(count, k_fold):
-    assert all(fold["train"] for fold in session_folds(range(1, count + 1), k_fold))
+def test_groups_may_have_names():
+    names = [f"Ses{number:02d}" for number in range(1, 21)]
+    for named, numbered in zip(session_folds(names), session_folds(range(1, 21))):
+        assert named == {split: [names[number - 1] for number in numbers] for split, numbers in numbered.items()}
+    assert json.loads(json.dumps(session_folds(names))) == session_folds(names)
 
 
-@pytest.mark.parametrize("count, k_fold", [(0, 5), (1, 5), (4, 5), (4, 3), (3, 3), (5, 2), (10, 11)])
-def test_too_few_sessions_are_refused_with_their_number(count, k_fold):
-    with pytest.raises(UserError, match=rf"\b{count} session.*\b{k_fold}\b"):
+# The largest test split holds the sessions divided by the folds, rounded up; one or two more validate, one must be left.
+@pytest.mark.parametrize("count, k_fold, valid", [(3, 3, 1), (4, 4, 1), (5, 5, 1), (5, 2, 1), (6, 5, 2), (6, 2, 2)])
+def test_fewest_sessions(count, k_fold, valid):
+    assert all(fold["train"] and len(fold["valid"]) == valid for fold in session_folds(range(1, count + 1), k_fold))
+
+
+@pytest.mark.parametrize(
+    "count, k_fold, way_out",
+    [(0, 5, ""), (1, 5, ""), (2, 2, ""), (3, 2, "3"), (4, 5, "4"), (10, 11, "5")],
+)
+def test_too_few_sessions_are_refused_with_their_number(count, k_fold, way_out):
+    with pytest.raises(UserError, match=rf"\b{count} session.*\b{k_fold}\b") as caught:
         session_folds(range(1, count + 1), k_fold)
+    assert f"--k_fold {way_out} would do" in str(caught.value) if way_out else "would do" not in str(caught.value)
+    if way_out:
+        session_folds(range(1, count + 1), int(way_out))
 
 
-@pytest.mark.parametrize("k_fold", [1, 0, -3])
-def test_one_fold_leaves_nothing_to_train_on(k_fold):
-    with pytest.raises(UserError, match=f"{k_fold}"):
-        session_folds(range(1, 21), k_fold)
-
-
-def test_session_numbers_can_be_written_as_json():
-    assert json.loads(json.dumps(session_folds(np.arange(1, 21)))) == session_folds(range(1, 21))
+def test_one_fold_leaves_nothing_to_train_on():
+    with pytest.raises(UserError, match="--k_fold 1: at least 2"):
+        session_folds(range(1, 21), 1)
 
 
 def test_utterances_fall_into_exactly_one_split():

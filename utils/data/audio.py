@@ -262,7 +262,8 @@ def read_waveform(path, max_seconds, seconds=0.0, start=0.0):
     try:
         with soundfile.SoundFile(path) as file:
             samplerate = file.samplerate
-            file.seek(min(round(start * samplerate), file.frames))
+            if start:
+                file.seek(min(round(start * samplerate), file.frames))
             whole = 0 < seconds <= max_seconds
             frames = round(seconds * samplerate) if whole else math.ceil(max_seconds * samplerate)
             samples = file.read(frames, dtype="float32", always_2d=True)

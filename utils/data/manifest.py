@@ -37,7 +37,7 @@ NEEDED = ("file_name", "emotion", "transcription")
 SETTINGS = "corpus.json"
 ABOUT = ("language", "licence", "citation")
 LINE_END = re.compile(r"\s*[\r\n]+\s*")
-# What stands neither in an id nor in a file name: control characters and line ends.
+# What no id, file name or label holds: control characters and line ends.
 NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -236,7 +236,7 @@ def _jsonl_columns(path, text):
 
 
 def _json_text(path, number, cell, name):
-    if cell is None:
+    if cell is None or cell != cell:  # null, and the NaN that others write for it
         return ""
     if isinstance(cell, (dict, list)):
         raise UserError(f"{path}: line {number}: {name!r} is neither a text nor a number")
@@ -263,6 +263,8 @@ def classes(metadata, settings):
         labels = EMOTIONS if occur <= set(EMOTIONS) else tuple(sorted(occur))
         if len(labels) < 2:
             raise UserError(f"{metadata.path}: all rows have the label {labels[0]!r}, and two are needed")
+    if odd := [label for label in labels if NO_NAME.search(label)]:
+        raise UserError(f"{metadata.path}: the label {odd[0]!r} holds a control character or a line end")
     emotions = {cell: label for cell, label in mapped.items() if label in labels}
     reasons = {None: "label mapped to null", "": "no label"}
     return labels, emotions, {cell: reasons.get(to, "unknown label") for cell, to in mapped.items() if cell not in emotions}
