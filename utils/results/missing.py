@@ -12,7 +12,7 @@ from utils.training.arguments import training_parser
 
 # Flags that the run scripts set themselves, or that say nothing about a missing run.
 NOT_REPEATED = {
-    *("task", "after", "with", "labels", "experiment", "exp_name", "seed", "num_fold", "output_root"),
+    *("task", "after", "together", "sequence", "labels", "experiment", "exp_name", "seed", "num_fold", "output_root"),
     *("overwrite", "checkpoint", "fisher"),
 }
 # What a run of whatever method tells about another.
@@ -105,7 +105,7 @@ def _words(values):
 
 def _flags_of_siblings(runs, row, method):
     """Flags, other than the defaults, with which a missing run fits those that are there: ``{name: value}``."""
-    defaults = {action.dest: action.default for action in training_parser("", "any")._actions}
+    defaults = {action.dest: action.default for action in training_parser("", method.name)._actions}
     own = [run for run in runs if run.experiment == row]
     like = [run for run in runs if run.config["model"] == method.model]
     same_script = [run for run in like if METHODS[run.method].script == method.script]

@@ -22,10 +22,7 @@ PLACE = f"*/fold_*/*/{CONFIG}"
 # Rows that paired differences are formed to unless others are named.
 BASELINES = ("finetune", "adapter")
 # In what the runs of one row may differ: which of the grid they are, and what each starts from.
-MAY_DIFFER = {
-    *("--task", "--num_fold", "--seed", "--exp_name", "--init_name", "--experiment", "--after", "--with", "--fisher"),
-    *("starting model", "sequence of tasks"),
-}
+MAY_DIFFER = {"--num_fold", "--seed", "--exp_name", "--init_name", "starting model", "sequence of tasks"}
 # A corpus's own classes, or those of all corpora of a sequence: the same within a sequence alone.
 LABELS = {"labels"}
 CONFIDENCE = 0.95
