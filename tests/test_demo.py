@@ -10,8 +10,10 @@ import torch
 from conftest import EXPERIMENTS, ROOT, shell
 from transformers import AutoModel, AutoTokenizer
 
-from utils.data.kemdy import CORPORA, EMOTIONS, read_corpus
+from utils.data.corpus import read_corpus
+from utils.data.kemdy import EMOTIONS
 from utils.demo.__main__ import main as make
+from utils.methods import KEMDY
 from utils.shell.requirements import unsatisfied
 
 SIZE = ("--sessions", "6", "--utterances", "7", "--pretraining_steps", "2")
@@ -24,9 +26,9 @@ def material(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", CORPORA)
+@pytest.mark.parametrize("name", KEMDY)
 def test_the_corpora_are_read_as_the_real_ones_are(material, name):
-    corpus = read_corpus(material / name, progress=False)
+    corpus = read_corpus(material, name)
     assert corpus.name == name and corpus.synthetic and len(corpus.sessions) == 6
     assert set(corpus.dropped) <= {"other speaker's file", "several labels"} and corpus.dropped["several labels"] >= 6
     assert corpus.rows == len(corpus.utterances) + sum(corpus.dropped.values())
@@ -37,7 +39,7 @@ def test_the_corpora_are_read_as_the_real_ones_are(material, name):
 
 
 def test_kemdy19_is_acted_and_kemdy20_mostly_neutral(material):
-    acted, free = (read_corpus(material / name, progress=False).utterances["emotion"] for name in CORPORA)
+    acted, free = (read_corpus(material, name).utterances["emotion"] for name in KEMDY)
     assert acted.value_counts(normalize=True).max() < 0.2 < 0.5 < (free == "neutral").mean()
 
 
@@ -72,8 +74,8 @@ def test_what_is_complete_is_left_alone(material, capsys):
 def test_one_modality_alone(material):
     for only, folder in (("voice", "voice-only"), ("words", "words-only")):
         make([str(material), *SIZE, "--only", only])
-        whole = read_corpus(material / "KEMDy19", progress=False).utterances
-        part = read_corpus(material / folder / "KEMDy19", progress=False)
+        whole = read_corpus(material, "KEMDy19").utterances
+        part = read_corpus(material / folder, "KEMDy19")
         assert part.synthetic and part.utterances["segment_id"].tolist() == whole["segment_id"].tolist()
         assert part.utterances["duration"].tolist() == whole["duration"].tolist()
         assert (part.utterances["text"] == "").all() == (only == "voice")

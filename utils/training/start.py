@@ -11,8 +11,8 @@ from utils.data import SPLITS
 from utils.data.batches import Sound, make_task
 from utils.data.corpus import find_corpus, read_corpus
 from utils.errors import UserError
-from utils.files import CONFIG, METRICS, sha256
-from utils.identity import checkpoint_facts, checkpoint_of, fold_digest, starting_checkpoint
+from utils.files import CONFIG, DIGESTS, METRICS
+from utils.identity import FileDigests, checkpoint_facts, checkpoint_of, fold_digest, starting_checkpoint
 from utils.methods import JOINT, START
 from utils.training.arguments import command_for
 from utils.training.checkpoints import (
@@ -147,7 +147,7 @@ def continue_sequence(run):
     model = FusionClassifier.from_pretrained(args.text_model, args.speech_model, num_labels=len(labels))
     require_known_tokens(model.text_encoder, tasks, args)
     start.load_into(model)
-    run.start(model, tasks, labels, started_from=start.facts())
+    run.start(model, tasks, labels, started_from=start.facts(args.output_root))
     return start, tasks, model, test(run, model, tasks)
 
 
@@ -239,9 +239,10 @@ class StartingPoint:
             )
         model.load_checkpoint_state(state)
 
-    def facts(self):
-        """What config.json says of it."""
-        return {"checkpoint": str(self.path), "sha256": sha256(self.path), "sequence": list(self.sequence)} | {
+    def facts(self, output_root):
+        """What config.json says of it; ``output_root`` keeps the digests of files."""
+        (digest,) = FileDigests(Path(output_root) / DIGESTS)(self.path)
+        return {"checkpoint": str(self.path), "sha256": digest, "sequence": list(self.sequence)} | {
             name: self.config.get(name) for name in ("method", "task")
         }
 
