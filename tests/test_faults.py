@@ -564,7 +564,7 @@ def test_training_without_the_bad_files(whole, encoders, call_main, tmp_path):
     assert facts["dropped"] == {"unreadable wav": 1} and facts["utterances"] == facts["rows"] - 1
     # It is another run than one on all files.
     code, _, stderr = call_main(continual_learning_init, *arguments)
-    assert code == 1 and "--skip_bad_files True then, None now" in stderr
+    assert code == 1 and "--skip_bad_files True then, False now" in stderr
 
 
 GONE_BAD = {
