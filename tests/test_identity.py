@@ -98,21 +98,17 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_finished_run_is_skipped_only_on_the_same_material(change, run, own):
+def test_a_run_is_skipped_or_resumed_only_on_the_same_material(change, run, own):
+    path = folder(own / "outputs", "task_a", "KEMDy20")
+    assert run(continual_learning_init, "--task", "KEMDy20", "--overwrite", "--keep_last")[0] == 0
     code, stdout, stderr = run(continual_learning_init, "--task", "KEMDy20")
     assert code == 0 and "is finished: skipped" in stdout, stderr
     change(own)
-    refused(run(continual_learning_init, "--task", "KEMDy20"), "task_a/fold_0/KEMDy20 holds another run", CHANGES[change])
-
-
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_an_unfinished_run_is_resumed_only_on_the_same_material(change, run, own):
-    path = folder(own / "outputs", "task_a", "KEMDy20")
-    assert run(continual_learning_init, "--task", "KEMDy20", "--overwrite", "--keep_last")[0] == 0
+    told = "task_a/fold_0/KEMDy20 holds another run", CHANGES[change]
+    refused(run(continual_learning_init, "--task", "KEMDy20"), *told)
     (path / "metrics.json").unlink()
     last = digest(path / "last_checkpoint.pt")
-    change(own)
-    refused(run(continual_learning_init, "--task", "KEMDy20"), "task_a/fold_0/KEMDy20 holds another run", CHANGES[change])
+    refused(run(continual_learning_init, "--task", "KEMDy20"), *told)
     assert digest(path / "last_checkpoint.pt") == last
 
 

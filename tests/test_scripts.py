@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import pickle
 import random
 import shutil
 import sys
@@ -25,7 +24,6 @@ from utils.data.batches import Sound, UtteranceDataset
 from utils.data.corpus import read_corpus
 from utils.data.folds import session_folds, split_utterances
 from utils.data.kemdy import EMOTIONS
-from utils.errors import UserError
 from utils.methods import KEMDY
 from utils.training import engine as training
 from utils.training import fisher
@@ -113,11 +111,6 @@ def test_a_joint_model_is_no_start_for_what_forgets(call, outputs, tmp_path):
     assert code == 1 and "was trained on KEMDy19, KEMDy20 at once" in stderr
 
 
-def test_the_grid_of_lambda_has_a_name_for_each(outputs):
-    config = read(folder(outputs, "ewc-lambda10", "KEMDy20") / "config.json")
-    assert config["method"] == "ewc" and config["arguments"]["ewc_lambda"] == 10
-
-
 def test_ewc_reports_cross_entropy_and_penalty_apart(outputs):
     path = folder(outputs, "ewc", "KEMDy20")
     history = pd.read_csv(path / "history.csv")
@@ -169,20 +162,11 @@ def test_ewc_without_penalty_is_finetune(outputs, call, data_root, monkeypatch):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_the_same_seed_gives_the_same_bytes(outputs, call):
-    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--exp_name", "again")
+@pytest.mark.parametrize("threads", [0, 2])
+def test_the_same_seed_gives_the_same_bytes_whatever_reads_the_sound(outputs, call, tmp_path, threads):
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--num_workers", threads, output_root=tmp_path)
     assert code == 0, stderr
-    assert digest(folder(outputs, "again", "KEMDy19") / "best_model.pt") == digest(
-        folder(outputs, "task_a", "KEMDy19") / "best_model.pt"
-    )
-
-
-def test_worker_processes_change_nothing(outputs, call):
-    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--exp_name", "workers", "--num_workers", 2)
-    assert code == 0, stderr
-    assert digest(folder(outputs, "workers", "KEMDy19") / "best_model.pt") == digest(
-        folder(outputs, "task_a", "KEMDy19") / "best_model.pt"
-    )
+    assert len({digest(folder(root, "task_a", "KEMDy19") / "best_model.pt") for root in (outputs, tmp_path)}) == 1
 
 
 def test_two_processes(outputs, data_root, encoders, tmp_path):
@@ -201,7 +185,7 @@ def test_two_processes(outputs, data_root, encoders, tmp_path):
     assert done.stdout.count("epoch  1/2") == 1
 
 
-def test_processes_and_micro_batches_train_as_one_whole_batch_does(data_root, encoders, tmp_path):
+def test_processes_and_micro_batches_train_as_one_whole_batch_does(data_root, encoders, call_main, monkeypatch, tmp_path):
     # To rounding, once nothing is dropped or masked at random. 14 utterances in batches of 6: the last has 2 for 3 processes.
     still = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     small_text_encoder(**still).save_pretrained(tmp_path / "text")
@@ -217,14 +201,18 @@ def test_processes_and_micro_batches_train_as_one_whole_batch_does(data_root, en
         "import continual_learning_init\n"
         "continual_learning_init.main()\n"
     )
-    arguments = ["--task", "KEMDy19", *flags(data_root, tmp_path, tmp_path)]
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, values: values)
     results = []
-    for processes, micro in ((1, None), (2, None), (3, None), (1, 4), (2, 2)):
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-        batch = ("--batch_size", "6", "--exp_name", f"of_{processes}_{micro}")
-        batch += ("--micro_batch_size", str(micro)) if micro else ()
-        done = shell(*launch, str(script), *arguments, *batch)
-        assert done.returncode == 0, done.stderr
+    for processes, micro in ((1, None), (1, 4), (2, 2), (3, None)):
+        arguments = ["--task", "KEMDy19", *flags(data_root, tmp_path, tmp_path), "--batch_size", "6"]
+        arguments += ["--exp_name", f"of_{processes}_{micro}", *(("--micro_batch_size", str(micro)) if micro else ())]
+        if processes == 1:
+            code, _, stderr = call_main(continual_learning_init, *arguments)
+        else:
+            launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+            done = shell(*launch, str(script), *arguments)
+            code, stderr = done.returncode, done.stderr
+        assert code == 0, stderr
         path = folder(tmp_path, f"of_{processes}_{micro}", "KEMDy19")
         history, predictions = pd.read_csv(path / "history.csv"), pd.read_csv(path / "predictions.csv")
         losses = history["train_loss"][1:], history["KEMDy19_valid_loss"]
@@ -269,51 +257,20 @@ def test_a_run_is_rebuilt_from_its_folder(outputs, data_root, encoders):
         assert np.allclose(probabilities, table[[f"p_{emotion}" for emotion in EMOTIONS]], atol=1e-4)
 
 
-def test_a_run_on_other_encoders_is_not_rebuilt(outputs, tmp_path):
-    shutil.copytree(folder(outputs, "adapter", "KEMDy19"), tmp_path / "run")
-    config = read(tmp_path / "run" / "config.json")
-    config["encoders"]["speech"]["fingerprint"] = "0" * 64
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="speech encoder .* is another"):
-        load_run(tmp_path / "run")
-
-
-def test_a_run_that_was_cut_off_is_not_overwritten_by_another(call, outputs, tmp_path):
+def test_finished_runs_are_skipped_and_others_not_overwritten(outputs, call, tmp_path):
     shutil.copytree(outputs / "task_a", tmp_path / "task_a")
     path = folder(tmp_path, "task_a", "KEMDy19")
-    (path / "metrics.json").unlink()
-    before = digest(path / "best_model.pt")
-    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--lr", 0.5, output_root=tmp_path)
-    assert code == 1 and "--lr 0.001 then, 0.5 now" in stderr and digest(path / "best_model.pt") == before
-    code, stdout, stderr = call(continual_learning_init, "--task", "KEMDy19", output_root=tmp_path)
-    assert (
-        code == 0 and "holds a best_model.pt and no last_checkpoint.pt" in stdout and digest(path / "best_model.pt") == before
-    )
-
-
-def test_a_run_whose_start_has_changed_is_not_passed_for_finished(call, outputs, tmp_path):
-    for experiment in ("task_a", "finetune"):
-        shutil.copytree(outputs / experiment, tmp_path / experiment)
-    path = folder(tmp_path, "finetune", "KEMDy20") / "config.json"
-    start = folder(tmp_path, "task_a", "KEMDy19") / "best_model.pt"
-    config = read(path)
-    config["started_from"]["checkpoint"] = str(start)
-    path.write_text(json.dumps(config))
-    code, stdout, _ = call(finetune, "--task", "KEMDy20", output_root=tmp_path)
-    assert code == 0 and "skipped" in stdout
-    shutil.copy(folder(outputs, "task_a", "KEMDy20") / "best_model.pt", start)
-    code, _, stderr = call(finetune, "--task", "KEMDy20", output_root=tmp_path)
-    assert code == 1 and "starting model changed" in stderr
-
-
-def test_finished_runs_are_skipped_and_others_not_overwritten(outputs, call):
-    best = folder(outputs, "task_a", "KEMDy19") / "best_model.pt"
-    before = best.stat().st_mtime_ns
-    code, stdout, _ = call(continual_learning_init, "--task", "KEMDy19")
+    before, run = digest(path / "best_model.pt"), (continual_learning_init, "--task", "KEMDy19")
+    code, stdout, _ = call(*run, output_root=tmp_path)
     assert code == 0 and "is finished: skipped" in stdout
-    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--lr", 0.5)
+    code, _, stderr = call(*run, "--lr", 0.5, output_root=tmp_path)
     assert code == 1 and "--lr 0.001 then, 0.5 now" in stderr and "--overwrite" in stderr
-    assert best.stat().st_mtime_ns == before
+    (path / "metrics.json").unlink()  # interrupted, and last_checkpoint.pt lost
+    code, _, stderr = call(*run, "--lr", 0.5, output_root=tmp_path)
+    assert code == 1 and "--lr 0.001 then, 0.5 now" in stderr and digest(path / "best_model.pt") == before
+    code, stdout, _ = call(*run, output_root=tmp_path)
+    assert code == 0 and "holds a best_model.pt and no last_checkpoint.pt" in stdout
+    assert digest(path / "best_model.pt") == before
 
 
 def test_a_precision_that_is_left_to_the_device_makes_no_other_run(outputs, call, tmp_path):
@@ -385,16 +342,8 @@ def damage(kind, outputs, tmp_path):
     good = folder(outputs, "task_a", "KEMDy19") / "best_model.pt"
     if kind == "truncated":
         path.write_bytes(good.read_bytes()[:5_000])
-    elif kind == "empty":
-        path.touch()
-    elif kind == "text":
-        path.write_text("not a checkpoint")
     elif kind == "pickle":
-        path.write_bytes(pickle.dumps(Malice(tmp_path / "harm")))
-    elif kind == "torch pickle":
         torch.save({"classifier.weight": Malice(tmp_path / "harm")}, path)
-    elif kind == "not tensors":
-        torch.save({"epoch": 3}, path)
     elif kind == "other sizes":
         torch.save(FusionClassifier(small_text_encoder(hidden_size=16), small_speech_encoder(), 7).state_dict(), path)
     elif kind == "adapters":
@@ -412,8 +361,6 @@ def damage(kind, outputs, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(config))
     elif kind == "after both tasks":
         return folder(outputs, "finetune", "KEMDy19") / "best_model.pt"
-    elif kind == "folder":
-        return tmp_path
     elif kind == "not finite":
         state = torch.load(good, weights_only=True)
         state["classifier.bias"][2] = float("nan")
@@ -424,18 +371,12 @@ def damage(kind, outputs, tmp_path):
     return path
 
 
-@pytest.mark.parametrize("module", [finetune, ewc])
 @pytest.mark.parametrize(
     "kind, answer",
     {
         "missing": "there is no such file",
-        "folder": "there is no such file",
         "truncated": "copy it again",
-        "empty": "cannot be read as a checkpoint",
-        "text": "refused",
         "pickle": "more than tensors could run code",
-        "torch pickle": "more than tensors could run code",
-        "not tensors": "not a plain state dict",
         "other sizes": "does not fit: text_encoder",
         "adapters": "does not fit: it lacks",
         "same task": "has already been trained on KEMDy20",
@@ -446,9 +387,9 @@ def damage(kind, outputs, tmp_path):
         "after both tasks": "has already been trained on KEMDy20",
     }.items(),
 )
-def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, module, kind, answer):
+def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, kind, answer):
     path = damage(kind, outputs, tmp_path)
-    code, _, stderr = call(module, "--task", "KEMDy20", "--checkpoint", path, output_root=tmp_path / "outputs")
+    code, _, stderr = call(finetune, "--task", "KEMDy20", "--checkpoint", path, output_root=tmp_path / "outputs")
     assert code == 1
     assert stderr.startswith("error: ") and stderr.count("\n") == 1
     assert answer in stderr and str(tmp_path if "config" in kind else path) in stderr
@@ -491,20 +432,15 @@ def test_the_precision_is_called_by_its_name():
 def test_wrong_flags_are_answered_by_name(call):
     for arguments, answer in (
         (("--num_fold", 5), "--num_fold 5: with --k_fold 5 the folds are 0 to 4"),
-        (("--num_fold", -1), "--num_fold: -1 is not between 0 and"),
         (("--k_fold", 1), "--k_fold 1: at least 2"),
         (("--max_text_len", 1), "--max_text_len 1"),
         (("--lr", "nan"), "--lr: nan is not between 1e-30 and 1e+30"),
-        # AdamW's step, lr / (1 - 0.9), would not be a float32.
-        (("--lr", "1e38"), "--lr: 1e38 is not between"),
-        (("--lr", "1e-50"), "--lr: 1e-50 is not between"),
-        (("--batch_size", 10**30), "is not between 1 and"),
         (("--lr", "fast"), "--lr: invalid float value: 'fast'"),
         (("--seed", 2**32), "--seed: 4294967296 is not between 0 and 4294967295"),
         (("--max_seq_len", "1e308"), "--max_seq_len: 1e308 is not between 0.025 and 120"),
         (("--text_model", ""), "--text_model: an empty name"),
-        (("--output_root", ""), "--output_root: an empty name"),
         (("--batch_size", 0), "--batch_size: 0 is not between 1 and"),
+        (("--labels", "a", "a"), "--labels: two or more, each once"),
         (("--exp_name", "../elsewhere"), "--exp_name"),
         (("--task", "a+b"), "--task: 'a+b' cannot be a corpus's name"),
     ):
@@ -578,14 +514,9 @@ def test_text_that_the_vocabulary_does_not_know_is_told(call, encoders, tmp_path
     assert code == 0 and unknown not in stdout
 
 
-@pytest.mark.parametrize("place", ["file", "proc"])
-def test_an_output_folder_that_cannot_be_written(call, tmp_path, place):
-    target = tmp_path / "outputs"
-    if place == "file":
-        target.write_text("in the way")
-    else:
-        target = "/proc/outputs"
-    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", output_root=target)
+def test_an_output_folder_that_cannot_be_written(call, tmp_path):
+    (tmp_path / "outputs").write_text("in the way")
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", output_root=tmp_path / "outputs")
     assert code == 1 and stderr.startswith("error: --output_root") and "cannot be written" in stderr
 
 
