@@ -314,17 +314,11 @@ def test_a_flipped_bit_is_noticed(run, own):
         assert noticed > 10
 
 
-@pytest.mark.parametrize("damage", ["zeroed", "permuted"])
-def test_damaged_features_are_computed_again(damage, run, own):
+def test_damaged_features_are_computed_again(run, own):
     assert run(adapter, "--task", "KEMDy20")[0] == 0
     (features,) = (own / "outputs" / "speech_features").glob("*/features.bin")
     before = features.read_bytes()
-    if damage == "zeroed":
-        features.write_bytes(before[:100] + bytes(100) + before[200:])
-    else:
-        index = features.with_name("index.json")
-        content = read(index)
-        write_json(index, content | {"frames": dict(reversed(content["frames"].items()))})
+    features.write_bytes(before[:100] + bytes(100) + before[200:])
     code, stdout, _ = run(adapter, "--task", "KEMDy20", "--exp_name", "again", "--num_fold", 1)
     assert code == 0 and "computing the speech features once" in stdout and features.read_bytes() == before
 

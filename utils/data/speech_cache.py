@@ -31,7 +31,6 @@ VERSION = 2
 # Utterances a batch; a batch ends in the file before the next is begun.
 BATCH_SIZE = 16
 SPARE_BYTES = 100e6
-PRECISIONS = ("float16", "float32")
 
 
 class SpeechFeatures:
@@ -48,24 +47,17 @@ class SpeechFeatures:
 
     def __init__(self, folder):
         index = read_json(folder / INDEX)
-        try:
-            self.width, precision, lengths = index["width"], index["dtype"], index["frames"].items()
-            self.checksum, self.told = index["sha256"], [self.width, precision, list(lengths)]
-        except (KeyError, AttributeError):
-            raise UserError(f"{folder / INDEX} is not whole") from None
-        if precision not in PRECISIONS or not all(type(n) is int and n > 0 for n in (self.width, *dict(lengths).values())):
-            raise UserError(f"{folder / INDEX} says what no cache holds")
-        self.dtype = np.dtype(precision)
+        self.width, self.dtype, self.checksum = index["width"], np.dtype(index["dtype"]), index["sha256"]
         self.path = folder / FEATURES
         self.spans, start = {}, 0
-        for segment_id, frames in lengths:
+        for segment_id, frames in index["frames"].items():
             self.spans[segment_id] = (start, start + frames)
             start += frames
         self.shape = (start, self.width)
 
     def is_whole(self):
-        """Do file and index have the checksum that the index says? Read once on each machine, and again if the file changed."""
-        return self.checksum == _checksum(self.told, *FileDigests(self.path.parent.parent / DIGESTS)(self.path))
+        """Has the file the checksum that the index says? Read once on each machine, and again if the file changed."""
+        return [self.checksum] == FileDigests(self.path.parent.parent / DIGESTS)(self.path)
 
     def open(self):
         """Open the file, which stays usable when its folder is deleted. Returns itself."""
@@ -134,10 +126,6 @@ def cache_key(corpus, encoder, max_seq_len, precision):
     sound = corpus.utterances[["segment_id", "wav_digest", "start", "duration"]].to_csv(index=False)
     facts = [VERSION, encoder.provenance["fingerprint"], float(max_seq_len), precision, SAMPLE_RATE, sound]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
-def _checksum(told, of_features):
-    return hashlib.sha256(json.dumps([told, of_features]).encode()).hexdigest()
 
 
 def _find(folder, segment_ids, width, precision):
@@ -212,9 +200,8 @@ def _compute(folder, corpus, encoder, max_seq_len, precision, device, say):
                 file.flush()
                 os.fsync(file.fileno())
             bar.update(len(batch))
-    told = [width, dtype.name, list(done.items())]
-    checksum = _checksum(told, sha256(partial / FEATURES))
-    write_json(partial / INDEX, {"width": width, "dtype": dtype.name, "frames": done, "sha256": checksum})
+    about = {"width": width, "dtype": dtype.name, "frames": done, "sha256": sha256(partial / FEATURES)}
+    write_json(partial / INDEX, about)
     (partial / PROGRESS).unlink()
     os.replace(partial, folder)
 

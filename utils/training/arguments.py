@@ -174,7 +174,7 @@ def complete(args, method):
     if how == JOINT:
         args.sequence = list(args.together or KEMDY)
     elif how == SEQUENCE:
-        args.init_name = args.init_name or START + _ending(args)
+        args.init_name = args.init_name or START + ending(args)
         args.sequence = [*_tasks_before(args), args.task]
     else:
         args.sequence = [args.task]
@@ -185,7 +185,7 @@ def complete(args, method):
     return args
 
 
-def _ending(args):
+def ending(args):
     """What sets ``--exp_name`` apart from ``--experiment``, such as -seed13; the start of the same seed has it too."""
     return args.exp_name.removeprefix(args.experiment) if args.exp_name.startswith(args.experiment) else ""
 

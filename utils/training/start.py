@@ -1,6 +1,5 @@
 """What a run begins with: its corpora as tasks, and, in a sequence, the model of the tasks before."""
 
-import zipfile
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,10 @@ from utils.errors import UserError
 from utils.files import CONFIG, DIGESTS, METRICS
 from utils.identity import FileDigests, checkpoint_facts, checkpoint_of, fold_digest, starting_checkpoint
 from utils.methods import JOINT, START
-from utils.training.arguments import command_for
+from utils.training.arguments import command_for, ending
 from utils.training.checkpoints import (
     describe_mismatch,
-    is_export,
     load_run,
-    read_config,
-    read_export,
     read_weights,
     require_same_encoders,
 )
@@ -140,7 +136,7 @@ def continue_sequence(run):
     start = StartingPoint.find(run)
     corpora = read_corpora(run, args.sequence, may_lack=args.sequence[:-1])
     labels = start.config.get("labels") or labels_of(args, corpora)
-    start.require_classes(run, args.labels or dict.fromkeys(corpora[args.task].utterances["emotion"]), labels)
+    start.require_classes(run, corpora[args.task], labels)
     tasks = make_tasks(run, corpora, labels)
     start.require_same_folds(tasks)
     run.seed()
@@ -187,7 +183,12 @@ class StartingPoint:
                 f"--checkpoint {path}: there is no such file; it should be the best_model.pt of a run on "
                 + ", then ".join(before)
             )
-        config = _config_beside(run, path)
+        try:
+            config = checkpoint_facts(path)
+        except UserError as error:
+            raise UserError(f"{error}; if it is of something else, put {path.name} into a folder without a {CONFIG}") from None
+        if not config:
+            run.say(f"{path} has no {CONFIG} beside it: its tasks, fold and encoders cannot be checked")
         if config.get("method") == JOINT:
             raise UserError(
                 f"--checkpoint {path} was trained on {', '.join(config['corpora'])} at once: what it forgets cannot be told; "
@@ -202,13 +203,14 @@ class StartingPoint:
                 )
         return cls(path, config, tuple(before))
 
-    def require_classes(self, run, wanted, labels):
-        """Raise UserError if the starting model, whose classes are ``labels``, lacks one that is wanted."""
-        lacking = [label for label in wanted if label not in labels]
-        if lacking:
-            first = _command_for_start(run, labels=[*labels, *lacking])
+    def require_classes(self, run, corpus, labels):
+        """Raise UserError if the starting model, whose classes are ``labels``, lacks a label of a corpus or of ``--labels``."""
+        lacking = [label for label in dict.fromkeys(corpus.utterances["emotion"]) if label not in labels]
+        wanted = run.args.labels or [*labels, *lacking]
+        if wanted != labels:
             raise UserError(
-                f"{run.args.task}: {self.path} has no class for {', '.join(lacking)}; make a start that has them with '{first}'"
+                f"{self.path} has the classes {', '.join(labels)}; {corpus.name} needs {', '.join(wanted)}: make a start that "
+                f"has them with '{_command_for_start(run, wanted)}'"
             )
 
     def require_same_folds(self, tasks):
@@ -274,25 +276,11 @@ def _command_for_start(run, labels=None):
     args = run.args
     before = args.sequence[:-1]
     if len(before) == 1:
-        name = {} if args.init_name == START else {"exp_name": args.init_name, "experiment": START}
+        experiment = args.init_name.removesuffix(ending(args)) if ending(args) else None
+        name = {} if args.init_name == START else {"exp_name": args.init_name, "experiment": experiment}
         changes = {"exp_name": None, "experiment": None, "labels": labels or args.labels, "overwrite": None} | name
         return command_for(args, START, task=before[0], **changes)
     return command_for(args, run.method.name, task=before[-1], after=before[:-1], overwrite=None)
-
-
-def _config_beside(run, path):
-    if is_export(path):
-        return read_export(path)[1]
-    if not zipfile.is_zipfile(path):
-        run.say(f"{path} is in torch's file format from before 2020, which holds no checksum: damage to it is not noticed")
-    config_path = path.parent / CONFIG
-    if not config_path.exists():
-        run.say(f"{path} has no config.json beside it: its task, fold and encoders cannot be checked")
-        return {}
-    try:
-        return read_config(config_path)
-    except UserError as error:
-        raise UserError(f"{error}; if it is of something else, put {path.name} into a folder without a {CONFIG}") from None
 
 
 def reopen(folder, changes, names=None, quiet=True):
