@@ -129,7 +129,7 @@ def cache_key(corpus, encoder, max_seq_len, precision):
 
 
 def _find(folder, segment_ids, width, precision):
-    """The features in a folder, None unless they are whole and what is wanted: they are then computed anew."""
+    """The features in a folder, None unless they are whole and what is wanted: they are then computed again."""
     if not (folder / INDEX).exists():
         return None
     try:
@@ -155,11 +155,11 @@ def _locked(folder, say):
 
 
 def _compute(folder, corpus, encoder, max_seq_len, precision, device, say):
-    shutil.rmtree(folder, ignore_errors=True)  # a copy that was cut off or damaged
+    shutil.rmtree(folder, ignore_errors=True)  # an incomplete or damaged copy
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(exist_ok=True)
     width, dtype = encoder.config.hidden_size, np.dtype(precision)
-    # By length, so that little is padded; the same order each time, so that a computation that was cut off goes on.
+    # By length, so that little is padded; the same order each time, so that an interrupted computation can resume.
     utterances = corpus.utterances.sort_values(["duration", "segment_id"])
     seconds = utterances["duration"].clip(upper=max_seq_len).sum()
     stride = int(np.prod(encoder.config.conv_stride))
@@ -207,7 +207,7 @@ def _compute(folder, corpus, encoder, max_seq_len, precision, device, say):
 
 
 def _resume(partial, bytes_per_frame):
-    """Utterances whose frames are on disk, ``{segment id: frames}``; what was written after them is cut off."""
+    """Utterances whose frames are on disk, ``{segment id: frames}``; what was written after them is removed."""
     done = {}
     try:
         lines = (partial / PROGRESS).read_text(encoding="utf-8").split("\n")[:-1]  # the last one is not whole
