@@ -11,6 +11,7 @@ import torch
 from conftest import flags, folder, read, run_main
 from corpora import make_iemocap, make_meld, make_ravdess
 
+import continual_learning_init
 import ewc
 import finetune
 
@@ -48,6 +49,21 @@ def chain(own_data, encoders, tmp_path_factory):
             train(*more, "--task", task, "--after", *before)
         train("continual_learning_init.py", "--task", "joint", "--with", *before, task, "--labels", *LABELS)
     return root
+
+
+def test_two_orders_start_from_the_same_models_and_never_meet(own_data, encoders, chain, call_main, tmp_path):
+    shutil.copytree(chain / "task_a", tmp_path / "task_a")
+    shutil.copytree(chain / "finetune", tmp_path / "finetune")
+    small = (*flags(own_data, encoders, tmp_path), "--num_epochs", 1, "--labels", *reversed(LABELS))
+    code, stdout, stderr = call_main(continual_learning_init, "--task", "MELD", *small)
+    assert code == 0 and "is finished: skipped" in stdout, stderr
+    code, _, stderr = call_main(finetune, "--task", "IEM", "--after", "MELD", *small)
+    assert code == 0, stderr
+    assert {path.name for path in (tmp_path / "finetune" / "fold_0").iterdir()} == {"IEM+MELD", "IEM+MELD+RAV", "MELD+IEM"}
+    config = read(folder(tmp_path, "finetune", "MELD+IEM") / "config.json")
+    assert config["labels"] == list(LABELS)  # in the order of the model that it started from
+    code, stdout, _ = call_main(finetune, "--task", "IEM", "--after", "MELD", *small)
+    assert code == 0 and "is finished: skipped" in stdout
 
 
 def metrics(root, experiment, sequence):

@@ -171,7 +171,9 @@ class Run:
             raise UserError(f"{error}; {HINT}") from None
         finished = METRICS in kept
         now = config | {"arguments": self.arguments(), "sequence": self.args.sequence}
-        now["labels"] = self.args.labels or config["labels"]
+        wanted = self.args.labels or config["labels"]
+        # The order of the classes is the starting model's, and another order of tasks names the same ones in another.
+        now["labels"] = config["labels"] if finished and set(wanted) == set(config["labels"]) else wanted
         if finished and self.args.mixed_precision == "auto":  # a finished run of either precision counts
             now["arguments"]["mixed_precision"] = config["arguments"].get("mixed_precision")
         self._require_same(config, now)

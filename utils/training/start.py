@@ -207,7 +207,7 @@ class StartingPoint:
         """Raise UserError if the starting model, whose classes are ``labels``, lacks a label of a corpus or of ``--labels``."""
         lacking = [label for label in dict.fromkeys(corpus.utterances["emotion"]) if label not in labels]
         wanted = run.args.labels or [*labels, *lacking]
-        if wanted != labels:
+        if set(wanted) != set(labels):
             raise UserError(
                 f"{self.path} has the classes {', '.join(labels)}; {corpus.name} needs {', '.join(wanted)}: make a start that "
                 f"has them with '{_command_for_start(run, wanted)}'"
