@@ -162,6 +162,21 @@ def test_ewc_without_penalty_is_finetune(outputs, call, data_root, monkeypatch):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_fisher_information_is_in_the_runs_own_folder_where_the_starts_cannot_be_written(call, outputs, monkeypatch, tmp_path):
+    def refuse(*arguments, **options):
+        raise PermissionError
+
+    monkeypatch.setattr(fisher, "LockFile", refuse)
+    shutil.copytree(folder(outputs, "task_a", "KEMDy19"), tmp_path / "start", ignore=shutil.ignore_patterns("fisher*"))
+    code, stdout, stderr = call(
+        ewc, "--task", "KEMDy20", "--checkpoint", tmp_path / "start" / "best_model.pt", output_root=tmp_path
+    )
+    own = folder(tmp_path, "ewc", "KEMDy20")
+    assert code == 0 and f"Fisher information of KEMDy19 → {own / 'fisher-b10-of-KEMDy19.pt'}" in stdout, stderr
+    assert not list(tmp_path.rglob("fisher*"))  # once it is finished
+    assert digest(own / "best_model.pt") == digest(folder(outputs, "ewc", "KEMDy20") / "best_model.pt")
+
+
 @pytest.mark.parametrize("threads", [0, 2])
 def test_the_same_seed_gives_the_same_bytes_whatever_reads_the_sound(outputs, call, tmp_path, threads):
     code, _, stderr = call(continual_learning_init, "--task", "KEMDy19", "--num_workers", threads, output_root=tmp_path)
