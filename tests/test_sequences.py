@@ -159,6 +159,9 @@ def test_a_recipient_has_the_model_and_the_new_corpus_only(own_data, encoders, c
     again = ("--task", "MELD", "--checkpoint", tmp_path / "sent" / "best_model.pt", "--exp_name", "again", "--num_epochs", 1)
     code, _, stderr = call_main(ewc, *small, *again)
     assert code == 1 and "Fisher information of IEM is not in" in stderr and "--fisher" in stderr and stderr.count("\n") == 1
+    for wrong, answer in ((tmp_path / "no.pt", "there is no such file"), (start, "holds no Fisher information")):
+        code, _, stderr = call_main(ewc, *small, *again, "--fisher", wrong)
+        assert code == 1 and answer in stderr and str(wrong) in stderr and stderr.count("\n") == 1
     code, stdout, stderr = call_main(ewc, *small, *again, "--fisher", tmp_path / "F.pt")
     assert code == 0 and f"Fisher information of IEM: {tmp_path / 'F.pt'}" in stdout, stderr
     best = folder(tmp_path, "again", "IEM+MELD") / "best_model.pt"

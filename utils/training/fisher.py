@@ -77,6 +77,9 @@ def guarded(run, start, model, tasks):
     Raises:
         UserError: if an F is needed, not there and cannot be computed, since the task's corpus is not here.
     """
+    for path in run.args.fisher or []:
+        if not path.is_file():
+            raise UserError(f"--fisher {path}: there is no such file")
     result, points = [], start.chain(run.args)
     for point in points:
         if len(points) > 1:
@@ -124,11 +127,16 @@ def _kept(run, places, facts, model):
     from utils.training.checkpoints import describe_mismatch, read_file
 
     def find():
-        for path in filter(Path.is_file, places):
+        for path in places:
+            if not path.is_file():
+                continue
             kept = read_file(path, hint="remove it, and it is computed again")
+            if not isinstance(kept, dict) or "fisher" not in kept:
+                raise UserError(f"{path} holds no Fisher information, which 'python -m utils.training.fisher' makes")
             if all(kept.get(name) == value for name, value in facts.items()):
                 return str(path)
-            run.say(f"{path} is not used: it is of another model, other utterances or another batch size")
+            if kept.get("task") == facts["task"]:
+                run.say(f"{path} is not used: it is of another model, other utterances or another batch size")
         return None
 
     path = run.from_main_process(find)
