@@ -7,7 +7,6 @@ It belongs to the first task, whose recordings it is computed from, and lies bes
 import argparse
 import os
 from contextlib import contextmanager
-from pathlib import Path
 
 from utils.errors import UserError, one_line_errors
 from utils.files import BEST_MODEL, LockFile, as_json, lock_of, this_process, whole_file
