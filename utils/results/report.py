@@ -69,7 +69,8 @@ def _how_scores_are_read(results, learned_first):
     if sequence and learned_first:
         said.append(f"{listed(sequence)} learned it first and the other corpus after it")
     elif sequence:
-        said.append(f"{listed(sequence)} learned one task after another and {_are(sequence)} tested after the last")
+        how = "learned one task after another and"
+        said.append(f"{_say(sequence, f'{how} is', f'{how} are')} tested after the last")
     if alone:
         said.append(f"{listed(alone)} trained a model on the column's task alone")
     if joint:
@@ -78,12 +79,9 @@ def _how_scores_are_read(results, learned_first):
     return (sentence[0].upper() + sentence[1:], *_what_methods_are_given(results))
 
 
-def _are(names):
-    return "are" if len(names) > 1 else "is"
-
-
-def _have(names):
-    return "have" if len(names) > 1 else "has"
+def _say(names, one, several):
+    """Names as ``listed`` with the verb that goes with them."""
+    return f"{listed(names)} {several if len(names) > 1 else one}"
 
 
 def _what_methods_are_given(results):
@@ -92,12 +90,12 @@ def _what_methods_are_given(results):
     lines = []
     if told and untold:
         lines.append(
-            f"{listed(told)} {_are(told)} told which task an utterance is of, with a model or adapters for each; "
-            f"{listed(untold)} {_are(untold)} not told: one model classifies all."
+            f"{_say(told, 'is', 'are')} told which task an utterance is of, with a model or adapters for each; "
+            f"{_say(untold, 'is', 'are')} not told: one model classifies all."
         )
     keeping = results.rows_that(lambda m: m.keeps_data)
     if keeping:
-        lines.append(f"{listed(keeping)} {'need' if len(keeping) > 1 else 'needs'} the recordings of earlier tasks.")
+        lines.append(f"{_say(keeping, 'needs', 'need')} the recordings of earlier tasks.")
     return lines
 
 
@@ -107,7 +105,7 @@ def measure_tables(results, metric):
     notes = ("R[i,j] is the test score on task j after task i was learned, tasks in the order in which they are learned.",)
     alone = results.rows_that(lambda method: method.how == ALONE, results.learners)
     by_construction = [
-        f"{listed(alone)} {_have(alone)} a model a task, which later ones do not change: BWT is 0 by construction, and there "
+        f"{_say(alone, 'has', 'have')} a model a task, which later ones do not change: BWT is 0 by construction, and there "
         "is no R[i,j] with j > i."
     ] * bool(alone)
     for order in results.orders:
@@ -146,10 +144,8 @@ def _estimates(quantities):
 
 
 def _orders_of_same_tasks(orders):
-    groups = defaultdict(list)
-    for order in orders:
-        groups[frozenset(order)].append(order)
-    return [group for group in groups.values() if len(group) > 1]
+    groups = [[other for other in orders if set(other) == set(order)] for order in orders]
+    return [group for group, order in zip(groups, orders) if group[0] == order and len(group) > 1]
 
 
 def paired_tables(results, metric):
@@ -195,7 +191,7 @@ def class_tables(results):
             started = f"before is {START}'s model, from which {listed(sequence)} start" if sequence else ""
             note = f"F1 of each emotion on {task}'s test split, when it was learned and after {order[-1]}"
             note += f"; {started}" if started and index == 1 else ""
-            note += f"; {listed(alone)} {_are(alone)} not changed by later tasks." if alone else "."
+            note += f"; {_say(alone, 'is', 'are')} not changed by later tasks." if alone else "."
             about = {"metric": "f1", "first": task, "second": order[-1]}
             about |= {"order": "+".join(order)} if len(order) > 2 else {}
             title = f"{then(order)}: F1 of each emotion on {task}"
@@ -234,7 +230,7 @@ def parameter_table(results):
         rows[row]["told the task"] = results.method(row).told_task
     one, each = (results.rows_that(lambda m, alone=alone: (m.how == ALONE) == alone) for alone in (False, True))
     serves = [f"one file serves all tasks for {listed(one)}"] if one else []
-    serves += [f"{listed(each)} {'need' if len(each) > 1 else 'needs'} one a task"] if each else []
+    serves += [f"{_say(each, 'needs', 'need')} one a task"] if each else []
     notes = (
         f"stored is what best_model.pt holds: {'; '.join(serves)}. Adapters need the frozen encoders beside it, once for all "
         "tasks.",
@@ -330,11 +326,10 @@ def run_table(found, output_root):
     for run in found:
         config, metrics = run.config, run.metrics or {}
         arguments, test = config.get("arguments", {}), metrics.get("test", {})
-        encoders = ", ".join(
-            f"{encoder['name'].rstrip('/').split('/')[-1]} {encoder['fingerprint'][:8]}"
-            + ("" if encoder["pretrained"] else " (random)")
-            for encoder in config.get("encoders", {}).values()
-        )
+        encoders = [
+            f"{of['name'].rstrip('/').split('/')[-1]} {of['fingerprint'][:8]}" + ("" if of["pretrained"] else " (random)")
+            for of in config.get("encoders", {}).values()
+        ]
         rows[str(run.path.relative_to(output_root))] = {
             "method": run.method,
             "trained on": run.task,
@@ -347,7 +342,7 @@ def run_table(found, output_root):
             "trained": config.get("parameters", {}).get("trained"),
             "stored": config.get("parameters", {}).get("stored"),
             "bytes": folder_size(run),
-            "encoders": encoders,
+            "encoders": ", ".join(encoders),
             "synthetic": config.get("synthetic"),
             "state": run.problem or ("finished" if run.metrics else "not finished"),
         }

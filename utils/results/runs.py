@@ -17,8 +17,6 @@ from utils.metrics import majority_scores
 from utils.results import METRIC_TITLES
 
 COLUMNS = ("experiment", "method", "sequence", "trained", "fold", "seed", "tested", "when", "metric", "value")
-# Where a run lies under --output_root.
-PLACE = f"*/fold_*/*/{CONFIG}"
 # Rows that paired differences are formed to unless others are named.
 BASELINES = ("finetune", "adapter")
 # In what the runs of one row may differ: which of the grid they are, and what each starts from.
@@ -72,7 +70,7 @@ class FoundRun:
 
 def find_runs(output_root):
     """Every run folder ``<exp_name>/fold_<k>/<task>`` under ``output_root``, finished or not, sorted by path."""
-    runs = [_read_run(path.parent) for path in sorted(Path(output_root).glob(PLACE))]
+    runs = [_read_run(path.parent) for path in sorted(Path(output_root).glob(f"*/fold_*/*/{CONFIG}"))]
     # An unreadable config.json does not tell its experiment, but those beside it do.
     experiment_of = {run.path.parts[-3]: run.experiment for run in runs if run.config}
     return [
@@ -98,16 +96,6 @@ def _read_run(folder):
     if metrics.get("run") != config["run"]:
         return FoundRun(folder, config, problem=f"{folder / METRICS} is not of the run in {CONFIG}")
     return FoundRun(folder, config, metrics)
-
-
-def where_runs_are(output_root):
-    """The nearest folder above ``output_root``, or else below it, that holds experiments; None if there is none."""
-    root = Path(output_root).resolve()
-    for parent in root.parents[:3]:
-        if any(found.is_relative_to(root) for found in parent.glob(PLACE)):
-            return parent
-    below = next(root.glob(f"*/{PLACE}"), None)
-    return below and below.parents[3]
 
 
 def chosen_rows(found, settings=None):
@@ -152,9 +140,10 @@ class Results:
 
     def __init__(self, found, settings=None, baselines=None):
         rows = chosen_rows(found, settings)
-        baselines = tuple(baselines or (name for name in BASELINES if any(run.experiment == name for run in found)))
+        names = {run.experiment for run in found}
+        baselines = tuple(baselines or (name for name in BASELINES if name in names))
         for name in baselines:
-            if not any(run.experiment == name for run in found):
+            if name not in names:
                 raise UserError(f"--baseline {name}: there is no such experiment")
         along_lambda = (run.experiment for run in found if is_lambda_point(run))
         own_rows = (run.method for run in found if run.experiment in rows and run.method)
@@ -250,11 +239,9 @@ class Results:
 
     def majority(self, tested, metric):
         """Score of always predicting the training split's majority class, ``{fold: score}`` of the folds that any run has."""
-        splits = {run.fold: run.config["corpora"][tested]["splits"] for run in self.runs if tested in run.config["corpora"]}
-        return {
-            fold: majority_scores(split["train"]["labels"], split["test"]["labels"])[metric]
-            for fold, split in sorted(splits.items())
-        }
+        folds = {run.fold: run.config["corpora"][tested]["splits"] for run in self.runs if tested in run.config["corpora"]}
+        counts = {fold: (splits["train"]["labels"], splits["test"]["labels"]) for fold, splits in sorted(folds.items())}
+        return {fold: majority_scores(*of)[metric] for fold, of in counts.items()}
 
 
 def score_table(runs):
