@@ -20,17 +20,6 @@ def prepared():
     plt.close("all")
 
 
-def along_lambda(root, sequence, counts=None):
-    for value in (10.0, 1000.0):
-        test = {task: 0.5 + value / 10_000 for task in sequence}
-        before = {task: 0.6 for task in sequence}
-        flags = {"ewc_lambda": value}
-        for length in range(2, len(sequence) + 1):
-            tasks = sequence[:length]
-            of = ({task: score[task] for task in tasks} for score in (test, before))
-            invent(root, f"lambda_{value:g}", tasks, *of, method="ewc", counts=counts, arguments=flags)
-
-
 def require_readable(figure):
     """Fixed width, no text below 7 points, and nothing cut off at the edges or written over an axis's name."""
     assert figure.get_figwidth() in (style.COLUMN, style.PAGE)
@@ -48,7 +37,11 @@ def require_readable(figure):
 def test_every_figure_is_readable_at_its_width(tmp_path, tasks):
     make, sequence, counts = ((two_tasks, [A, B], None), (three_tasks, [A, B, C], FOUR))[tasks - 2]
     make(tmp_path)
-    along_lambda(tmp_path, sequence, counts)
+    for value in (10.0, 1000.0):
+        for length in range(2, len(sequence) + 1):
+            test = dict.fromkeys(sequence[:length], 0.5 + value / 10_000)
+            about = {"method": "ewc", "counts": counts, "arguments": {"ewc_lambda": value}}
+            invent(tmp_path, f"lambda_{value:g}", sequence[:length], test, dict.fromkeys(test, 0.6), **about)
     rows = ["finetune", "lambda_10", "lambda_1000", "adapter", "joint"]
     results = Results(find_runs(tmp_path), rows, ["finetune", "adapter"])
     (orders,) = pages(results.orders).values()
@@ -57,11 +50,6 @@ def test_every_figure_is_readable_at_its_width(tmp_path, tasks):
     for row in results.learners:
         require_readable(curves.draw_curves(results, row, orders))
     require_readable(scores.draw_confusion(results, ("joint", "lambda_10"), sequence[0]))
-
-
-def test_what_is_drawn_of_the_models_is_readable():
-    for draw in (architecture.draw_architecture, architecture.draw_storage):
-        require_readable(draw(None))
 
 
 def test_figures_are_written_as_png_and_pdf_or_say_what_they_lack(tmp_path):
@@ -126,16 +114,9 @@ def test_rows_and_classes_have_colours_that_tell_them_apart():
     assert len({colours[name] for name in ("ang", "hap", "exc", *style.LABEL_COLOURS)}) == 10
 
 
-def test_hangul_is_drawn_or_it_is_said_that_it_is_not(tmp_path, monkeypatch):
-    for font in (style.hangul_font(), None):
-        monkeypatch.setattr(style, "hangul_font", lambda font=font: font)
-        style.prepare()
-        figure, _ = style.subplots(1, 1, style.COLUMN, 2)
-        figure.suptitle("감정")
-        assert ("fonts-nanum" in style.save(figure, tmp_path, "hangul")) == (font is None)
-
-
-def test_the_figure_of_the_architecture_follows_the_model():
+def test_the_figures_of_the_models_follow_them():
+    for draw in (architecture.draw_architecture, architecture.draw_storage):
+        require_readable(draw(None))
     model, whole, text_name, speech_name = architecture.model_of(None)
     # The published sizes with KoBERT's vocabulary.
     assert whole == 186_762_631 and (text_name, speech_name) == ("KoBERT", "wav2vec2-base")
