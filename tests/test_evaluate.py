@@ -55,15 +55,11 @@ def test_the_published_table_comes_from_the_scores_of_its_folds(ask, tmp_path):
     code, stdout, _ = ask(tmp_path, "--published", "--metric", "weighted")
     assert code == 0
     # As they stand in the paper's table.
-    published = {
-        "task_a": ("0.703890", "0.871220"),
-        "finetune": ("0.524502", "0.765711"),
-        "ewc": ("0.599862", "0.761987"),
-        "adapter": ("0.681204", "0.847727"),
-        "adapter_wo_pretraining": ("0.510747", "0.833978"),
-    }
-    rows = {line.split()[0]: line.split() for line in stdout.splitlines() if line.split() and line.split()[0] in published}
-    assert {name: (row[1], row[4]) for name, row in rows.items()} == published and tuple(rows) == PAPER
+    rows = re.findall(r"(?m)^(\w+) +(0\.\d{6}) ± \S+ +(0\.\d{6})", stdout)
+    assert rows == [
+        *(("task_a", "0.703890", "0.871220"), ("finetune", "0.524502", "0.765711"), ("ewc", "0.599862", "0.761987")),
+        *(("adapter", "0.681204", "0.847727"), ("adapter_wo_pretraining", "0.510747", "0.833978")),
+    ]
     assert "no target" in stdout and "KEMDy20 in both orders" in stdout.replace("\n", " ")
 
 
@@ -154,13 +150,11 @@ def test_any_experiment_is_a_row(ask, tmp_path):
 
 STRAYS = {
     "--num_epochs 2 and 40": lambda config: {"arguments": {"num_epochs": 40}},
-    "text encoder": lambda config: {"encoders": OTHER_TEXT},
     "differ in being synthetic": lambda config: {"synthetic": True},
     "are both of fold 0 and seed 12": lambda config: {"fold": 0},
     f"the utterances of {A}": lambda config: {"corpora": config["corpora"] | {A: config["corpora"][A] | {"digest": "2"}}},
     "is a run of ewc": lambda config: {"method": "ewc"},
     "is of the method 'mine'": lambda config: {"method": "mine"},
-    "is of format 2": lambda config: {"format": 2},
     "is not of the run in config.json": lambda config: {"run": "2"},
     "cannot be read": None,
 }
@@ -186,10 +180,8 @@ def test_a_stray_run_leaves_out_its_own_row(ask, tmp_path, answer):
 
 def test_of_rows_on_different_corpora_the_most_are_shown(ask, tmp_path):
     invent(tmp_path, "task_a", [A], {A: 0.5}, synthetic=True)
-    invent(tmp_path, "adapter", [A], {A: 0.5})
-    # Of equals the first of the methods; then the most.
-    assert rows_of(records(ask, tmp_path)) == ["majority", "task_a"]
-    invent(tmp_path, "adapter_wo_pretraining", [A], {A: 0.5})
+    for row in ("adapter", "adapter_wo_pretraining"):
+        invent(tmp_path, row, [A], {A: 0.5})
     assert rows_of(records(ask, tmp_path)) == ["majority", "adapter", "adapter_wo_pretraining"]
     assert "task_a is left out" in ask(tmp_path)[1]
 
@@ -243,9 +235,8 @@ def missing(ask, root, *flags):
 
 def test_missing_runs_are_commands_with_the_flags_of_their_siblings(ask, tmp_path):
     for fold in range(5):
-        for task in (A, B):
-            if (fold, task) != (3, B):
-                invent(tmp_path, "task_a", [task], {task: 0.5}, fold=fold, arguments={"batch_size": 8, "lr": 0.1})
+        for task in (A, B) if fold != 3 else (A,):
+            invent(tmp_path, "task_a", [task], {task: 0.5}, fold=fold, arguments={"batch_size": 8, "lr": 0.1})
     found = missing(ask, tmp_path)
     flags = f"--num_epochs 2 --batch_size 8 --lr 0.1 --output_root {tmp_path}"
     assert found["run-init"] == f'FOLDS="3" TASKS=KEMDy20 bash run-init.sh {flags}'
@@ -339,15 +330,8 @@ def test_figures_of_synthetic_runs_stay_under_the_output_folder(ask, tmp_path, m
     assert "wrote it" in ask("outputs", "--figures")[1]
     assert "wrote it" in ask("outputs", "--figures", "mine", "--format", "csv")[2]
     assert [str(path) for path in folders] == ["outputs/figures" if synthetic else "figures", "mine"]
-
-
-def test_wrong_flags_are_answered_by_name(ask, tmp_path):
-    for arguments, answer in (
-        (("--list", "--published"), "not allowed with"),
-        (("--published", "--figures"), "--figures goes with the tables"),
-    ):
-        code, _, stderr = ask(tmp_path, *arguments)
-        assert code == 2 and answer in stderr and stderr.count("\n") == 1
+    code, _, stderr = ask("outputs", "--published", "--figures")
+    assert code == 2 and "--figures goes with the tables" in stderr
 
 
 def test_the_tables_of_real_runs(ask, outputs):

@@ -9,7 +9,6 @@ from matplotlib.text import Text
 
 from utils.errors import UserError
 from utils.figures import architecture, curves, draw_all, pages, scores, style
-from utils.methods import METHODS
 from utils.results.runs import Results, find_runs
 
 
@@ -103,15 +102,6 @@ def test_curves_average_folds_and_mark_where_tasks_start(tmp_path):
     assert lines[4, 5, 6] == pytest.approx([0.1, 0.3, 0.2])
     borders = [line.get_xdata()[0] for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
     assert borders == [2, 4]
-
-
-def test_rows_and_classes_have_colours_that_tell_them_apart():
-    rows = ["finetune", "ewc_500", "ewc_50", "adapter", "adapter_32", "mine"]
-    styles = style.row_styles(rows)
-    assert styles["finetune"][0] == METHODS["finetune"].colour and len(set(styles.values())) == len(rows)
-    assert len({colour for colour, _ in styles.values()}) == len({marker for _, marker in styles.values()}) == len(rows)
-    colours = style.label_colours(["ang", "hap", "exc", "neutral"])
-    assert len({colours[name] for name in ("ang", "hap", "exc", *style.LABEL_COLOURS)}) == 10
 
 
 def test_the_figures_of_the_models_follow_them():
