@@ -80,35 +80,19 @@ def find_runs(output_root):
 
 
 def _read_run(folder):
+    config, metrics = {}, None
     try:
         config = read_run_config(folder / CONFIG)
-    except UserError as error:
-        return FoundRun(folder, {}, problem=str(error))
-    if config["method"] not in METHODS:
-        problem = f"{folder / CONFIG} is of the method {config['method']!r}, which utils/methods.py does not declare"
-        return FoundRun(folder, {"experiment": config["experiment"]}, problem=problem)
-    if not (folder / METRICS).exists():
-        return FoundRun(folder, config)
-    try:
-        metrics = read_json(folder / METRICS)
+        if (method := config["method"]) not in METHODS:
+            config = {"experiment": config["experiment"]}
+            raise UserError(f"{folder / CONFIG} is of the method {method!r}, which utils/methods.py does not declare")
+        if (folder / METRICS).exists():
+            metrics = read_json(folder / METRICS)
+            if metrics.get("run") != config["run"]:
+                raise UserError(f"{folder / METRICS} is not of the run in {CONFIG}")
     except UserError as error:
         return FoundRun(folder, config, problem=str(error))
-    if metrics.get("run") != config["run"]:
-        return FoundRun(folder, config, problem=f"{folder / METRICS} is not of the run in {CONFIG}")
     return FoundRun(folder, config, metrics)
-
-
-def chosen_rows(found, settings=None):
-    """Names of the rows: ``settings``, or the methods' default names that were found, in the methods' order.
-
-    Raises:
-        UserError: if a name in ``settings`` is neither a method's nor that of an experiment found.
-    """
-    names = {run.experiment for run in found}
-    for name in settings or ():
-        if name not in names and name not in METHODS:
-            raise UserError(f"--settings {name}: there is no such experiment, but {', '.join(sorted(names)) or 'none'}")
-    return tuple(dict.fromkeys(settings)) if settings else tuple(name for name in METHODS if name in names)
 
 
 def is_lambda_point(run):
@@ -128,8 +112,7 @@ class Results:
         baselines: names of the rows that paired differences are formed to; by default BASELINES where they were found.
 
     Attributes:
-        rows: names of the rows shown, in order.
-        baselines: names, in order.
+        rows, baselines: names of those shown, in order.
         runs: the finished runs of all rows kept.
         table: a DataFrame with COLUMNS; ``sequence`` is a tuple, ``metric`` an F1 or a class for its own F1.
         left_out: a line for each row that is left out, why.
@@ -139,18 +122,20 @@ class Results:
     """
 
     def __init__(self, found, settings=None, baselines=None):
-        rows = chosen_rows(found, settings)
         names = {run.experiment for run in found}
-        baselines = tuple(baselines or (name for name in BASELINES if name in names))
-        for name in baselines:
+        for name in settings or ():
+            if name not in names and name not in METHODS:
+                raise UserError(f"--settings {name}: there is no such experiment, but {', '.join(sorted(names)) or 'none'}")
+        for name in baselines or ():
             if name not in names:
                 raise UserError(f"--baseline {name}: there is no such experiment")
+        rows = tuple(dict.fromkeys(settings or (name for name in METHODS if name in names)))
+        baselines = tuple(baselines or (name for name in BASELINES if name in names))
         along_lambda = (run.experiment for run in found if is_lambda_point(run))
         own_rows = (run.method for run in found if run.experiment in rows and run.method)
         kept = dict.fromkeys((*rows, *baselines, START, JOINT, *along_lambda, *own_rows))
-        order = [name for name in METHODS if name in kept] + [name for name in kept if name not in METHODS]
-        by_row = {name: of for name in order if (of := [run for run in found if run.experiment == name])}
-        by_row, self.left_out = comparable(by_row)
+        by_row = {name: [run for run in found if run.experiment == name] for name in [*METHODS, *kept] if name in kept}
+        by_row, self.left_out = comparable({name: runs for name, runs in by_row.items() if runs})
         if self.left_out and not any(name in by_row for name in rows):
             raise UserError(self.left_out[0])
         self.rows = tuple(name for name in rows if name in by_row)
@@ -364,20 +349,15 @@ class Estimate:
         return float(self.mean - reach), float(self.mean + reach)
 
 
-def over_folds(values):
-    """Average over seeds within folds, over the seeds that every fold has.
-
-    Args:
-        values: ``{(fold, seed): number}``.
+def over_folds(values, kind=Estimate):
+    """Average ``{(fold, seed): number}`` over seeds within folds, over the seeds that every fold has.
 
     Returns:
-        An Estimate, or None if there is nothing to average.
+        An Estimate, of a kind that tables show otherwise if one is given, or None if there is nothing to average.
     """
     common = tuple(sorted(common_seeds(values)))
-    if not common:
-        return None
     folds = sorted({fold for fold, _ in values})
-    return Estimate({fold: float(np.mean([values[fold, seed] for seed in common])) for fold in folds}, common)
+    return kind({fold: float(np.mean([values[fold, seed] for seed in common])) for fold in folds}, common) if common else None
 
 
 def common_seeds(keys):

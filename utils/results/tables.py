@@ -29,11 +29,6 @@ class Signed(float):
     """A number whose sign is shown."""
 
 
-def shown_as(kind, estimate):
-    """An Estimate as Change or PairedDifference; None stays None."""
-    return estimate and kind(estimate.per_fold, estimate.seeds)
-
-
 @dataclass(frozen=True)
 class Table:
     """Rows of cells under named columns.
