@@ -56,9 +56,8 @@ def score_tables(results, metric):
     """Test scores of all rows, with a floor (majority) and an upper bound (joint)."""
     tables = []
     for which, columns in views(results):
-        rows = {
-            "majority": {task: Estimate(floor) if (floor := results.majority(task, metric)) else None for task, _ in columns}
-        }
+        floors = {task: results.majority(task, metric) for task, _ in columns}
+        rows = {"majority": {task: Estimate(floor) if floor else None for task, floor in floors.items()}}
         for row in results.rows:
             rows[row] = {task: over_folds(results.final_scores(row, order, task, metric)) for task, order in columns}
         title = f"{which}{'t' if which else 'T'}est {METRIC_TITLES[metric]}"
