@@ -54,15 +54,16 @@ def test_every_figure_is_readable_at_its_width(tmp_path, tasks):
 def test_figures_are_written_as_png_and_pdf_or_say_what_they_lack(tmp_path):
     invent(tmp_path, "task_a", [A], {A: 0.5}, synthetic=True)
     invent(tmp_path, "adapter", [A], {A: 0.5}, synthetic=True)
-    lines = list(draw_all(Results(find_runs(tmp_path)), tmp_path / "figures"))
+    results = Results(find_runs(tmp_path))
+    lines = list(draw_all(results, tmp_path / "figures"))
     for name, start in (("storage.png", b"\x89PNG"), ("storage.pdf", b"%PDF"), ("forgetting.pdf", b"%PDF")):
         assert (tmp_path / "figures" / name).read_bytes().startswith(start)
     assert "lambda: not drawn, no experiments that differ in --ewc_lambda alone" in lines
     (tmp_path / "in the way").write_text("")
     with pytest.raises(UserError, match="--figures"):
-        list(draw_all(Results(find_runs(tmp_path)), tmp_path / "in the way" / "figures"))
+        list(draw_all(results, tmp_path / "in the way" / "figures"))
     with pytest.raises(UserError, match="--confusion mine"):
-        list(draw_all(Results(find_runs(tmp_path)), tmp_path / "figures", ["mine", "adapter"]))
+        scores.draw_confusion(results, ["mine", "adapter"])
 
 
 def test_forgetting_is_that_of_each_earlier_task(tmp_path):

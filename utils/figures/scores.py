@@ -36,6 +36,9 @@ BEFORE, AFTER = BLUE, VERMILION
 ABREAST = 4
 
 
+NOTHING = "no run that learned one task after another"
+
+
 def earlier_tasks(orders):
     """(order, index from 1) of every task that others follow."""
     return [(order, index) for order in orders for index in range(1, len(order))]
@@ -58,7 +61,7 @@ def draw_forgetting(results, orders):
         text = f"{order[0]},\nthen {order[1]}" if len(order) == 2 else f"on {order[index - 1]}"
         panel_row[0].set_ylabel(text, fontsize=SMALL)
     if not any(panel.patches for panel in panels.flat):
-        raise CannotDraw("no run that learned one task after another")
+        raise CannotDraw(NOTHING)
     for panel, metric in zip(panels[-1], SHOWN):
         panel.set_xlabel(METRIC_TITLES[metric] + ("\non the first corpus" if len(orders[0]) == 2 else ""))
     panels[0, 0].set_yticks(range(len(rows)), map(label, rows))
@@ -91,11 +94,7 @@ def _forgetting_panel(panel, results, rows, order, index, metric):
 
 
 def _references(results):
-    """Lines across the bars: START's score, that of the first row that learns task after task, and the majority class's.
-
-    Returns:
-        [(row or None, colour, line style, name)].
-    """
+    """START's score, that of the first SEQUENCE row and the majority class's: [(row or None, colour, line style, name)]."""
     rows = {START: label(START)} if results.of_row(START) else {}
     rows |= {row: f"{label(row)}, after" for row in results.rows_that(lambda method: method.how == SEQUENCE)[:1]}
     colours = row_styles(rows)
@@ -173,20 +172,19 @@ def draw_emotions(results, orders):
     columns = min(len(rows), ABREAST)
     lines = [(order, index, rows[at : at + ABREAST]) for order, index in tasks for at in range(0, len(rows), ABREAST)]
     if not lines:
-        raise CannotDraw("no run that learned one task after another")
+        raise CannotDraw(NOTHING)
     figure, panels = subplots(len(lines), columns, PAGE, 0.3 + 2.3 * len(lines), sharex=True, sharey=True, squeeze=False)
-    drawn = False
     for panel_row, (order, index, names) in zip(panels, lines):
         for panel, row in zip(panel_row, names):
-            drawn = _slopes(panel, results, row, order, index) or drawn
+            _slopes(panel, results, row, order, index)
             panel.set_title(label(row).replace("\n", " "))
         for panel in panel_row[len(names) :]:
             panel.axis("off")
         task = order[index - 1]
         after = f"before and after {order[1]}" if len(order) == 2 else f"when learned and after {order[-1]}"
         panel_row[0].set_ylabel(f"F1 on {task}\n{after}")
-    if not drawn:
-        raise CannotDraw("no run that learned one task after another")
+    if not any(panel.lines for panel in panels.flat):
+        raise CannotDraw(NOTHING)
     text = f"{_order_of(orders)}means over {over(results.of_row(*rows))}; their standard deviations are in the tables"
     figure.supxlabel(text, fontsize=SMALL)
     panels[0, 0].set_xlim(-0.12, 1.0 + 0.34 * columns)
@@ -196,7 +194,7 @@ def draw_emotions(results, orders):
 
 
 def _slopes(panel, results, row, order, index):
-    """Draw a line a class from its F1 when the task was learned to that after the last one. Was there any?"""
+    """Draw a line a class from its F1 when the task was learned to that after the last one."""
     labels, ends = results.labels(order[index - 1]), {}
     colours = label_colours(dict.fromkeys(name for task in results.tasks for name in results.labels(task)))
     for name in labels:
@@ -207,7 +205,6 @@ def _slopes(panel, results, row, order, index):
             ends[name] = after.mean
     for (name, score), height in zip(ends.items(), spread(list(ends.values()), 0.068)):
         panel.text(1.07, height, f"{name} {score:.2f}", color=colours[name], va="center", fontsize=SMALL)
-    return bool(ends)
 
 
 def spread(values, gap):

@@ -96,7 +96,6 @@ def over(runs):
 
 
 def over_counts(folds, seeds):
-    """The same of numbers of folds and of seeds."""
     text = f"{folds} folds" if folds > 1 else "one fold"
     return f"{text}, {seeds} seeds in each" if seeds > 1 else text
 
