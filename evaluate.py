@@ -1,11 +1,10 @@
 """Tables, continual-learning measures and figures from what the runs wrote, and the published numbers beside them."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from utils.errors import UserError, one_line_errors, printable
+from utils.errors import UserError, one_line_errors
 from utils.files import write_text
 from utils.flags import Parser, count, encoder_name, named_path
 from utils.machine import available_cpus
@@ -80,13 +79,12 @@ def main():
     from utils.results.runs import find_runs
     from utils.results.tables import Report
 
-    if not args.output_root.is_dir():
-        raise UserError(
-            f"--output_root {args.output_root}: there is no such folder; the run scripts make it (bash run-init.sh)"
-        )
     found = find_runs(args.output_root)
     if not found and not args.published:
-        raise UserError(no_runs(args.output_root))
+        raise UserError(
+            f"--output_root {args.output_root} holds no experiments (<experiment>/fold_0/<task>): name the folder that they "
+            "lie in, which is outputs unless the run scripts were told another; bash run-init.sh makes the first"
+        )
     found = [run for run in found if args.folds is None or run.fold in args.folds]
     if args.list or args.recompute:
         table = run_table(found, args.output_root) if args.list else recompute_table(found, args)
@@ -94,16 +92,6 @@ def main():
         give(Report([table], [f"{len(found)} runs, {finished} of them finished."]), args)
         sys.exit(not all(row.get("same", True) for row in table.rows.values()))
     tables(found, args)
-
-
-def no_runs(output_root):
-    """What is wrong with an output folder without runs, and which folder to name."""
-    from utils.results.runs import where_runs_are
-
-    nearby = where_runs_are(output_root)
-    near = nearby and min(os.path.relpath(nearby), str(nearby), key=len)
-    hint = f"name --output_root {near}" if nearby else "bash run-init.sh makes the first in outputs"
-    return f"--output_root {output_root} holds no experiments (<experiment>/fold_0/<task>): {hint}"
 
 
 def tables(found, args):
@@ -147,7 +135,7 @@ def tables(found, args):
 
 def give(report, args):
     """Print the report, or write it to ``--output``."""
-    text = printable(report.render(args.format))
+    text = report.render(args.format)
     if args.output is None:
         print(text, end="")
         return
@@ -179,14 +167,13 @@ def recompute_table(found, args):
 
 
 def draw(results, args):
-    """Draw all figures for which there are runs, and say which they are, beside the tables on standard output."""
+    """Draw all figures for which there are runs, and say which they are."""
     from utils.figures import draw_all
 
     folder = args.figures
     if folder is True:  # what is synthetic never takes the place of a result
         folder = args.output_root / "figures" if results.synthetic else Path("figures")
-    for line in draw_all(results, folder, args.confusion, args.confusion_task):
-        # Not among tables that a program reads.
+    for line in draw_all(results, folder, args.confusion, args.confusion_task):  # not among tables that a program reads
         print(line, file=sys.stdout if args.format == "text" or args.output else sys.stderr)
 
 

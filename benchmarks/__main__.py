@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -57,13 +58,9 @@ def measure(what, side, folder, precision, args, num_workers=0):
 def machine():
     """What the numbers depend on, in a line."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    processor = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{processor}, {torch.get_num_threads()} threads, {gpu}, torch {torch.__version__}"
+    facts, processor = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
+    models = re.findall(r"(?m)^model name\s*: (.*)", facts.read_text()) if facts.exists() else []
+    return f"{(models or [processor])[0]}, {torch.get_num_threads()} threads, {gpu}, torch {torch.__version__}"
 
 
 def take(rows, args):
@@ -94,11 +91,11 @@ def take(rows, args):
                 results[what, precision, side] = results[what, "no", side]  # the published procedure knows float32 only
             elif not (what == "written" and of):  # which is the same each time
                 of += attempt(what, side, folder, precision, args)
-        for what in args.only or ("flops", "features", "loading"):
-            if what in ("flops", "features"):
-                results[what, "no", "ours"] = sum((attempt(what, "ours", folder, "no", args) for _ in range(args.repeats)), [])
-            elif what == "loading":
-                results["loading"] = {n: one for n in THREADS for one in attempt(what, "ours", folder, "no", args, n)}
+        wanted = args.only or ("flops", "features", "loading")
+        for what in {"flops", "features"}.intersection(wanted):
+            results[what, "no", "ours"] = sum((attempt(what, "ours", folder, "no", args) for _ in range(args.repeats)), [])
+        if "loading" in wanted:
+            results["loading"] = {n: one for n in THREADS for one in attempt("loading", "ours", folder, "no", args, n)}
         if args.profile:
             results["profile"] = "".join(one["text"] for one in attempt("profile", "ours", folder, "bf16", args))
     return {key: of for key, of in results.items() if of}, failed

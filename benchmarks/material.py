@@ -24,23 +24,19 @@ def make_corpus(root, name, utterances, seed=1):
     generator = np.random.default_rng(seed)
     (root / "annotation").mkdir(parents=True)
     (root / SYNTHETIC_MARKER).write_text("Noise, for measurements.\n")
-    originals = []
-    for number in range(DIFFERENT_WAVS):
-        path = root / "originals" / f"{number}.wav"
-        path.parent.mkdir(exist_ok=True)
+    originals = [root / f"{number}.wav" for number in range(DIFFERENT_WAVS)]
+    for path in originals:
         samples = generator.normal(scale=0.1, size=int(generator.uniform(3, 6) * SAMPLE_RATE))
         soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
-        originals.append(path)
     rows = {}
     for number in range(utterances):
         session, sex = number % SESSIONS + 1, "FM"[number // SESSIONS % 2]
+        script, serial = divmod(number // SESSIONS, 1000)
         if name == "KEMDy19":
-            segment_id = f"Sess{session:02d}_script{number // 20_000 + 1:02d}_{sex}{number // 20 % 1000:03d}"
-            file = f"Session{session:02d}_{sex}_res.csv"
+            speaker, file = sex, f"Session{session:02d}_{sex}_res.csv"
         else:
-            serial = number // SESSIONS
-            segment_id = f"Sess{session:02d}_script{serial // 1000 + 1:02d}_User{session:03d}{sex}_{serial % 1000:03d}"
-            file = f"Sess{session:02d}_eval.csv"
+            speaker, file = f"User{session:03d}{sex}_", f"Sess{session:02d}_eval.csv"
+        segment_id = f"Sess{session:02d}_script{script + 1:02d}_{speaker}{serial:03d}"
         rows.setdefault(file, []).append((segment_id, EMOTIONS[number % len(EMOTIONS)]))
         folder = root / "wav" / f"Session{session:02d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +59,7 @@ class NumberTokenizer:
         return {"input_ids": [[2, *map(int, text.split())][: max_length - 1] + [3] for text in texts]}
 
 
-def encoders(small, attention="sdpa"):
+def make_encoders(small, attention):
     """(text encoder, speech encoder) with random weights, at full size or small."""
     text, speech = (SMALL_TEXT, SMALL_SPEECH) if small else ({}, {})
     text = BertModel(BertConfig(vocab_size=VOCABULARY, attn_implementation=attention, **text))

@@ -18,7 +18,7 @@ from torch.profiler import profile as torch_profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import published
-from benchmarks.material import NumberTokenizer, corpus_paths, encoders
+from benchmarks.material import NumberTokenizer, corpus_paths, make_encoders
 from ewc import ElasticWeightConsolidation
 from models import AdapterFusionClassifier, FusionClassifier
 from utils.data.batches import BalancedBatchSampler, Loader, Sound, UtteranceDataset, make_task
@@ -41,6 +41,11 @@ def load(folder):
     corpus = read_corpus(folder, TASK, progress=False)
     args = Namespace(num_fold=0, k_fold=5, max_text_len=256)
     return make_task(corpus, args, corpus.labels, NumberTokenizer(), Sound(5))
+
+
+def encoders(args):
+    """(text encoder, speech encoder), with attention written out where the published procedure is measured."""
+    return make_encoders(args.small, "eager" if args.side == "plain" else "sdpa")
 
 
 def make_run(args):
@@ -69,16 +74,19 @@ def plain_batches(task, split, size, count):
         yield *inputs, labels.to(DEVICE)
 
 
+def wait():
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def timed(work, warm_up=None):
     """Seconds that ``work`` takes, until the device is done with it."""
     if warm_up is not None:
         warm_up()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait()
     started = time.perf_counter()
     work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - started
 
 
@@ -97,7 +105,7 @@ def start_up(args):
 
 def fusion(args, penalty=False):
     task = load(args.folder)
-    text, speech = encoders(args.small, "eager" if args.side == "plain" else "sdpa")
+    text, speech = encoders(args)
     if args.side == "plain":
         model = published.PublishedFusion(text, speech).train().to(DEVICE)
         terms = {name: (torch.rand_like(p), p.detach().clone()) for name, p in model.named_parameters()} if penalty else None
@@ -131,7 +139,7 @@ def _our_epoch(args, model, task, penalty=False):
 
 def adapter(args):
     task = load(args.folder)
-    text, speech = encoders(args.small, "eager" if args.side == "plain" else "sdpa")
+    text, speech = encoders(args)
     if args.side == "plain":
         model = published.PublishedAdapter(text, speech).train().to(DEVICE)
         return _plain_steps(args, model, model.owned, task)
@@ -143,8 +151,7 @@ def adapter(args):
 def _use_features(args, task, model):
     """Features of as many utterances as are trained on; the time that they take is measured as ``features``."""
     cache = args.folder / "speech_features"
-    used = max(args.batch_size * args.steps, args.batch_size)
-    task.corpus.utterances = task.splits["train"].utterances.head(min(used, len(task.splits["train"])))
+    task.corpus.utterances = task.splits["train"].utterances.head(args.batch_size * args.steps)
     features = corpus_features(task.corpus, model.speech_encoder, 5, "float16", cache, DEVICE, lambda line: None)
     task.splits["train"] = shortened(task.splits["train"], len(task.corpus.utterances))
     task.splits["train"].rows = [(features, row) for _, row in task.splits["train"].rows]
@@ -154,7 +161,7 @@ def _use_features(args, task, model):
 def features(args):
     """Seconds to compute the features of one batch's worth of utterances a step: of neighbours in length, as in a corpus."""
     task = load(args.folder)
-    model = AdapterFusionClassifier(*encoders(args.small), len(EMOTIONS))
+    model = AdapterFusionClassifier(*encoders(args), len(EMOTIONS))
     by_length = task.corpus.utterances.sort_values("duration")
     middle = (len(by_length) - args.batch_size * args.steps) // 2
     task.corpus.utterances = by_length.iloc[middle : middle + args.batch_size * args.steps]
@@ -164,7 +171,7 @@ def features(args):
 
 def validation(args):
     task = load(args.folder)
-    text, speech = encoders(args.small, "eager" if args.side == "plain" else "sdpa")
+    text, speech = encoders(args)
     count = args.batch_size * args.steps
     if args.side == "plain":
         model = published.PublishedFusion(text, speech).eval().to(DEVICE)
@@ -182,7 +189,7 @@ def validation(args):
 
 def fisher(args):
     task = load(args.folder)
-    text, speech = encoders(args.small, "eager" if args.side == "plain" else "sdpa")
+    text, speech = encoders(args)
     if args.side == "plain":
         model = published.PublishedFusion(text, speech).to(DEVICE)
         return timed(lambda: published.fisher_information(model, list(plain_batches(task, "train", 10, args.steps))))
@@ -193,7 +200,7 @@ def fisher(args):
 
 def written(args):
     """Bytes, not seconds, that an adapter run leaves: the whole model three times, or what the task owns."""
-    text, speech = encoders(args.small)
+    text, speech = encoders(args)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         path = Path(folder) / "model.pt"
         model = AdapterFusionClassifier(text, speech, len(EMOTIONS))
@@ -214,7 +221,7 @@ def flops(args):
     """Floating-point operations, not seconds, of one training step of our fusion model: forward and backward."""
     task = load(args.folder)
     run = make_run(args)
-    model = FusionClassifier(*encoders(args.small), len(EMOTIONS)).to(run.accelerator.device)
+    model = FusionClassifier(*encoders(args), len(EMOTIONS)).to(run.accelerator.device)
     training = Training.of(run, model, shortened(task.splits["train"], args.batch_size), Strategy())
     with FlopCounterMode(display=False) as counter:
         train_one_epoch(run, training, 1)
@@ -226,23 +233,17 @@ def profile(args):
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     with torch_profile(activities=activities) as result:
         seconds = fusion(args)
-    by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-    print(result.key_averages().table(sort_by=by, row_limit=15))
+    print(result.key_averages().table(sort_by=f"self_{DEVICE.type}_time_total", row_limit=15))
     return seconds
 
 
+def ewc(args):
+    return fusion(args, penalty=True)
+
+
 MEASUREMENTS = {
-    "start_up": start_up,
-    "fusion": fusion,
-    "ewc": lambda args: fusion(args, penalty=True),
-    "adapter": adapter,
-    "features": features,
-    "validation": validation,
-    "fisher": fisher,
-    "written": written,
-    "loading": loading,
-    "flops": flops,
-    "profile": profile,
+    work.__name__: work
+    for work in (start_up, fusion, ewc, adapter, features, validation, fisher, written, loading, flops, profile)
 }
 
 

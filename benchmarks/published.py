@@ -20,35 +20,36 @@ from utils.data.corpus import read_corpus
 from utils.data.kemdy import EMOTIONS
 
 
-def frame_mask(speech_encoder, attention_mask, frames):
-    """Which of the encoder's frames are not padding: (batch, samples) → (batch, frames)."""
-    lengths = speech_encoder._get_feat_extract_output_lengths(attention_mask.sum(-1))
-    return torch.arange(frames, device=lengths.device) < lengths[:, None]
-
-
-class PublishedFusion(FusionClassifier):
-    """The fusion model with the speech encoder as it comes, padding in its first norm included."""
+class Published:
+    """A model with the speech encoder as it comes, padding in its first norm included, in every step."""
 
     def __init__(self, text_encoder, speech_encoder):
         norm = speech_encoder.feature_extractor.conv_layers[0].layer_norm
         super().__init__(text_encoder, speech_encoder, len(EMOTIONS))
         speech_encoder.feature_extractor.conv_layers[0].layer_norm = norm
+
+    def adapted(self, frames, mask):
+        return frames, mask
 
     def forward(self, speech_inputs, text_inputs):
         text = self.text_encoder(**text_inputs).pooler_output
         frames = self.speech_encoder(**speech_inputs).last_hidden_state
-        mask = frame_mask(self.speech_encoder, speech_inputs["attention_mask"], frames.shape[1])
+        lengths = self.speech_encoder._get_feat_extract_output_lengths(speech_inputs["attention_mask"].sum(-1))
+        mask = torch.arange(frames.shape[1], device=lengths.device) < lengths[:, None]  # frames that are not padding
+        frames, mask = self.adapted(frames, mask)
         speech = masked_mean(self.speech_projector(frames), mask)
         return self.classifier(self.dropout(torch.cat([text, speech], dim=-1)))
 
 
-class PublishedAdapter(AdapterFusionClassifier):
+class PublishedFusion(Published, FusionClassifier):
+    """The fusion model."""
+
+
+class PublishedAdapter(Published, AdapterFusionClassifier):
     """The adapter model with the speech encoder in the graph, its gradients computed and thrown away."""
 
     def __init__(self, text_encoder, speech_encoder):
-        norm = speech_encoder.feature_extractor.conv_layers[0].layer_norm
-        super().__init__(text_encoder, speech_encoder, len(EMOTIONS))
-        speech_encoder.feature_extractor.conv_layers[0].layer_norm = norm
+        super().__init__(text_encoder, speech_encoder)
         self.owned = [parameter for parameter in self.parameters() if parameter.requires_grad]
         self.speech_encoder.requires_grad_(True)
 
@@ -56,13 +57,8 @@ class PublishedAdapter(AdapterFusionClassifier):
         nn.Module.train(self, mode)
         return self
 
-    def forward(self, speech_inputs, text_inputs):
-        text = self.text_encoder(**text_inputs).pooler_output
-        frames = self.speech_encoder(**speech_inputs).last_hidden_state
-        mask = frame_mask(self.speech_encoder, speech_inputs["attention_mask"], frames.shape[1])
-        frames, mask = self.speech_adapter(frames, mask)
-        speech = masked_mean(self.speech_projector(frames), mask)
-        return self.classifier(self.dropout(torch.cat([text, speech], dim=-1)))
+    def adapted(self, frames, mask):
+        return self.speech_adapter(frames, mask)
 
 
 class PublishedDataset(torch.utils.data.Dataset):
@@ -101,13 +97,12 @@ def balanced_weights(dataset):
 
 
 def start_up(roots, tokenizer, fold):
-    """Both corpora are read and the sampler is ready: (dataset, sampler) of the last."""
+    """Read both corpora and make their samplers ready."""
     for root in roots:
         utterances = read_corpus(root.parent, root.name, progress=False).utterances
         train = utterances[utterances["session"].isin(fold)]
         dataset = PublishedDataset(train, tokenizer)
-        weights = balanced_weights(dataset)
-    return dataset, torch.utils.data.WeightedRandomSampler(weights, len(dataset))
+        torch.utils.data.WeightedRandomSampler(balanced_weights(dataset), len(dataset))
 
 
 def training_step(model, optimizer, batch, penalty=None):
@@ -123,7 +118,6 @@ def training_step(model, optimizer, batch, penalty=None):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return loss.item()
 
 
 def fisher_information(model, batches):

@@ -20,28 +20,20 @@ def scored(score, counts):
     """Test scores of which all are ``score``, but for macro F1, which is half of it."""
     per_class = {name: {"precision": score, "recall": score, "f1": score, "support": n} for name, n in counts.items()}
     f1 = {"f1_weighted": score, "f1_macro": score / 2, "f1_micro": score}
-    return {
-        "n": sum(counts.values()),
-        **f1,
-        "per_class": per_class,
-        "confusion_matrix": np.diag(list(counts.values())).tolist(),
-    }
+    matrix = np.diag(list(counts.values())).tolist()
+    return {"n": sum(counts.values()), **f1, "per_class": per_class, "confusion_matrix": matrix}
 
 
-def invent(root, experiment, sequence, test, before=None, fold=0, seed=12, counts=None, method=None, corpus=None, **config):
-    """A finished run.
+def invent(root, experiment, sequence, test, before=None, fold=0, seed=12, counts=None, method=None, **config):
+    """Write a finished run, and return its folder, which bears the seed as well where it is not 12.
 
     Args:
-        experiment: its row; the folder bears the seed as well where it is not 12.
+        experiment: its row.
         sequence: tasks in the order learned.
         test, before: score of the best model and of the starting model, ``{task: score}``.
         counts: utterances of each class in every split.
         method: by default the name of the experiment.
-        corpus: further facts of the corpora.
         config: further facts of config.json, and as ``arguments`` further flags.
-
-    Returns:
-        Its folder.
     """
     counts = counts or dict.fromkeys(SEVEN, 2)
     method = METHODS[method or experiment]
@@ -55,13 +47,12 @@ def invent(root, experiment, sequence, test, before=None, fold=0, seed=12, count
     corpora = {"root": "data", "synthetic": False, "is_kemdy": True, "utterances": 14, "digest": "1", "splits": splits}
     facts = {"format": FORMAT, "run": "1", "method": method.name, "model": method.model, "experiment": experiment, "task": task}
     facts |= {"sequence": list(sequence), "fold": fold, "k_fold": 5, "seed": seed, "synthetic": False, "labels": list(counts)}
-    facts |= {"corpora": {name: corpora | (corpus or {}) for name in test}, "encoders": ENCODERS, "started_from": None}
+    facts |= {"corpora": dict.fromkeys(test, corpora), "encoders": ENCODERS, "started_from": None}
     facts |= {"parameters": {"total": 1000, "trained": 1000, "stored": 1000}, **config}
     facts["arguments"] = flags | config.get("arguments", {})
     (path / "config.json").write_text(json.dumps(facts))
-    metrics = {"run": "1", "best_epoch": 1, "test": {name: scored(score, counts) for name, score in test.items()}}
-    if before:
-        metrics["test_before"] = {name: scored(score, counts) for name, score in before.items()}
+    scores = [{name: scored(score, counts) for name, score in of.items()} for of in (test, before or {})]
+    metrics = {"run": "1", "best_epoch": 1, "test": scores[0], "test_before": scores[1]}
     (path / "metrics.json").write_text(json.dumps(metrics))
     history = {f"{name}_valid_{what}": [0.1, 0.3, 0.2] for name in test for what in ("loss", "f1_weighted", "f1_macro")}
     pd.DataFrame({"epoch": [0, 1, 2], "train_loss": [None, 1.0, 0.5], **history}).to_csv(path / "history.csv", index=False)

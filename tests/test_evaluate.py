@@ -5,21 +5,18 @@ import hashlib
 import io
 import json
 import re
-import resource
 import shlex
 import shutil
-import sys
 
 import pandas as pd
 import pytest
-from conftest import ROOT, digest, folder, read, shell
+from conftest import digest, folder, read, shell
 from invented import ENCODERS, FOUR, A, B, C, change, invent, three_tasks, two_tasks
 
 import evaluate
 from utils.methods import METHODS, PAPER
 
 OTHER_TEXT = ENCODERS | {"text": ENCODERS["text"] | {"fingerprint": "2" * 64}}
-REAL = {A: 9627, B: 12828}
 
 
 @pytest.fixture()
@@ -47,40 +44,22 @@ def rows_of(cells, table="scores"):
     return list(dict.fromkeys(cells[cells["table"] == table]["row"]))
 
 
-def test_help_is_given_at_once():
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = shell(sys.executable, "evaluate.py", "--help")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0 and "--settings" in done.stdout
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.43
-
-
-def test_a_folder_without_runs_is_one_line_that_names_another(ask, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = invent(tmp_path / "outputs" / "mine", "task_a", [A], {A: 0.5})
-    for wrong, named in (
-        (path.parent.parent, "name --output_root outputs/mine"),
-        (path, "name --output_root outputs/mine"),
-        (tmp_path / "outputs", "name --output_root outputs/mine"),
-        (tmp_path / "nowhere", "bash run-init.sh"),
-    ):
+def test_a_folder_without_runs_is_one_line(ask, tmp_path):
+    path = invent(tmp_path, "task_a", [A], {A: 0.5})
+    for wrong in (path, tmp_path / "nowhere"):
         code, stdout, stderr = ask(wrong)
-        assert code == 1 and stderr.count("\n") == 1 and stdout == "" and named in stderr
+        assert code == 1 and stderr.count("\n") == 1 and stdout == "" and "holds no experiments" in stderr
 
 
 def test_the_published_table_comes_from_the_scores_of_its_folds(ask, tmp_path):
     code, stdout, _ = ask(tmp_path, "--published", "--metric", "weighted")
     assert code == 0
     # As they stand in the paper's table.
-    published = {
-        "task_a": ("0.703890", "0.871220"),
-        "finetune": ("0.524502", "0.765711"),
-        "ewc": ("0.599862", "0.761987"),
-        "adapter": ("0.681204", "0.847727"),
-        "adapter_wo_pretraining": ("0.510747", "0.833978"),
-    }
-    rows = {line.split()[0]: line.split() for line in stdout.splitlines() if line.split() and line.split()[0] in published}
-    assert {name: (row[1], row[4]) for name, row in rows.items()} == published and tuple(rows) == PAPER
+    rows = re.findall(r"(?m)^(\w+) +(0\.\d{6}) ± \S+ +(0\.\d{6})", stdout)
+    assert rows == [
+        *(("task_a", "0.703890", "0.871220"), ("finetune", "0.524502", "0.765711"), ("ewc", "0.599862", "0.761987")),
+        *(("adapter", "0.681204", "0.847727"), ("adapter_wo_pretraining", "0.510747", "0.833978")),
+    ]
     assert "no target" in stdout and "KEMDy20 in both orders" in stdout.replace("\n", " ")
 
 
@@ -89,24 +68,23 @@ def test_the_published_numbers_beside_ours(ask, tmp_path):
         cells = records(ask, tmp_path, "--published", "--metric", "weighted")
         return cells[cells["row"].str.startswith("task_a, ours") & (cells["tested_on"] == A)].set_index("column")["value"]
 
+    def say(**facts):
+        for path in paths:
+            change(path, corpora={A: corpora[A] | facts})
+
     # Published on KEMDy19: .70389 ± .00758. The mean lies within two standard deviations of that.
-    paths = [
-        invent(tmp_path, "task_a", [A], {A: score}, fold=fold, corpus={"utterances": REAL[A]})
-        for fold, score in enumerate((0.71, 0.70))
-    ]
+    paths = [invent(tmp_path, "task_a", [A], {A: score}, fold=fold) for fold, score in enumerate((0.71, 0.70))]
+    corpora = read(paths[0] / "config.json")["corpora"]
+    say(utterances=9627)
     assert float(ours()["mean"]) == pytest.approx(0.705) and ours()["within 2 std"] == "True"
     assert float(ours()["difference"]) == pytest.approx(0.705 - 0.7038902) and pd.isna(ours()["fold 2"])
     # Another corpus in KEMDy's form, and one that only bears its name, are never compared.
-    corpora = read(paths[0] / "config.json")["corpora"]
-    for facts, reason in (
-        ({"utterances": 9000}, "9,000 usable utterances"),
-        ({"is_kemdy": False}, "no corpus of"),
-    ):
-        for path in paths:
-            change(path, corpora={A: corpora[A] | facts})
+    for facts, reason in (({"utterances": 9000}, "9,000 usable utterances"), ({"is_kemdy": False}, "no corpus of")):
+        say(**facts)
         assert pd.isna(ours()["mean"]) and f"{A} ({reason}" in ask(tmp_path, "--published")[1]
+    say(synthetic=True)
     for path in paths:
-        change(path, synthetic=True, corpora={A: corpora[A] | {"utterances": 14, "synthetic": True}})
+        change(path, synthetic=True)
     assert float(ours()["mean"]) == pytest.approx(0.705) and "task_a, ours, synthetic" in ask(tmp_path, "--published")[1]
     change(paths[0], k_fold=3)
     code, _, stderr = ask(tmp_path, "--published")
@@ -117,16 +95,15 @@ def test_two_tasks_have_one_score_table_and_a_table_of_measures_for_each_order(a
     two_tasks(tmp_path)
     cells = records(ask, tmp_path, "--metric", "weighted")
     assert rows_of(cells) == ["majority", "task_a", "finetune", "ewc", "adapter", "joint"]
-    # finetune's column is the task that it learned first.
-    assert float(cell(cells, table="scores", row="finetune", column=A)["value"]) == pytest.approx(0.35)
-    assert float(cell(cells, table="continual", row="ewc", column="BWT", first=B)["value"]) == pytest.approx(-0.25)
-    assert float(cell(cells, table="continual_mean", row="ewc", column="BWT")["value"]) == pytest.approx(-0.25)
-    paired = cell(cells, table="paired_differences", row="ewc", column=f"{A} vs adapter")
-    assert float(paired["value"]) == pytest.approx(-0.2) and float(paired["ci95_low"]) < -0.2 < float(paired["ci95_high"])
-    found = cell(cells, table="per_class", row="happy", column="finetune change", first=A)
-    assert float(found["value"]) == pytest.approx(-0.35)
+    for value, where in (
+        (0.35, {"table": "scores", "row": "finetune", "column": A}),  # of the task that it learned first
+        (-0.25, {"table": "continual", "row": "ewc", "column": "BWT", "first": B}),
+        (-0.25, {"table": "continual_mean", "row": "ewc", "column": "BWT"}),
+        (-0.2, {"table": "paired_differences", "row": "ewc", "column": f"{A} vs adapter"}),
+        (-0.35, {"table": "per_class", "row": "happy", "column": "finetune change", "first": A}),
+    ):
+        assert float(cell(cells, **where)["value"]) == pytest.approx(value)
     macro = records(ask, tmp_path, "--metric", "macro")
-    assert set(macro["metric"].dropna()) == {"f1_macro", "f1"}
     assert float(cell(macro, table="continual", row="finetune", column="BWT", first=A)["value"]) == pytest.approx(-0.175)
     stdout = " ".join(ask(tmp_path)[1].split())
     assert "task_a and adapter are told which task an utterance is of" in stdout and "Chaudhry" in stdout
@@ -138,10 +115,8 @@ def test_three_tasks_have_a_score_table_and_r_for_the_order(ask, tmp_path):
     cells = records(ask, tmp_path, "--metric", "weighted")
     scores = cells[(cells["table"] == "scores") & (cells["row"] == "finetune")].set_index("column")["value"].astype(float)
     assert scores.to_dict() == pytest.approx({A: 0.3, B: 0.65, C: 0.7})
-    assert float(cell(cells, table="scores", row="majority", column=C)["value"]) == pytest.approx(0.45)
     matrix = cells[(cells["table"] == "result_matrix") & (cells["row"] == f"finetune, 2 {B}")]
     assert [float(value) for value in matrix["value"]] == pytest.approx([0.85, 0.8, 0.1])
-    assert float(cell(cells, table="continual", row="finetune", column="forgetting")["value"]) == pytest.approx(0.35)
     assert set(cells[cells["table"] == "per_class"]["row"]) == {"angry", "happy", "sad"}
     learned = cell(cells, table="per_class", row="sad", column="finetune learned", first=B)
     assert float(learned["value"]) == pytest.approx(0.8)
@@ -154,73 +129,50 @@ def test_any_experiment_is_a_row(ask, tmp_path):
         flags = {"ewc_lambda": rate}
         invent(tmp_path, f"ewc_{rate:g}", [A, B], {A: score, B: 0.7}, {A: 0.7, B: 0.2}, method="ewc", arguments=flags)
     invent(tmp_path, "adapter_32", [A], {A: 0.6}, method="adapter", encoders=OTHER_TEXT, arguments={"adapter_size": 32})
-    names = ("finetune", "ewc_500", "adapter_32", "adapter")
-    cells = records(ask, tmp_path, "--settings", *names, "--baseline", "ewc", "--metric", "weighted")
-    assert rows_of(cells) == ["majority", *names] and rows_of(cells, "paired_differences") == list(names)
+    assert "Further experiments, which --settings shows:\n  adapter_32\n" in ask(tmp_path)[1]
+    names = ("--settings", "finetune", "ewc_500", "adapter_32", "adapter")
+    cells = records(ask, tmp_path, *names, "--baseline", "ewc", "--metric", "weighted")
+    assert rows_of(cells) == ["majority", *names[1:]] and rows_of(cells, "paired_differences") == list(names[1:])
     paired = cell(cells, table="paired_differences", row="ewc_500", column=f"{A} vs ewc")
     assert float(paired["value"]) == pytest.approx(0.1) and paired["folds"] == 1
     # joint is not shown, and still what intransigence is formed to.
     assert float(cell(cells, table="continual", row="ewc_500", column="intransigence", first=A)["value"]) == pytest.approx(0.2)
-    stdout = ask(tmp_path, "--settings", *names)[1]
+    stdout = ask(tmp_path, *names)[1]
     assert "  ewc_500: ewc_lambda 500\n" in stdout and "  adapter_32: adapter_size 32, another text encoder\n" in stdout
     assert "ewc, λ = 50 " in stdout and "--ewc_lambda 500" in stdout
     shutil.rmtree(tmp_path / "adapter")
-    assert "adapter_32: adapter_size 32, another text encoder (compared with finetune)" in ask(
-        tmp_path, "--settings", "finetune", "adapter_32"
-    )[1].replace("\n", " ")
-    assert "Further experiments, which --settings shows:\n  adapter_32\n" in ask(tmp_path)[1]
+    stdout = " ".join(ask(tmp_path, "--settings", "finetune", "adapter_32")[1].split())
+    assert "adapter_32: adapter_size 32, another text encoder (compared with finetune)" in stdout
     for flags in (("--settings", "mine"), ("--baseline", "mine")):
         code, _, stderr = ask(tmp_path, *flags)
         assert code == 1 and f"{' '.join(flags)}: there is no such experiment" in stderr
 
 
-@pytest.mark.parametrize(
-    "stray, answer",
-    {
-        "flags": "--num_epochs 2 and 40",
-        "encoders": "text encoder",
-        "synthetic": "differ in being synthetic",
-        "twin": "are both of fold 0 and seed 12",
-        "corpus": f"the utterances of {A}",
-        "folds": f"the sessions of {A}, fold 1",
-        "method": "is a run of ewc",
-        "unknown method": "is of the method 'mine'",
-        "format": "is of format 2",
-        "json": "cannot be read",
-        "metrics": "is not of the run in config.json",
-    }.items(),
-)
-def test_a_stray_run_leaves_out_its_own_row(ask, tmp_path, stray, answer):
+STRAYS = {
+    "--num_epochs 2 and 40": lambda config: {"arguments": {"num_epochs": 40}},
+    "differ in being synthetic": lambda config: {"synthetic": True},
+    "are both of fold 0 and seed 12": lambda config: {"fold": 0},
+    f"the utterances of {A}": lambda config: {"corpora": config["corpora"] | {A: config["corpora"][A] | {"digest": "2"}}},
+    "is a run of ewc": lambda config: {"method": "ewc"},
+    "is of the method 'mine'": lambda config: {"method": "mine"},
+    "is not of the run in config.json": lambda config: {"run": "2"},
+    "cannot be read": None,
+}
+
+
+@pytest.mark.parametrize("answer", STRAYS)
+def test_a_stray_run_leaves_out_its_own_row(ask, tmp_path, answer):
     two_tasks(tmp_path)
     path = folder(tmp_path, "finetune", B, fold=1)
-    config = read(path / "config.json")
-    corpora = config["corpora"]
-    other_split = corpora[A]["splits"] | {"test": {"labels": FOUR, "sessions": [9]}}
-    facts = {
-        "flags": {"arguments": {"num_epochs": 40}},
-        "encoders": {"encoders": OTHER_TEXT},
-        "synthetic": {"synthetic": True},
-        "twin": {"fold": 0},
-        "corpus": {"corpora": corpora | {A: corpora[A] | {"digest": "2"}}},
-        "folds": {"corpora": corpora | {A: corpora[A] | {"splits": other_split}}},
-        "method": {"method": "ewc"},
-        "unknown method": {"method": "mine"},
-        "format": {"format": 2},
-        "metrics": {"run": "2"},
-    }
-    change(path, **facts.get(stray, {}))
-    if stray == "json":
+    if STRAYS[answer]:
+        change(path, **STRAYS[answer](read(path / "config.json")))
+    else:
         (path / "config.json").write_text("not json")
-    if stray == "folds":  # within the row nothing else is of this fold
-        shutil.rmtree(folder(tmp_path, "finetune", A, fold=1))
     code, stdout, _ = ask(tmp_path)
     (line,) = (line for line in stdout.splitlines() if line.startswith("finetune is left out: "))
     assert code == 0 and answer in line and str(path) in line
-    if stray in ("flags", "encoders", "synthetic", "twin", "corpus", "folds"):
-        assert line.count(str(tmp_path)) == 2
     assert rows_of(records(ask, tmp_path)) == ["majority", "task_a", "ewc", "adapter", "joint"]
-    code, stdout, _ = ask(tmp_path, "--list")
-    assert code == 0 and str(path.relative_to(tmp_path)) in stdout
+    assert str(path.relative_to(tmp_path)) in ask(tmp_path, "--list")[1]
     # Without another row there is nothing to show.
     code, _, stderr = ask(tmp_path, "--settings", "finetune")
     assert code == 1 and answer in stderr and stderr.count("\n") == 1
@@ -228,10 +180,8 @@ def test_a_stray_run_leaves_out_its_own_row(ask, tmp_path, stray, answer):
 
 def test_of_rows_on_different_corpora_the_most_are_shown(ask, tmp_path):
     invent(tmp_path, "task_a", [A], {A: 0.5}, synthetic=True)
-    invent(tmp_path, "adapter", [A], {A: 0.5})
-    # Of equals the first of the methods; then the most.
-    assert rows_of(records(ask, tmp_path)) == ["majority", "task_a"]
-    invent(tmp_path, "adapter_wo_pretraining", [A], {A: 0.5})
+    for row in ("adapter", "adapter_wo_pretraining"):
+        invent(tmp_path, row, [A], {A: 0.5})
     assert rows_of(records(ask, tmp_path)) == ["majority", "adapter", "adapter_wo_pretraining"]
     assert "task_a is left out" in ask(tmp_path)[1]
 
@@ -244,10 +194,8 @@ def test_seeds_that_not_every_fold_has_are_left_out_and_marked(ask, tmp_path):
     stdout = ask(tmp_path, "--format", "markdown", "--metric", "weighted")[1]
     assert r"| task\_a | 0.3750 ± 0.2475 * (2) | - |" in stdout and "means over seeds 12, 13, 14" in stdout
     assert f"task_a, trained on {A}, is averaged over seed 12, 14 alone" in stdout
-    shutil.rmtree(tmp_path / "task_a")
-    shutil.rmtree(tmp_path / "task_a-seed14" / "fold_0")
-    shutil.rmtree(tmp_path / "task_a-seed13" / "fold_0")
-    invent(tmp_path, "task_a", [A], {A: 0.5}, fold=0)
+    for gone in ("task_a/fold_1", "task_a-seed14/fold_0", "task_a-seed13"):
+        shutil.rmtree(tmp_path / gone)
     stdout = ask(tmp_path, "--metric", "weighted")[1]
     assert "is not averaged: no seed is that of every fold (fold 0: 12; fold 1: 14)" in stdout.replace("\n", " ")
     assert "nan" not in stdout and "One fold" in ask(tmp_path, "--folds", 0)[1]
@@ -287,9 +235,8 @@ def missing(ask, root, *flags):
 
 def test_missing_runs_are_commands_with_the_flags_of_their_siblings(ask, tmp_path):
     for fold in range(5):
-        for task in (A, B):
-            if (fold, task) != (3, B):
-                invent(tmp_path, "task_a", [task], {task: 0.5}, fold=fold, arguments={"batch_size": 8, "lr": 0.1})
+        for task in (A, B) if fold != 3 else (A,):
+            invent(tmp_path, "task_a", [task], {task: 0.5}, fold=fold, arguments={"batch_size": 8, "lr": 0.1})
     found = missing(ask, tmp_path)
     flags = f"--num_epochs 2 --batch_size 8 --lr 0.1 --output_root {tmp_path}"
     assert found["run-init"] == f'FOLDS="3" TASKS=KEMDy20 bash run-init.sh {flags}'
@@ -305,23 +252,16 @@ def test_missing_runs_are_commands_with_the_flags_of_their_siblings(ask, tmp_pat
 def test_commands_tell_what_makes_a_run_fit(ask, tmp_path):
     both, flags = {A: 0.5, B: 0.5}, {"ewc_lambda": 0.0, "init_name": "mine-seed0", "lr": 1e-5}
     invent(tmp_path, "ewc", [A, B], both, both, seed=0, arguments=flags)
-    invent(
-        tmp_path,
-        "ewc_50",
-        [A, B],
-        both,
-        both,
-        seed=0,
-        method="ewc",
-        arguments={"ewc_lambda": 50.0, "init_name": "task_a-seed0"},
-    )
-    invent(tmp_path, "adapter", [A], {A: 0.5}, seed=0, arguments={"adapter_size": 48, "encoder_seed": 0, "cpu": False})
+    flags = {"ewc_lambda": 50.0, "init_name": "task_a-seed0"}
+    invent(tmp_path, "ewc_50", [A, B], both, both, seed=0, method="ewc", arguments=flags)
+    flags = {"adapter_size": 48, "encoder_seed": 0, "cpu": False, "batch_size": 8, "text_model": "$(touch harm)"}
+    invent(tmp_path, "adapter", [A], {A: 0.5}, seed=0, arguments=flags)
     found = missing(ask, tmp_path, "--folds", 0)
     # λ = 0 and seed 0 are values, the default rate is not said, and a start of its own is.
     assert found["run-ewc"].startswith('FOLDS="0" TASKS=KEMDy19 SEEDS="0" bash run-ewc.sh') and "--lr" not in found["run-ewc"]
-    assert "--ewc_lambda 0.0 --init_name mine-seed0" in found["run-ewc"]
+    assert "--ewc_lambda 0.0 --init_name mine-seed0" in found["run-ewc"] and "ewc_lambda" not in found["run-finetune"]
     assert "--adapter_size 48 --encoder_seed 0" in found["run-adapter-wo-pretraining"] and "--cpu" not in found["run-adapter"]
-    assert "ewc_lambda" not in found["run-finetune"]
+    assert "$(touch harm)" in shlex.split(found["run-adapter"])
     found = missing(ask, tmp_path, "--folds", 0, "--settings", "ewc_50")["run-ewc"]
     assert found.startswith("EXP_NAME=ewc_50 ") and "--ewc_lambda 50.0" in found and "init_name" not in found
 
@@ -338,47 +278,35 @@ def test_commands_for_other_orders_and_methods_without_a_run_script(ask, tmp_pat
 
 
 def test_a_corpus_with_splits_of_its_own_has_one_fold(ask, tmp_path):
+    path = invent(tmp_path, "task_a", [C], {C: 0.5}, counts=FOUR)
     splits = {split: {"labels": FOUR, "sessions": [split]} for split in ("train", "valid", "test")}
-    invent(tmp_path, "task_a", [C], {C: 0.5}, counts=FOUR, corpus={"splits": splits, "is_kemdy": False})
+    change(path, corpora={C: read(path / "config.json")["corpora"][C] | {"splits": splits, "is_kemdy": False}})
     found = missing(ask, tmp_path)
     assert "run-init" not in found and found["run-adapter"].startswith('FOLDS="0" TASKS=MELD bash run-adapter.sh')
 
 
-def test_commands_are_right_and_quoted_where_they_are_printed(ask, tmp_path, monkeypatch):
-    root = tmp_path / "two words"
-    flags = {"batch_size": 8, "text_model": "$(touch harm)"}
-    invent(root, "task_a", [A], {A: 0.5}, arguments=flags)
-    words = shlex.split(missing(ask, root)["run-joint"])
-    assert str(root) in words and "$(touch harm)" in words
-    monkeypatch.chdir(tmp_path)
-    assert f"bash {ROOT}/run-joint.sh " in missing(ask, root)["run-joint"]
-
-
 @pytest.mark.parametrize("form", ["text", "markdown", "latex", "csv", "json"])
 def test_every_form_tells_the_same(ask, tmp_path, form):
-    two_tasks(tmp_path)
-    for path in tmp_path.glob("*/*/*"):
-        change(path, synthetic=True)
-    code, stdout, stderr = ask(tmp_path, "--format", form, "--metric", "macro")
+    invent(tmp_path, "task_a", [A], {A: 0.5}, synthetic=True)
+    invent(tmp_path, "=1+1", [A], {A: 0.5}, method="task_a", synthetic=True)
+    code, stdout, stderr = ask(tmp_path, "--format", form, "--metric", "macro", "--settings", "task_a", "=1+1")
     assert code == 0 and stderr == ""
     if form == "csv":
-        assert any(row["row"] == "joint" and row["value"] == "0.45" for row in csv.DictReader(io.StringIO(stdout)))
+        # What a spreadsheet would compute is a text.
+        assert any(row["row"] == "'=1+1" and row["value"] == "0.25" for row in csv.DictReader(io.StringIO(stdout)))
     elif form == "json":
         content = json.loads(stdout)
-        cells = [cell for table in content["tables"] for cell in table["cells"]]
-        assert content["synthetic"] and {"0": 0.45, "1": 0.45} in [cell.get("per_fold") for cell in cells]
+        assert content["synthetic"] and content["tables"][0]["cells"][2]["per_fold"] == {"0": 0.25}
     else:
-        assert "0.4500" in stdout and "synthetic" in stdout and "SYNTHETIC" in stdout
+        assert "0.2500" in stdout and ", synthetic" in stdout and "SYNTHETIC" in stdout
     if form == "latex":
-        assert stdout.count(r"\begin{tabular}") == stdout.count(r"\end{tabular}") > 3
+        assert stdout.count(r"\begin{tabular}") == stdout.count(r"\end{tabular}") == 2
         assert r"task\_a" in stdout and not re.search(r"(?<!\\)_", re.sub("(?m)^%.*", "", stdout))
     if form == "markdown":
         found = re.findall(r"(?m)(?:^\|.*\n)+", stdout)
-        assert all(len({row.count("|") for row in table.splitlines()}) == 1 for table in found) and len(found) > 3
-    said = ask(tmp_path, "--format", form, "--metric", "macro", "--output", tmp_path / "report")[1]
-    assert (tmp_path / "report").read_text(encoding="utf-8") == stdout and str(tmp_path / "report") in said
-    code, _, stderr = ask(tmp_path, "--output", tmp_path)
-    assert code == 1 and stderr.count("\n") == 1
+        assert all(len({row.count("|") for row in table.splitlines()}) == 1 for table in found) and len(found) == 2
+    ask(tmp_path, "--format", form, "--metric", "macro", "--settings", "task_a", "=1+1", "--output", tmp_path / "report")
+    assert (tmp_path / "report").read_text(encoding="utf-8") == stdout
 
 
 def test_the_list_shows_every_run(ask, tmp_path):
@@ -399,26 +327,11 @@ def test_figures_of_synthetic_runs_stay_under_the_output_folder(ask, tmp_path, m
     invent(tmp_path / "outputs", "task_a", [A], {A: 0.5}, synthetic=synthetic)
     folders = []
     monkeypatch.setattr("utils.figures.draw_all", lambda results, folder, *_: folders.append(folder) or ["wrote it"])
-    assert (
-        "wrote it" in ask("outputs", "--figures")[1] and "wrote it" in ask("outputs", "--figures", "mine", "--format", "csv")[2]
-    )
+    assert "wrote it" in ask("outputs", "--figures")[1]
+    assert "wrote it" in ask("outputs", "--figures", "mine", "--format", "csv")[2]
     assert [str(path) for path in folders] == ["outputs/figures" if synthetic else "figures", "mine"]
-
-
-def test_wrong_flags_are_answered_by_name(ask, tmp_path):
-    for arguments, answer in (
-        (("--list", "--published"), "not allowed with"),
-        (("--published", "--figures"), "--figures goes with the tables"),
-        (("--seting", "ewc"), "did you mean --settings?"),
-    ):
-        code, _, stderr = ask(tmp_path, *arguments)
-        assert code == 2 and answer in stderr and stderr.count("\n") == 1
-
-
-def test_names_that_a_spreadsheet_would_compute_are_texts(ask, tmp_path):
-    invent(tmp_path, "=1+1", [A], {A: 0.5}, method="task_a")
-    table = pd.read_csv(io.StringIO(ask(tmp_path, "--list", "--format", "csv")[1]))
-    assert set(table["row"]) == {f"'=1+1/fold_0/{A}"}
+    code, _, stderr = ask("outputs", "--published", "--figures")
+    assert code == 2 and "--figures goes with the tables" in stderr
 
 
 def test_the_tables_of_real_runs(ask, outputs):

@@ -9,7 +9,6 @@ from matplotlib.text import Text
 
 from utils.errors import UserError
 from utils.figures import architecture, curves, draw_all, pages, scores, style
-from utils.methods import METHODS
 from utils.results.runs import Results, find_runs
 
 
@@ -18,17 +17,6 @@ def prepared():
     style.prepare()
     yield
     plt.close("all")
-
-
-def along_lambda(root, sequence, counts=None):
-    for value in (10.0, 1000.0):
-        test = {task: 0.5 + value / 10_000 for task in sequence}
-        before = {task: 0.6 for task in sequence}
-        flags = {"ewc_lambda": value}
-        for length in range(2, len(sequence) + 1):
-            tasks = sequence[:length]
-            of = ({task: score[task] for task in tasks} for score in (test, before))
-            invent(root, f"lambda_{value:g}", tasks, *of, method="ewc", counts=counts, arguments=flags)
 
 
 def require_readable(figure):
@@ -48,7 +36,11 @@ def require_readable(figure):
 def test_every_figure_is_readable_at_its_width(tmp_path, tasks):
     make, sequence, counts = ((two_tasks, [A, B], None), (three_tasks, [A, B, C], FOUR))[tasks - 2]
     make(tmp_path)
-    along_lambda(tmp_path, sequence, counts)
+    for value in (10.0, 1000.0):
+        for length in range(2, len(sequence) + 1):
+            test = dict.fromkeys(sequence[:length], 0.5 + value / 10_000)
+            about = {"method": "ewc", "counts": counts, "arguments": {"ewc_lambda": value}}
+            invent(tmp_path, f"lambda_{value:g}", sequence[:length], test, dict.fromkeys(test, 0.6), **about)
     rows = ["finetune", "lambda_10", "lambda_1000", "adapter", "joint"]
     results = Results(find_runs(tmp_path), rows, ["finetune", "adapter"])
     (orders,) = pages(results.orders).values()
@@ -59,23 +51,19 @@ def test_every_figure_is_readable_at_its_width(tmp_path, tasks):
     require_readable(scores.draw_confusion(results, ("joint", "lambda_10"), sequence[0]))
 
 
-def test_what_is_drawn_of_the_models_is_readable():
-    for draw in (architecture.draw_architecture, architecture.draw_storage):
-        require_readable(draw(None))
-
-
 def test_figures_are_written_as_png_and_pdf_or_say_what_they_lack(tmp_path):
     invent(tmp_path, "task_a", [A], {A: 0.5}, synthetic=True)
     invent(tmp_path, "adapter", [A], {A: 0.5}, synthetic=True)
-    lines = list(draw_all(Results(find_runs(tmp_path)), tmp_path / "figures"))
+    results = Results(find_runs(tmp_path))
+    lines = list(draw_all(results, tmp_path / "figures"))
     for name, start in (("storage.png", b"\x89PNG"), ("storage.pdf", b"%PDF"), ("forgetting.pdf", b"%PDF")):
         assert (tmp_path / "figures" / name).read_bytes().startswith(start)
     assert "lambda: not drawn, no experiments that differ in --ewc_lambda alone" in lines
     (tmp_path / "in the way").write_text("")
     with pytest.raises(UserError, match="--figures"):
-        list(draw_all(Results(find_runs(tmp_path)), tmp_path / "in the way" / "figures"))
+        list(draw_all(results, tmp_path / "in the way" / "figures"))
     with pytest.raises(UserError, match="--confusion mine"):
-        list(draw_all(Results(find_runs(tmp_path)), tmp_path / "figures", ["mine", "adapter"]))
+        scores.draw_confusion(results, ["mine", "adapter"])
 
 
 def test_forgetting_is_that_of_each_earlier_task(tmp_path):
@@ -117,25 +105,9 @@ def test_curves_average_folds_and_mark_where_tasks_start(tmp_path):
     assert borders == [2, 4]
 
 
-def test_rows_and_classes_have_colours_that_tell_them_apart():
-    rows = ["finetune", "ewc_500", "ewc_50", "adapter", "adapter_32", "mine"]
-    styles = style.row_styles(rows)
-    assert styles["finetune"][0] == METHODS["finetune"].colour and len(set(styles.values())) == len(rows)
-    assert len({colour for colour, _ in styles.values()}) == len({marker for _, marker in styles.values()}) == len(rows)
-    colours = style.label_colours(["ang", "hap", "exc", "neutral"])
-    assert len({colours[name] for name in ("ang", "hap", "exc", *style.LABEL_COLOURS)}) == 10
-
-
-def test_hangul_is_drawn_or_it_is_said_that_it_is_not(tmp_path, monkeypatch):
-    for font in (style.hangul_font(), None):
-        monkeypatch.setattr(style, "hangul_font", lambda font=font: font)
-        style.prepare()
-        figure, _ = style.subplots(1, 1, style.COLUMN, 2)
-        figure.suptitle("감정")
-        assert ("fonts-nanum" in style.save(figure, tmp_path, "hangul")) == (font is None)
-
-
-def test_the_figure_of_the_architecture_follows_the_model():
+def test_the_figures_of_the_models_follow_them():
+    for draw in (architecture.draw_architecture, architecture.draw_storage):
+        require_readable(draw(None))
     model, whole, text_name, speech_name = architecture.model_of(None)
     # The published sizes with KoBERT's vocabulary.
     assert whole == 186_762_631 and (text_name, speech_name) == ("KoBERT", "wav2vec2-base")

@@ -6,7 +6,7 @@ from invented import FOUR, A, B, C, invent, three_tasks, two_tasks
 from scipy import stats
 
 from utils.results.measures import lambda_curve, measures, over_orders, result_matrix
-from utils.results.runs import COLUMNS, Estimate, Results, combine, difference, find_runs, over_folds
+from utils.results.runs import Estimate, Results, combine, difference, find_runs, over_folds
 
 
 def estimates(results, row, order):
@@ -54,14 +54,10 @@ def test_measures_of_three_tasks(tmp_path):
     assert estimates(results, "finetune", (A, B, C)) == close(
         {
             "R[1,1]": (0.7, 0), "R[1,2]": (0.2, 0), "R[2,1]": (0.85, HALF), "R[2,2]": (0.8, 0), "R[2,3]": (0.1, 0),
-            "R[3,1]": (0.3, 0), "R[3,2]": (0.65, HALF), "R[3,3]": (0.7, 0), "ACC": (0.55, HALF / 3),
-            "BWT": (-0.275, HALF / 2),
-            # From the best score since task 1 was learned, which is R[2,1]: .5 and .6, and of task 2 .2 and .1.
-            "forgetting": (0.35, 0),
-            # Of the majority class the score is .45.
-            "FWT": (-0.3, 0),
-            # .02 of task 2 to joint on two tasks, .05 and .15 of task 3 to joint on three.
-            "intransigence": (0.06, HALF / 2),
+            "R[3,1]": (0.3, 0), "R[3,2]": (0.65, HALF), "R[3,3]": (0.7, 0), "ACC": (0.55, HALF / 3), "BWT": (-0.275, HALF / 2),
+            "forgetting": (0.35, 0),  # from R[2,1], the best of task 1: .5 and .6; of task 2 .2 and .1
+            "FWT": (-0.3, 0),  # the score of the majority class is .45
+            "intransigence": (0.06, HALF / 2),  # .02 to joint on two tasks, .05 and .15 to joint on three
         }
     )  # fmt: skip
     adapter = estimates(results, "adapter", (A, B, C))
@@ -79,15 +75,6 @@ def test_a_recipient_without_the_first_corpus_has_dashes(tmp_path):
     invent(tmp_path, "finetune", [A, B], {B: 0.8}, {B: 0.2})
     found = estimates(Results(find_runs(tmp_path)), "finetune", (A, B))
     assert found.keys() == {"R[1,2]", "R[2,2]", "FWT"}
-
-
-def test_all_scores_are_in_one_tidy_table(tmp_path):
-    invent(tmp_path, "finetune", [A, B], {A: 0.4, B: 0.8}, {A: 0.5, B: 0.2}, seed=13)
-    table = Results(find_runs(tmp_path)).table
-    assert tuple(table.columns) == COLUMNS and len(table) == 2 * 2 * (3 + 7)
-    row = table[(table["tested"] == A) & (table["when"] == "test_before") & (table["metric"] == "happy")].iloc[0]
-    assert row["experiment"] == "finetune" and row["sequence"] == (A, B) and (row["trained"], row["seed"]) == (B, 13)
-    assert row["value"] == 0.5
 
 
 def test_averages_are_over_seeds_within_folds_and_then_over_folds():

@@ -4,26 +4,24 @@ What is there already and was made with the same settings is left alone. The fou
 by side.
 """
 
-import argparse
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
 from utils.demo import corpora, encoders
 from utils.errors import UserError, one_line_errors
 from utils.files import SYNTHETIC_MARKER
-from utils.flags import named_path
+from utils.flags import Parser, between, named_path, positive_int, seed_number
 from utils.methods import KEMDY as CORPORA
 
 
 @one_line_errors
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m utils.demo",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         description="Makes two synthetic corpora in KEMDy's form and two small pretrained encoders, for the demonstration.",
     )
     parser.add_argument("root", type=named_path, help="folder to make them in, such as data/demo")
-    parser.add_argument("--seed", type=int, default=12, help="the same seed makes the same corpora and encoders")
+    parser.add_argument("--seed", type=seed_number, default=12, help="the same seed makes the same corpora and encoders")
     parser.add_argument(
         "--only",
         choices=sorted(corpora.ABLATIONS),
@@ -31,21 +29,17 @@ def main(arguments=None):
         "to ROOT/voice-only, or with the words alone (silent wavs) to ROOT/words-only",
     )
     size = parser.add_argument_group("size")
-    size.add_argument("--sessions", type=int, default=10, help="sessions of each corpus, 1 to 20")
     size.add_argument(
-        "--utterances", type=int, default=90, help="utterances of a KEMDy19 session, 1 to 500; KEMDy20 has half as many again"
+        "--sessions", type=between(int, 1, corpora.MAX_SESSIONS), default=10, help="sessions of each corpus, 1 to 20"
     )
-    size.add_argument("--pretraining_steps", type=int, default=encoders.STEPS, help="steps of each encoder's pretraining")
-    options = parser.parse_args(arguments)
-    if options.seed < 0:
-        parser.error("--seed must not be negative")
-    if not 1 <= options.sessions <= min(corpora.MAX_SESSIONS.values()):
-        parser.error(f"--sessions must be from 1 to {min(corpora.MAX_SESSIONS.values())}")
-    if not 1 <= options.utterances <= corpora.MAX_UTTERANCES:
-        parser.error(f"--utterances must be from 1 to {corpora.MAX_UTTERANCES}")
-    if options.pretraining_steps < 1:
-        parser.error("--pretraining_steps must be at least 1")
-    make(options)
+    size.add_argument(
+        "--utterances",
+        type=between(int, 1, corpora.MAX_UTTERANCES),
+        default=90,
+        help="utterances of a KEMDy19 session, 1 to 500; KEMDy20 has half as many again",
+    )
+    size.add_argument("--pretraining_steps", type=positive_int, default=600, help="steps of each encoder's pretraining")
+    make(parser.parse_args(arguments))
 
 
 def make(options):
@@ -53,44 +47,26 @@ def make(options):
 
     Raises UserError where a folder holds something else, or something made with other settings.
     """
-    root, seed = options.root, options.seed
-    sizes = (seed, options.sessions, options.utterances)
+    root, pretraining = options.root, (options.seed, options.pretraining_steps)
+    sizes = (options.seed, options.sessions, options.utterances)
+    speech, text = (root / "encoders" / kind for kind in ("speech", "text"))
+    acted, free = ((root / name, corpora.describe(name, *sizes), corpora.make_corpus, (name, *sizes)) for name in CORPORA)
     # The longest first, so that two processes end at about the same time.
     jobs = [
-        (
-            root / "encoders" / "speech",
-            encoders.describe("speech", seed, options.pretraining_steps),
-            encoders.make_speech_encoder,
-            (seed, options.pretraining_steps),
-        ),
-        (root / "KEMDy20", corpora.describe("KEMDy20", *sizes), corpora.make_corpus, ("KEMDy20", *sizes)),
-        (root / "KEMDy19", corpora.describe("KEMDy19", *sizes), corpora.make_corpus, ("KEMDy19", *sizes)),
-        (
-            root / "encoders" / "text",
-            encoders.describe("text", seed, options.pretraining_steps),
-            encoders.make_text_encoder,
-            (seed, options.pretraining_steps),
-        ),
+        (speech, encoders.describe("speech", *pretraining), encoders.make_speech_encoder, pretraining),
+        free,
+        acted,
+        (text, encoders.describe("text", *pretraining), encoders.make_text_encoder, pretraining),
     ]
     run([job for job in jobs if is_missing(*job[:2])], processes=2)
     if options.only:
-        jobs = [
-            (
-                root / corpora.ABLATIONS[options.only] / name,
-                corpora.describe_ablated(root / name, options.only),
-                corpora.make_ablated,
-                (root / name, options.only),
-            )
-            for name in CORPORA
-        ]
+        target, of = root / corpora.ABLATIONS[options.only], [(root / name, options.only) for name in CORPORA]
+        jobs = [(target / what[0].name, corpora.describe_ablated(*what), corpora.make_ablated, what) for what in of]
         run([job for job in jobs if is_missing(*job[:2])], processes=1)
 
 
 def is_missing(folder, notice):
-    """Whether `folder` has to be made.
-
-    Says so where it need not. Raises UserError where it holds something else.
-    """
+    """Has `folder` to be made? Raises UserError where it holds something else."""
     if not folder.exists():
         return True
     found = folder / SYNTHETIC_MARKER
@@ -103,11 +79,8 @@ def is_missing(folder, notice):
 
 
 def run(jobs, processes):
-    """Do the jobs (folder, notice, function, arguments), each in a process of its own, and say in one line each what
-    was made.
-    """
-    # A fresh process for each, with one thread: what is made depends neither on what was made before nor on the number
-    # of cores.
+    """Do the jobs (folder, notice, function, arguments) and say in one line each what was made."""
+    # A fresh process for each, with one thread: what is made depends neither on what was made before nor on the cores.
     with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=1) as pool:
         started = [pool.submit(corpora.timed, function, folder, *arguments) for folder, _, function, arguments in jobs]
         try:

@@ -8,9 +8,9 @@ other words (some in common). In both, an emotion shows in the words and in the 
 import _ctypes
 import csv
 import ctypes
-import os
 import shutil
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -57,29 +57,13 @@ VOICES = {
 # points, factor), the base speed in words a minute, and the level of the room's noise beside the voice.
 STYLES = {
     "KEMDy19": {
-        "words": dict(
-            explicit=0.65,
-            exclaim=0.3,
-            filler=0.1,
-            time=0.3,
-            context=0.3,
-            polite=0.3,
-            expressions=slice(0, 15),
-            contexts=slice(0, 18),
-        ),
+        "words": dict(explicit=0.65, exclaim=0.3, filler=0.1, time=0.3, context=0.3, polite=0.3)
+        | dict(expressions=slice(0, 15), contexts=slice(0, 18)),
         "voice": dict(expression=1.0, noise=(6, 8, 0.07), speed=260, room=0.002),
     },
     "KEMDy20": {
-        "words": dict(
-            explicit=0.6,
-            exclaim=0.25,
-            filler=0.35,
-            time=0.3,
-            context=0.35,
-            polite=0.85,
-            expressions=slice(6, 20),
-            contexts=slice(10, 26),
-        ),
+        "words": dict(explicit=0.6, exclaim=0.25, filler=0.35, time=0.3, context=0.35, polite=0.85)
+        | dict(expressions=slice(6, 20), contexts=slice(10, 26)),
         "voice": dict(expression=0.75, noise=(6, 8, 0.09), speed=270, room=0.005),
     },
 }
@@ -100,7 +84,7 @@ DIALOGUES = {
     "KEMDy19": [f"script{i:02d}" for i in range(1, 7)] + [f"impro{i:02d}" for i in range(1, 5)],
     "KEMDy20": [f"script{i:02d}" for i in range(1, 7)],
 }
-MAX_SESSIONS = {"KEMDy19": 20, "KEMDy20": 40}  # of the corpora's own numbering
+MAX_SESSIONS = 20  # of KEMDy19's own numbering
 MAX_UTTERANCES = 500  # of a KEMDy19 session; a dialogue's counter has three digits
 KEMDY20_UTTERANCES = 1.5  # segments of a session, beside KEMDy19's
 
@@ -116,7 +100,7 @@ class Synthesiser:
     RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4  # espeak_PARAMETER in speak_lib.h
     RETURN_SAMPLES, UTF8, FROM_POSITION = 2, 1, 1  # AUDIO_OUTPUT_SYNCHRONOUS, espeakCHARS_UTF8, POS_CHARACTER
 
-    def __init__(self, seed=0):
+    def __init__(self, seed):
         self.seed = seed
 
     def __enter__(self):
@@ -142,24 +126,16 @@ class Synthesiser:
             self.chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    def say(self, text, voice, pitch=50.0, pitch_range=50.0, speed=175.0):
-        """`text` as float32 (samples,) at 16 kHz, scaled to a root mean square of 1.
-
-        Pitch and its range 0 to 100, speed in words a minute.
-        """
+    def say(self, text, voice, pitch, pitch_range, speed):
+        """`text` scaled to a root mean square of 1; pitch and its range 0 to 100, speed in words a minute."""
         import torch
         from torchaudio.functional import resample
 
         if self.library.espeak_SetVoiceByName(f"ko+{voice}".encode()):
             raise UserError(f"espeak-ng has no voice ko+{voice}")
-        settings = (
-            (self.RATE, speed, 80, 450),
-            (self.VOLUME, 80, 0, 200),
-            (self.PITCH, pitch, 0, 99),
-            (self.RANGE, pitch_range, 0, 99),
-        )
-        for parameter, value, low, high in settings:
-            self.library.espeak_SetParameter(parameter, int(min(max(round(value), low), high)), 0)
+        settings = {self.RATE: (speed, 80, 450), self.VOLUME: (80, 0, 200), self.PITCH: (pitch, 0, 99)}
+        for parameter, (value, low, high) in (settings | {self.RANGE: (pitch_range, 0, 99)}).items():
+            self.library.espeak_SetParameter(parameter, int(np.clip(round(value), low, high)), 0)
         encoded = text.encode() + b"\0"
         self.chunks.clear()
         if self.library.espeak_Synth(encoded, len(encoded), 0, self.FROM_POSITION, 0, self.UTF8, None, None):
@@ -170,9 +146,7 @@ class Synthesiser:
 
 
 def draw_speaker(rng, voices, sex):
-    """A speaker: an espeak-ng variant with a base pitch and range (points of 100) and a speed (factor) of his or her
-    own.
-    """
+    """A speaker: an espeak-ng variant with a base pitch and range (points of 100) and a speed (factor) of his or her own."""
     return {
         "voice": voices[sex][rng.integers(len(voices[sex]))],
         "pitch": 45 + rng.normal(0, 5),
@@ -182,9 +156,7 @@ def draw_speaker(rng, voices, sex):
 
 
 def speak(rng, synthesiser, text, speaker, emotion, style):
-    """`text` in the speaker's voice, coloured by the emotion: int16 (samples,) at 16 kHz, with room noise and a short
-    silence at both ends.
-    """
+    """`text` in the speaker's voice, coloured by the emotion: int16 (samples,) at 16 kHz, silent for a moment at both ends."""
     pitch, pitch_range, speed, loudness = PROSODY[emotion]
     share, (pitch_noise, range_noise, speed_noise) = style["expression"], style["noise"]
     voice = synthesiser.say(
@@ -206,21 +178,14 @@ def speak(rng, synthesiser, text, speaker, emotion, style):
     return np.clip(32768 * level * (voice + noise), -32768, 32767).astype(np.int16)
 
 
-def make_corpus(folder, name, seed=12, sessions=10, utterances=90):
-    """Make the corpus `name` (KEMDy19 or KEMDy20) in `folder`, which must not exist; returns its size in words.
+def make_corpus(folder, name, seed, sessions, utterances):
+    """Make the corpus `name` (KEMDy19 or KEMDy20) in `folder`; returns its size in words.
 
     `utterances` is the number of segments with one label in a KEMDy19 session; KEMDy20 has half as many again. The same
-    seed and sizes give the same bytes. It is built beside `folder` and renamed, so that what an interruption leaves is
-    not mistaken for a corpus. Raises ValueError for a size or a seed that cannot be, UserError where `folder`
-    exists.
+    seed and sizes give the same bytes.
     """
     from tqdm import tqdm
 
-    folder = Path(folder)
-    if not 1 <= sessions <= MAX_SESSIONS[name]:
-        raise ValueError(f"{name} has from 1 to {MAX_SESSIONS[name]} sessions, not {sessions}")
-    if not 1 <= utterances <= MAX_UTTERANCES:
-        raise ValueError(f"a session has from 1 to {MAX_UTTERANCES} utterances, not {utterances}")
     rng = np.random.default_rng([seed, list(VOICES).index(name)])
     rows = 0
     with unfinished(folder) as unfinished_folder, Synthesiser(seed) as synthesiser:
@@ -246,33 +211,21 @@ def write_notice(folder, line):
     (folder / SYNTHETIC_MARKER).write_text(line + "\n", encoding="utf-8")
 
 
-class unfinished:
-    """Context manager: an empty folder beside `folder`, renamed to it when the block ends without an exception, else
-    removed.
-    """
-
-    def __init__(self, folder):
-        self.folder = Path(folder)
-        self.temporary = self.folder.with_name(f".{self.folder.name}.unfinished")
-
-    def __enter__(self):
-        if self.folder.exists():
-            raise UserError(f"{self.folder} exists already: delete it to have it made anew")
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        self.temporary.mkdir(parents=True)
-        return self.temporary
-
-    def __exit__(self, kind, *_):
-        if kind is None:
-            os.rename(self.temporary, self.folder)
-        else:
-            shutil.rmtree(self.temporary, ignore_errors=True)
+@contextmanager
+def unfinished(folder):
+    """An empty folder beside `folder`, renamed to it at the end: what an interruption leaves is not mistaken for a corpus."""
+    temporary = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def draw_session(rng, name, session, sessions, utterances):
-    """The segments of a session in order: a list of dicts with id, speaker (letter), labels, voice and word emotion,
-    text and transcript.
-    """
+    """The segments of a session in order, a dict each."""
     total = utterances if name == "KEMDy19" else round(KEMDY20_UTTERANCES * utterances)
     prior = np.array([PRIORS[name][emotion] for emotion in EMOTIONS])
     if name == "KEMDy19":  # actors cover the emotions evenly
@@ -298,19 +251,12 @@ def draw_session(rng, name, session, sessions, utterances):
         tag = people[turn][0]
         number = counters[dialogue, tag] = counters.get((dialogue, tag), 0) + 1
         separator = "" if name == "KEMDy19" else "_"
-        text = compose(rng, emotions[-1], STYLES[name]["words"])
-        segments.append(
-            {
-                "id": f"Sess{session:02d}_{dialogue}_{tag}{separator}{number:03d}",
-                "dialogue": dialogue,
-                "letter": people[turn][1],
-                "speaker": speakers[turn],
-                "labels": emotions,
-                "voice_emotion": emotions[0],
-                "text": text,
-                "transcript": transcribe(rng, text),
-            }
-        )
+        segment = {"id": f"Sess{session:02d}_{dialogue}_{tag}{separator}{number:03d}", "dialogue": dialogue, "labels": emotions}
+        segment |= {"letter": people[turn][1], "speaker": speakers[turn]}
+        # Where raters are split, the voice has the first of the labels and the words the last.
+        segment["text"] = compose(rng, emotions[-1], STYLES[name]["words"])
+        segment["transcript"] = transcribe(rng, segment["text"])
+        segments.append(segment)
     return segments
 
 
@@ -336,7 +282,7 @@ def write_wavs(rng, name, folder, session, segments, synthesiser):
         if name == "KEMDy19":
             place /= f"Sess{session:02d}_{segment['dialogue']}"
         place.mkdir(parents=True, exist_ok=True)
-        samples = speak(rng, synthesiser, segment["text"], segment["speaker"], segment["voice_emotion"], STYLES[name]["voice"])
+        samples = speak(rng, synthesiser, segment["text"], segment["speaker"], segment["labels"][0], STYLES[name]["voice"])
         soundfile.write(place / f"{segment['id']}.wav", samples, SAMPLE_RATE, subtype="PCM_16")
         encoding = "utf-8" if name == "KEMDy19" else "cp949"
         (place / f"{segment['id']}.txt").write_bytes(f"{segment['transcript']}\n".encode(encoding))
@@ -346,9 +292,7 @@ def write_wavs(rng, name, folder, session, segments, synthesiser):
 
 
 def write_annotation(rng, name, folder, session, segments):
-    """The session's annotation: an F and an M file of 43 columns, both with all segments (KEMDy19), or one of 37
-    columns (KEMDy20).
-    """
+    """The session's annotation: an F and an M file of 43 columns, both with all segments (KEMDy19), or one of 37 columns."""
     raters = RATERS[name][session % len(RATERS[name])].split()
     if name == "KEMDy20":
         header = ["Numb", "WAV", " ", "Segment ID"], [" ", "start", "end", " "]
@@ -402,11 +346,7 @@ def write_csv(path, header, raters, rows, blank):
 
 
 def make_ablated(folder, corpus, only):
-    """Copy `corpus` to `folder` with empty transcripts (`only` = "voice") or with silence of the same length (`only` =
-    "words"); returns which.
-
-    Raises UserError where `folder` exists.
-    """
+    """Copy `corpus` to `folder` with empty transcripts (`only` = "voice") or silence of the same length ("words")."""
     import soundfile
 
     with unfinished(folder) as unfinished_folder:
@@ -420,7 +360,7 @@ def make_ablated(folder, corpus, only):
                 shutil.copyfile(source, target)
 
         for part in ("annotation", "wav"):
-            shutil.copytree(Path(corpus) / part, unfinished_folder / part, copy_function=copy)
+            shutil.copytree(corpus / part, unfinished_folder / part, copy_function=copy)
         write_notice(unfinished_folder, describe_ablated(corpus, only))
     return f"{only} alone"
 
@@ -428,7 +368,7 @@ def make_ablated(folder, corpus, only):
 def describe_ablated(corpus, only):
     """The line of an ablated copy's SYNTHETIC file."""
     removed = {"voice": "without its words (empty transcripts)", "words": "without its voice (silent wavs)"}[only]
-    return f"{(Path(corpus) / SYNTHETIC_MARKER).read_text(encoding='utf-8').strip()} This copy is {removed}."
+    return f"{(corpus / SYNTHETIC_MARKER).read_text(encoding='utf-8').strip()} This copy is {removed}."
 
 
 def timed(function, folder, *arguments):

@@ -6,7 +6,6 @@ short passages that keep one mood, as real texts do; the mood itself is never sh
 """
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
@@ -16,34 +15,13 @@ from utils.demo.corpora import VOICES, Synthesiser, draw_speaker, speak, unfinis
 from utils.demo.sentences import compose
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-ENDINGS = (
-    "더라고요",
-    "더라고",
-    "예요",
-    "이에요",
-    "어요",
-    "아요",
-    "해요",
-    "요",
-    "는데",
-    "어",
-    "아",
-    "을",
-    "를",
-    "이",
-    "가",
-    "은",
-    "는",
-    "도",
-    "에",
-)
+ENDINGS = tuple("더라고요 더라고 예요 이에요 어요 아요 해요 요 는데 어 아 을 를 이 가 은 는 도 에".split())
 # Everyone's way of speaking at once, so that neither corpus is favoured.
 UNLABELLED_WORDS = dict(
     explicit=0.85, exclaim=0.3, filler=0.2, time=0.3, context=0.3, polite=0.5, expressions=slice(None), contexts=slice(None)
 )
 UNLABELLED_VOICE = dict(expression=0.9, noise=(7, 9, 0.08), speed=270, room=0.005)
 PASSAGES, CLIPS = 4000, 1500
-STEPS = 600
 
 
 def draw_passages(rng, count):
@@ -53,9 +31,7 @@ def draw_passages(rng, count):
 
 
 def build_vocabulary(sentences, frequent=8):
-    """A WordPiece vocabulary (list of str) from sentences: special tokens, syllables, frequent words and their endings.
-    Sorted, so repeatable.
-    """
+    """A WordPiece vocabulary (list of str): special tokens, syllables, frequent words and their endings, sorted."""
     words = Counter(word for sentence in sentences for word in sentence.split())
     pieces = Counter()
     for word, count in words.items():
@@ -85,30 +61,25 @@ def save_tokenizer(vocabulary, folder):
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+        special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
+        **{f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS},
         model_max_length=256,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
     tokenizer.save_pretrained(folder)
-    (Path(folder) / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     return tokenizer
 
 
-def make_text_encoder(folder, seed=12, steps=STEPS):
-    """Pretrain a small BERT and save it, with its tokenizer, to `folder`.
+def make_text_encoder(folder, seed, steps):
+    """Pretrain a small BERT and save it, with its tokenizer, to `folder`; returns the last tenth's mean losses in words.
 
-    Returns the mean losses of the last tenth of the steps in words. Two objectives: masked words, and telling from the
-    pooled output which two halves of a passage belong together (in the place of BERT's next-sentence prediction, so
-    that the pooler, which adapters leave frozen, says something of the whole sentence). Raises UserError where
-    `folder` exists.
+    Two objectives: masked words, and telling from the pooled output which two halves of a passage belong together (in the
+    place of BERT's next-sentence prediction, so that the pooler, which adapters leave frozen, says something of the whole
+    sentence).
     """
     import torch
     from torch.nn.functional import cross_entropy, normalize
@@ -120,18 +91,9 @@ def make_text_encoder(folder, seed=12, steps=STEPS):
     passages = draw_passages(rng, PASSAGES)
     with unfinished(folder) as unfinished_folder:
         tokenizer = save_tokenizer(build_vocabulary([s for passage in passages for s in passage]), unfinished_folder)
-        config = BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=192,
-            max_position_embeddings=256,
-            pad_token_id=tokenizer.pad_token_id,
-            initializer_range=0.05,
-            attention_probs_dropout_prob=0.0,
-        )
-        model = BertModel(config).train()
+        size = dict(hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192)
+        size |= dict(vocab_size=len(tokenizer), max_position_embeddings=256, pad_token_id=tokenizer.pad_token_id)
+        model = BertModel(BertConfig(**size, initializer_range=0.05, attention_probs_dropout_prob=0.0)).train()
         head = torch.nn.Sequential(torch.nn.Linear(96, 96), torch.nn.GELU(), torch.nn.LayerNorm(96))
         bias = torch.nn.Parameter(torch.zeros(len(tokenizer)))
         scale = torch.nn.Parameter(torch.tensor(1.5))
@@ -182,9 +144,7 @@ def step(optimizer, schedule, loss, model):
 
 
 def draw_clips(rng, seed, count):
-    """Unlabelled speech: `count` clips of float32 (samples,), zero mean and unit variance, by 40 speakers that no
-    corpus has.
-    """
+    """Unlabelled speech: `count` clips of float32 (samples,), zero mean and unit variance, by 40 speakers of no corpus."""
     from tqdm import tqdm
 
     speakers = [draw_speaker(rng, VOICES["unlabelled"], "FM"[i % 2]) for i in range(40)]
@@ -211,62 +171,31 @@ def spectrum(clips, hop):
     return torch.log(torch.cat([power[..., 3:51], power @ mel], dim=-1) + 1)
 
 
-def make_speech_encoder(folder, seed=12, steps=STEPS):
-    """Pretrain a small wav2vec2 and save it to `folder`.
+def make_speech_encoder(folder, seed, steps):
+    """Pretrain a small wav2vec2 and save it to `folder`; returns the mean loss of the last tenth of the steps in words.
 
-    Returns the mean loss of the last tenth of the steps in words.
-
-    Objective: the log spectrum of every frame, about a quarter of which are masked in the input. Raises UserError where
-    `folder` exists.
+    Objective: the log spectrum of every frame, about a quarter of which are masked in the input.
     """
     import torch
     from tqdm import tqdm
-    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+    from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
     rng = np.random.default_rng([seed, 11])
     torch.manual_seed(seed)
     with unfinished(folder) as unfinished_folder:
-        config = Wav2Vec2Config(
-            vocab_size=32,
-            hidden_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=192,
-            feat_extract_norm="group",
-            conv_dim=(24, 48, 96),
-            conv_kernel=(20, 8, 8),
-            conv_stride=(10, 8, 8),
-            num_feat_extract_layers=3,
-            num_conv_pos_embeddings=16,
-            num_conv_pos_embedding_groups=4,
-            layerdrop=0.0,
-            hidden_dropout=0.0,
-            attention_dropout=0.0,
-            activation_dropout=0.0,
-            # SpecAugment: a clip has some 40 frames of 40 ms.
-            feat_proj_dropout=0.0,
-            mask_time_prob=0.05,
-            mask_time_length=4,
-            mask_time_min_masks=0,
-            mask_feature_prob=0.0,
-        )
-        hop = int(np.prod(config.conv_stride))
-        model = Wav2Vec2Model(config).train()
+        model = Wav2Vec2Model(speech_config()).train()
+        hop = int(np.prod(model.config.conv_stride))
         clips = draw_clips(rng, seed, max(32, min(CLIPS, steps * 24)))
         frames = torch.cat([spectrum(torch.from_numpy(clip)[None], hop)[0] for clip in clips[:200]])
         mean, deviation = frames.mean(0), frames.std(0)
-        head = torch.nn.Linear(config.hidden_size, len(mean))
+        head = torch.nn.Linear(model.config.hidden_size, len(mean))
         optimizer, schedule = optimise([*model.parameters(), *head.parameters()], 2e-3, steps)
         losses = []
         for _ in (bar := tqdm(range(steps), desc="speech encoder", leave=False, disable=None)):
-            # Equal lengths and no padding: the first layer normalises over time.
-            chosen = [clips[i] for i in rng.choice(len(clips), 24)]
-            length = min(SAMPLE_RATE, min(len(clip) for clip in chosen))
-            starts = [rng.integers(len(clip) - length + 1) for clip in chosen]
-            batch = torch.from_numpy(np.stack([clip[i : i + length] for clip, i in zip(chosen, starts)]))
-            count = int(model._get_feat_extract_output_lengths(length))
+            batch = draw_batch(rng, clips)
+            count = int(model._get_feat_extract_output_lengths(batch.shape[1]))
             target = ((spectrum(batch, hop) - mean) / deviation)[:, :count]
-            masked = torch.zeros(len(chosen), count, dtype=torch.bool)
+            masked = torch.zeros(len(batch), count, dtype=torch.bool)
             for row in masked:
                 for start in rng.integers(count - 1, size=max(1, round(0.15 * count))):
                     row[start : start + 2] = True
@@ -281,6 +210,29 @@ def make_speech_encoder(folder, seed=12, steps=STEPS):
     return summary
 
 
+def speech_config():
+    """A wav2vec2 with frames of 40 ms and without dropout."""
+    from transformers import Wav2Vec2Config
+
+    size = dict(vocab_size=32, hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192)
+    convolutions = dict(conv_dim=(24, 48, 96), conv_kernel=(20, 8, 8), conv_stride=(10, 8, 8), num_feat_extract_layers=3)
+    positions = dict(num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, feat_extract_norm="group")
+    dropout = dict.fromkeys(("layerdrop", *(f"{of}_dropout" for of in ("hidden", "attention", "activation", "feat_proj"))), 0.0)
+    # SpecAugment: a clip has some 40 frames.
+    augmentation = dict(mask_time_prob=0.05, mask_time_length=4, mask_time_min_masks=0, mask_feature_prob=0.0)
+    return Wav2Vec2Config(**size, **convolutions, **positions, **dropout, **augmentation)
+
+
+def draw_batch(rng, clips):
+    """24 clips cut to one length, (24, samples): the first layer normalises over time, so that padding would count."""
+    import torch
+
+    chosen = [clips[i] for i in rng.choice(len(clips), 24)]
+    length = min(SAMPLE_RATE, min(len(clip) for clip in chosen))
+    starts = [rng.integers(len(clip) - length + 1) for clip in chosen]
+    return torch.from_numpy(np.stack([clip[i : i + length] for clip, i in zip(chosen, starts)]))
+
+
 def describe(kind, seed, steps):
     """The line of an encoder's SYNTHETIC file: what it is, and the settings that make it again."""
     return f"This {kind} encoder was trained on synthesised material only, for a demonstration (seed {seed}, {steps} steps)."
@@ -290,14 +242,12 @@ def save(model, folder, kind, seed, steps, losses):
     """Write the model, its card and its SYNTHETIC file."""
     from transformers.utils import logging
 
-    name, objective, material = {
-        "text": (
-            "BERT",
-            "masked words, and which two halves of a passage belong together",
-            "short Korean sentences made from parts by chance",
-        ),
-        "speech": ("wav2vec2", "the log spectrum of frames, a quarter of them masked", "such sentences spoken by espeak-ng"),
-    }[kind]
+    if kind == "text":
+        name, material = "BERT", "short Korean sentences made from parts by chance"
+        objective = "masked words, and which two halves of a passage belong together"
+    else:
+        name, material = "wav2vec2", "such sentences spoken by espeak-ng"
+        objective = "the log spectrum of frames, a quarter of them masked"
     logging.disable_progress_bar()
     model.eval().save_pretrained(folder)
     logging.enable_progress_bar()

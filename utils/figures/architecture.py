@@ -50,8 +50,8 @@ def model_of(results):
     Raises:
         CannotDraw: if the configuration of an encoder is not to be had.
     """
-    configs_of_runs = (run.config for run in (results.runs if results else ()))
-    real = next((config for config in configs_of_runs if config["model"] == "adapter" and not config["synthetic"]), None)
+    of_runs = (run.config for run in (results.runs if results else ()))
+    real = next((config for config in of_runs if config["model"] == "adapter" and not config["synthetic"]), None)
     if real is None:
         names, configs, size, classes = ("KoBERT", "wav2vec2-base"), (BertConfig(vocab_size=8002), Wav2Vec2Config()), 64, 7
     else:
@@ -185,20 +185,15 @@ def draw_storage(results):
     own = count_parameters(model, trained_only=True)
     frozen = count_parameters(model) - own
     figure, axes = subplots(1, 1, COLUMN, 2.5)
-    lines = (
-        ([whole * tasks for tasks in TASKS], METHODS["task_a"].colour, "o", f"a whole model a task ({short(whole)} each)"),
-        (
-            [frozen + own * tasks for tasks in TASKS],
-            METHODS["adapter"].colour,
-            "s",
-            f"frozen encoders ({short(frozen)}) and\nadapters a task ({short(own)} each)",
-        ),
-    )
-    for counts, colour, marker, name in lines:
-        axes.plot(TASKS, [count / 1e6 for count in counts], marker=marker, markersize=3, color=colour, label=name)
-        axes.annotate(
-            short(counts[-1]), (TASKS[-1], counts[-1] / 1e6), (0, 4), textcoords="offset points", ha="center", fontsize=SMALL
-        )
+    of_adapters = f"frozen encoders ({short(frozen)}) and\nadapters a task ({short(own)} each)"
+    for once, each, method, marker, name in (
+        (0, whole, "task_a", "o", f"a whole model a task ({short(whole)} each)"),
+        (frozen, own, "adapter", "s", of_adapters),
+    ):
+        millions = [(once + each * tasks) / 1e6 for tasks in TASKS]
+        axes.plot(TASKS, millions, marker=marker, markersize=3, color=METHODS[method].colour, label=name)
+        end, place = short(once + each * TASKS[-1]), (TASKS[-1], millions[-1])
+        axes.annotate(end, place, (0, 4), textcoords="offset points", ha="center", fontsize=SMALL)
     axes.set_xticks(TASKS)
     axes.set_ylim(0, None)
     axes.margins(y=0.12)
@@ -212,7 +207,6 @@ def short(count):
     """A count as 1,868 M, 13.2 M, 1.8 k or 512."""
     if count >= 1e9:
         return f"{count / 1e6:,.0f} M"
-    for unit, name in ((1e6, "M"), (1e3, "k")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return str(count)
+    if count >= 1e6:
+        return f"{count / 1e6:.1f} M"
+    return f"{count / 1e3:.1f} k" if count >= 1e3 else str(count)

@@ -1,32 +1,17 @@
 """Learning curves over all tasks of a sequence."""
 
+from itertools import cycle, islice
+
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from utils.figures.style import (
-    BLACK,
-    BLUE,
-    COLUMN,
-    FURTHER,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SMALL,
-    VERMILION,
-    CannotDraw,
-    legend_below,
-    over,
-    subplots,
-)
+from utils.figures.style import COLUMN, GREY, SMALL, TASK_COLOURS, CannotDraw, legend_below, over, subplots
 from utils.files import HISTORY
 from utils.methods import ALONE, START
 from utils.results import METRIC_TITLES
 
 SHOWN = ("f1_weighted", "f1_macro", "loss")
 TITLES = METRIC_TITLES | {"loss": "cross-entropy"}
-# Of the first task, the second, and so on.
-COLOURS = BLUE, VERMILION, GREEN, ORANGE, PURPLE, BLACK, *FURTHER
 
 
 def draw_curves(results, row, orders):
@@ -49,7 +34,7 @@ def draw_curves(results, row, orders):
     for panel, quantity in zip(panels[:, 0], SHOWN):
         panel.set_ylabel(TITLES[quantity])
     names = ("first task", "second task") if len(orders[0]) == 2 else orders[0]
-    handles = [Line2D([], [], color=COLOURS[index % len(COLOURS)], label=name) for index, name in enumerate(names)]
+    handles = [Line2D([], [], color=colour, label=name) for colour, name in zip(cycle(TASK_COLOURS), names)]
     handles.append(Line2D([], [], color=GREY, linestyle=":", label="in training"))
     starts = "second task starts" if len(names) == 2 else "next task starts"
     handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.8, label=starts))
@@ -59,19 +44,18 @@ def draw_curves(results, row, orders):
 
 def stages(results, row, order):
     """history.csv of the runs that learned each task of ``order``, a table a task (see ``histories``)."""
-    alone = results.method(row).how == ALONE
-    tables = [histories(results, row if alone else START, order[:1])]
-    for length in range(2, len(order) + 1):
-        tables.append(histories(results, row, order[length - 1 : length] if alone else order[:length]))
-    return tables
+    if results.method(row).how == ALONE:
+        return [histories(results, row, (task,)) for task in order]
+    later = [histories(results, row, order[:length]) for length in range(2, len(order) + 1)]
+    return [histories(results, START, order[:1]), *later]
 
 
 def _draw_column(panel, results, row, order, tables, quantity):
-    border = 0
+    border, colours = 0, list(islice(cycle(TASK_COLOURS), len(order)))
     for index, table in enumerate(tables):
         end = border + (int(table["epoch"].max()) if len(table) else 0)
-        for earlier, task in enumerate(order[: index + 1]):
-            column, colour = f"{task}_valid_{quantity}", COLOURS[earlier % len(COLOURS)]
+        for earlier, (task, colour) in enumerate(zip(order[: index + 1], colours)):
+            column = f"{task}_valid_{quantity}"
             if earlier < index and results.method(row).how == ALONE:
                 if len(tables[earlier]) and len(table):
                     # No later task changes the model of this one: it stays at its best epoch.
@@ -80,7 +64,7 @@ def _draw_column(panel, results, row, order, tables, quantity):
             else:
                 _draw(panel, table, column, border, colour)
         if quantity == "loss":
-            _draw(panel, table, "train_loss", border, COLOURS[index % len(COLOURS)], ":")
+            _draw(panel, table, "train_loss", border, colours[index], ":")
         if border:
             panel.axvline(border, color=GREY, linestyle="--", linewidth=0.8, zorder=0)
         border = end
@@ -92,14 +76,11 @@ def histories(results, row, sequence):
     Raises:
         CannotDraw: if one cannot be read.
     """
-    tables = []
-    for run in results.of_row(row):
-        if run.sequence == tuple(sequence):
-            try:
-                table = pd.read_csv(run.path / HISTORY)
-            except (OSError, ValueError) as error:
-                raise CannotDraw(f"{run.path / HISTORY} cannot be read ({error})") from None
-            tables.append(table.assign(fold=run.key[0], seed=run.key[1]))
+    runs = [run for run in results.of_row(row) if run.sequence == tuple(sequence)]
+    try:
+        tables = [pd.read_csv(run.path / HISTORY).assign(fold=run.key[0], seed=run.key[1]) for run in runs]
+    except (OSError, ValueError) as error:
+        raise CannotDraw(f"{HISTORY} of {row} cannot be read ({error})") from None
     return pd.concat(tables) if tables else pd.DataFrame()
 
 

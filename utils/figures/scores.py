@@ -36,6 +36,9 @@ BEFORE, AFTER = BLUE, VERMILION
 ABREAST = 4
 
 
+NOTHING = "no run that learned one task after another"
+
+
 def earlier_tasks(orders):
     """(order, index from 1) of every task that others follow."""
     return [(order, index) for order in orders for index in range(1, len(order))]
@@ -58,7 +61,7 @@ def draw_forgetting(results, orders):
         text = f"{order[0]},\nthen {order[1]}" if len(order) == 2 else f"on {order[index - 1]}"
         panel_row[0].set_ylabel(text, fontsize=SMALL)
     if not any(panel.patches for panel in panels.flat):
-        raise CannotDraw("no run that learned one task after another")
+        raise CannotDraw(NOTHING)
     for panel, metric in zip(panels[-1], SHOWN):
         panel.set_xlabel(METRIC_TITLES[metric] + ("\non the first corpus" if len(orders[0]) == 2 else ""))
     panels[0, 0].set_yticks(range(len(rows)), map(label, rows))
@@ -81,25 +84,17 @@ def _forgetting_panel(panel, results, rows, order, index, metric):
             estimate = over_folds(matrix[at])
             if estimate is None:
                 continue
-            panel.barh(
-                position + offset, estimate.mean, 0.38, color=colour, xerr=estimate.std, error_kw={"lw": 0.8, "capsize": 1.5}
-            )
+            mean, std, y = estimate.mean, estimate.std or 0, position + offset
+            panel.barh(y, mean, 0.38, color=colour, xerr=estimate.std, error_kw={"lw": 0.8, "capsize": 1.5})
             # In the bar where it has room, else behind its error bar.
-            std = estimate.std or 0
-            inside = estimate.mean - std > 0.25 or estimate.mean + std > 0.75
-            place = 0.02 if inside else estimate.mean + std + 0.03
-            text_colour = "white" if inside else "black"
-            panel.text(place, position + offset, f"{estimate.mean:.2f}", va="center", color=text_colour, fontsize=SMALL)
+            x, text_colour = (0.02, "white") if mean - std > 0.25 or mean + std > 0.75 else (mean + std + 0.03, "black")
+            panel.text(x, y, f"{mean:.2f}", va="center", color=text_colour, fontsize=SMALL)
     panel.set_xlim(0, 1)
     panel.set_xticks((0, 0.5, 1), ("0", ".5", "1"))
 
 
 def _references(results):
-    """Lines across the bars: START's score, that of the first row that learns task after task, and the majority class's.
-
-    Returns:
-        [(row or None, colour, line style, name)].
-    """
+    """START's score, that of the first SEQUENCE row and the majority class's: [(row or None, colour, line style, name)]."""
     rows = {START: label(START)} if results.of_row(START) else {}
     rows |= {row: f"{label(row)}, after" for row in results.rows_that(lambda method: method.how == SEQUENCE)[:1]}
     colours = row_styles(rows)
@@ -134,18 +129,16 @@ def draw_confusion(results, rows=None, task=None):
     told = results.rows_that(lambda method: method.told_task, results.learners)
     rows = rows or (told if len(told) > 1 else results.rows)[:2]
     matrices = [_pooled(results, row, task) for row in rows]
-    labels = [name for name in dict.fromkeys(name for counts, _ in matrices for pair in counts for name in pair)]
-    labels = [name for name in labels if any(name in pair and n for counts, _ in matrices for pair, n in counts.items())]
+    every = dict.fromkeys(name for counts, _ in matrices for pair in counts for name in pair)
+    labels = [name for name in every if any(name in pair and n for counts, _ in matrices for pair, n in counts.items())]
     figure, panels = subplots(1, len(rows), PAGE, max(2.6, 1.3 + 0.35 * len(labels)), sharey=True, squeeze=False)
     for panel, row, (pooled, runs) in zip(panels[0], rows, matrices):
         counts = np.array([[pooled[true, predicted] for predicted in labels] for true in labels])
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (at, column), share in np.ndenumerate(shares):
-            panel.text(
-                column, at, f"{100 * share:.0f} %\n{counts[at, column]:,}", ha="center", va="center", fontsize=SMALL,
-                color="white" if share > 0.5 else "black", linespacing=0.95,
-            )  # fmt: skip
+            text, colour = f"{100 * share:.0f} %\n{counts[at, column]:,}", "white" if share > 0.5 else "black"
+            panel.text(column, at, text, ha="center", va="center", fontsize=SMALL, color=colour, linespacing=0.95)
         panel.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
         panel.set_yticks(range(len(labels)), labels)
         panel.tick_params(length=0)
@@ -179,20 +172,19 @@ def draw_emotions(results, orders):
     columns = min(len(rows), ABREAST)
     lines = [(order, index, rows[at : at + ABREAST]) for order, index in tasks for at in range(0, len(rows), ABREAST)]
     if not lines:
-        raise CannotDraw("no run that learned one task after another")
+        raise CannotDraw(NOTHING)
     figure, panels = subplots(len(lines), columns, PAGE, 0.3 + 2.3 * len(lines), sharex=True, sharey=True, squeeze=False)
-    drawn = False
     for panel_row, (order, index, names) in zip(panels, lines):
         for panel, row in zip(panel_row, names):
-            drawn = _slopes(panel, results, row, order, index) or drawn
+            _slopes(panel, results, row, order, index)
             panel.set_title(label(row).replace("\n", " "))
         for panel in panel_row[len(names) :]:
             panel.axis("off")
         task = order[index - 1]
         after = f"before and after {order[1]}" if len(order) == 2 else f"when learned and after {order[-1]}"
         panel_row[0].set_ylabel(f"F1 on {task}\n{after}")
-    if not drawn:
-        raise CannotDraw("no run that learned one task after another")
+    if not any(panel.lines for panel in panels.flat):
+        raise CannotDraw(NOTHING)
     text = f"{_order_of(orders)}means over {over(results.of_row(*rows))}; their standard deviations are in the tables"
     figure.supxlabel(text, fontsize=SMALL)
     panels[0, 0].set_xlim(-0.12, 1.0 + 0.34 * columns)
@@ -202,7 +194,7 @@ def draw_emotions(results, orders):
 
 
 def _slopes(panel, results, row, order, index):
-    """Draw a line a class from its F1 when the task was learned to that after the last one. Was there any?"""
+    """Draw a line a class from its F1 when the task was learned to that after the last one."""
     labels, ends = results.labels(order[index - 1]), {}
     colours = label_colours(dict.fromkeys(name for task in results.tasks for name in results.labels(task)))
     for name in labels:
@@ -213,7 +205,6 @@ def _slopes(panel, results, row, order, index):
             ends[name] = after.mean
     for (name, score), height in zip(ends.items(), spread(list(ends.values()), 0.068)):
         panel.text(1.07, height, f"{name} {score:.2f}", color=colours[name], va="center", fontsize=SMALL)
-    return bool(ends)
 
 
 def spread(values, gap):
@@ -227,8 +218,7 @@ def spread(values, gap):
             break
         for index in np.flatnonzero(overlap > 1e-9):
             move = max(gap - (positions[index + 1] - positions[index]), 0) / 2
-            positions[index] -= move
-            positions[index + 1] += move
+            positions[index : index + 2] += -move, move
     positions -= max(positions.max(initial=0) - (1 - gap / 2), 0)
     positions += max(gap / 2 - positions.min(initial=1), 0)
     result = np.empty_like(positions)
@@ -247,10 +237,9 @@ def _label_points(panel, values, x, y):
         else:
             groups.append(([name], np.array(point)))
     for number, (names, point) in enumerate(groups):
-        panel.annotate(
-            ", ".join(names), point, (4, -10 if number % 2 else 4), textcoords="offset points", fontsize=SMALL, zorder=4,
-            path_effects=[withStroke(linewidth=2, foreground="white")],
-        )  # fmt: skip
+        text, offset = ", ".join(names), (4, -10 if number % 2 else 4)
+        halo = [withStroke(linewidth=2, foreground="white")]
+        panel.annotate(text, point, offset, textcoords="offset points", fontsize=SMALL, zorder=4, path_effects=halo)
 
 
 def short_number(value):
@@ -267,40 +256,37 @@ def draw_lambda(results, orders):
     Of several old tasks it is the mean of their scores.
     """
     figure, panels = subplots(len(SHOWN), len(orders), COLUMN, 3.9, squeeze=False)
-    styles, runs = row_styles(results.baselines), []
+    styles, estimates = row_styles(results.baselines), []
     for panel_row, metric in zip(panels, SHOWN):
         for panel, order in zip(panel_row, orders):
             curve, others = lambda_curve(results, order, metric)
             if not curve:
                 panel.axis("off")
                 continue
-            old, new = zip(*(_old_and_new(estimates) for estimates in curve.values()))
-            panel.errorbar(
-                *([mean for mean, _ in points] for points in (old, new)), [std for _, std in new], [std for _, std in old],
-                fmt="o-", color=METHODS["ewc"].colour, markersize=3, elinewidth=0.5, ecolor="#E8C98A", zorder=1,
-            )  # fmt: skip
+            x, x_std, y, y_std = zip(*map(_old_and_new, curve.values()))
+            look = {"color": METHODS["ewc"].colour, "markersize": 3, "elinewidth": 0.5, "ecolor": "#E8C98A", "zorder": 1}
+            panel.errorbar(x, y, y_std, x_std, fmt="o-", **look)
             panel.margins(0.25)
-            _label_points(panel, list(curve), *([mean for mean, _ in points] for points in (old, new)))
-            for row, estimates in others.items():
-                (x, _), (y, _) = _old_and_new(estimates)
+            _label_points(panel, list(curve), x, y)
+            for row, of in others.items():
+                x, _, y, _ = _old_and_new(of)
                 panel.plot(x, y, styles[row][1], color=styles[row][0], markersize=4.5, zorder=3)
             panel.set_xlabel(f"{order[0]} (old)" if len(order) == 2 else "mean of the old tasks", labelpad=2)
             panel.set_ylabel(f"{order[-1]} (new)", labelpad=2)
             panel.set_title(METRIC_TITLES[metric])
-            runs.append(next(iter(curve.values()))[0])
-    if not runs:
+            estimates.append(next(iter(curve.values()))[0])
+    if not estimates:
         raise CannotDraw("no experiments that differ in --ewc_lambda alone")
     handles = [Line2D([], [], color=METHODS["ewc"].colour, marker="o", markersize=3, label="EWC along λ")]
-    for row in results.baselines:
-        colour, marker = styles[row]
+    for row, (colour, marker) in styles.items():
         handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, ls="", label=label(row)))
-    folds, seeds = (max(len(of) for of in counts) for counts in zip(*((run.per_fold, run.seeds) for run in runs)))
+    folds, seeds = (max(map(len, counts)) for counts in zip(*((of.per_fold, of.seeds) for of in estimates)))
     legend_below(figure, handles, 3, f"{_order_of(orders)}mean and standard deviation over {over_counts(folds, seeds)}")
     return figure
 
 
 def _old_and_new(estimates):
-    """((mean, std) over folds of the mean of all tasks but the last, (mean, std) of the last)."""
+    """Mean and standard deviation over folds of the mean of all tasks but the last, and those of the last."""
     *old, new = estimates
     per_fold = [np.mean([estimate.per_fold[fold] for estimate in old]) for fold in new.per_fold]
-    return (np.mean(per_fold), np.std(per_fold, ddof=1) if len(per_fold) > 1 else 0), (new.mean, new.std or 0)
+    return np.mean(per_fold), np.std(per_fold, ddof=1) if len(per_fold) > 1 else 0, new.mean, new.std or 0

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from itertools import cycle
 
 import matplotlib
 
@@ -17,28 +18,16 @@ from utils.methods import METHODS
 COLUMN, PAGE = 3.5, 7.16
 SMALL, NORMAL = 7, 8
 # Okabe and Ito's colours, which the colour-blind can tell apart.
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    *("#000000", "#E69F00", "#56B4E9", "#009E73"),
-    *("#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
-)
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = "#000000 #E69F00 #56B4E9 #009E73 #0072B2 #D55E00 #CC79A7".split()
 GREY = "#777777"
-LABEL_COLOURS = {
-    "angry": VERMILION,
-    "disgust": GREEN,
-    "fear": PURPLE,
-    "happy": ORANGE,
-    "neutral": BLACK,
-    "sad": BLUE,
-    "surprise": SKY,
-}
+LABEL_COLOURS = dict(angry=VERMILION, disgust=GREEN, fear=PURPLE, happy=ORANGE, neutral=BLACK, sad=BLUE, surprise=SKY)
 # For other classes, and for rows that are no method's: dark enough on white, and not among those above.
 FURTHER = ("#882255", "#999933", "#44AA99", "#6699CC", "#AA4466", "#661100", "#888888")
+# Of the first task, the second, and so on.
+TASK_COLOURS = BLUE, VERMILION, GREEN, ORANGE, PURPLE, BLACK, *FURTHER
 MARKERS = "sD^vPX<>*hp"
 # The usual fonts with Hangul, of Linux, Windows and macOS.
-HANGUL_FONTS = (
-    *("NanumGothic", "Noto Sans CJK KR", "Noto Sans KR", "UnDotum", "Baekmuk Dotum"),
-    *("Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic"),
-)
+HANGUL_FONTS = "NanumGothic", "Noto Sans CJK KR", "Noto Sans KR", "UnDotum", "Malgun Gothic", "Apple SD Gothic Neo"
 
 
 class CannotDraw(Exception):
@@ -52,17 +41,14 @@ def label(row):
 
 def row_styles(rows):
     """A colour and a marker for each row, ``{row: (colour, marker)}``: of a method's own row its colour."""
-    others = [row for row in rows if row not in METHODS]
-    further = [BLACK, GREY, *FURTHER]
-    colours = {row: METHODS[row].colour for row in rows if row in METHODS}
-    colours |= {row: further[index % len(further)] for index, row in enumerate(others)}
-    return {row: (colours[row], MARKERS[index % len(MARKERS)]) for index, row in enumerate(rows)}
+    further = cycle((BLACK, GREY, *FURTHER))
+    colours = [METHODS[row].colour if row in METHODS else next(further) for row in rows]
+    return dict(zip(rows, zip(colours, cycle(MARKERS))))
 
 
 def label_colours(labels):
     """A colour for each class, ``{label: colour}``."""
-    others = [label for label in labels if label not in LABEL_COLOURS]
-    return LABEL_COLOURS | {label: FURTHER[index % len(FURTHER)] for index, label in enumerate(others)}
+    return LABEL_COLOURS | dict(zip((label for label in labels if label not in LABEL_COLOURS), cycle(FURTHER)))
 
 
 def hangul_font():
@@ -73,29 +59,16 @@ def hangul_font():
 
 def prepare():
     """Set matplotlib's defaults for all figures."""
-    fallback = hangul_font()
     plt.rcdefaults()
-    plt.rcParams.update(
-        {
-            "font.family": ["DejaVu Sans", *([fallback] if fallback else [])],
-            "font.size": NORMAL,
-            "axes.titlesize": NORMAL,
-            "axes.labelsize": NORMAL,
-            "xtick.labelsize": SMALL,
-            "ytick.labelsize": SMALL,
-            "legend.fontsize": SMALL,
-            "legend.frameon": False,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.linewidth": 0.6,
-            "xtick.major.width": 0.6,
-            "ytick.major.width": 0.6,
-            "lines.linewidth": 1.2,
-            # Text stays text in the PDF, with its font inside.
-            "pdf.fonttype": 42,
-            "savefig.dpi": 300,
-        }
-    )
+    plt.rc("font", family=[*filter(None, ("DejaVu Sans", hangul_font()))], size=NORMAL)
+    plt.rc("axes", titlesize=NORMAL, labelsize=NORMAL, linewidth=0.6)
+    plt.rc("axes.spines", top=False, right=False)
+    plt.rc(("xtick", "ytick"), labelsize=SMALL)
+    plt.rc(("xtick.major", "ytick.major"), width=0.6)
+    plt.rc("legend", fontsize=SMALL, frameon=False)
+    plt.rc("lines", linewidth=1.2)
+    plt.rc("pdf", fonttype=42)  # text stays text, with its font inside
+    plt.rc("savefig", dpi=300)
 
 
 def subplots(rows, columns, width, height, **options):
@@ -123,7 +96,6 @@ def over(runs):
 
 
 def over_counts(folds, seeds):
-    """The same of numbers of folds and of seeds."""
     text = f"{folds} folds" if folds > 1 else "one fold"
     return f"{text}, {seeds} seeds in each" if seeds > 1 else text
 
@@ -144,6 +116,6 @@ def save(figure, folder, name):
             with whole_file(path) as file:
                 figure.savefig(file, format=path.suffix[1:], metadata=metadata)
     plt.close(figure)
-    boxes = any("missing from font" in str(warning.message) for warning in caught)
-    hint = "; empty boxes stand for characters of no installed font (for Hangul, fonts-nanum)" if boxes else ""
-    return f"wrote {png} and {pdf.name}{hint}"
+    boxes = "; empty boxes stand for characters of no installed font (for Hangul, fonts-nanum)"
+    missing = any("missing from font" in str(warning.message) for warning in caught)
+    return f"wrote {png} and {pdf.name}{boxes if missing else ''}"

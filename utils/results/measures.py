@@ -46,19 +46,16 @@ def result_matrix(results, row, order, metric):
         order: tasks in the order in which they are learned.
         metric: as for ``Results.scores``.
     """
-    indices = [(i, j) for i in range(1, len(order) + 1) for j in range(1, len(order) + 1)]
+    tasks = range(1, len(order) + 1)
+    matrix = {(i, j): {} for i in tasks for j in tasks}
     how = results.method(row).how
-    if how == ALONE:
-        own = [results.scores(row, (task,), task, metric) for task in order]
-        return {(i, j): own[j - 1] if j <= i else {} for i, j in indices}
-    matrix = {index: {} for index in indices}
-    if how == SEQUENCE:
-        for i, j in indices:
-            if j <= i > 1:
-                matrix[i, j] = results.scores(row, order[:i], order[j - 1], metric)
-        matrix[1, 1] = results.scores(row, order[:2], order[0], metric, "test_before")
-        for i in range(2, len(order) + 1):
-            matrix[i - 1, i] = results.scores(row, order[:i], order[i - 1], metric, "test_before")
+    for i, j in matrix:
+        if how == ALONE and j <= i:
+            matrix[i, j] = results.scores(row, order[j - 1 : j], order[j - 1], metric)
+        elif how == SEQUENCE and j <= i > 1:
+            matrix[i, j] = results.scores(row, order[:i], order[j - 1], metric)
+        elif how == SEQUENCE and (j == i + 1 or i == j == 1):  # of the model that the run of the next task started from
+            matrix[i, j] = results.scores(row, order[: i + 1], order[j - 1], metric, "test_before")
     return matrix
 
 

@@ -61,25 +61,19 @@ def published_tables(results, metrics):
         UserError: if the runs are of another number of folds.
     """
     if results is None:
-        tables = [
-            Table(
-                "published",
-                f"Published, {METRIC_TITLES[metric]}",
-                "setting",
-                {setting: {task: published_estimate(setting, task, metric) for task in KEMDY} for setting in PAPER},
-                {"metric": metric},
-                CAPTION,
-                digits=6,
-            )
-            for metric in metrics
-        ]
-        return tables, []
+        return [_published(metric) for metric in metrics], []
     k_fold = {run.config["k_fold"] for run in results.of_row(*PAPER)}
     if k_fold - {5}:
         raise UserError(f"--published: the published scores are of 5 folds, these runs of {max(k_fold - {5})}")
     reasons = incomparable_corpora(results.runs)
     lines = [f"Not compared with the published numbers: {name} ({reason})." for name, reason in reasons.items()]
     return [_beside(results, metric, task, reasons.keys()) for metric in metrics for task in KEMDY], lines
+
+
+def _published(metric):
+    rows = {setting: {task: published_estimate(setting, task, metric) for task in KEMDY} for setting in PAPER}
+    title = f"Published, {METRIC_TITLES[metric]}"
+    return Table("published", title, "setting", rows, {"metric": metric}, CAPTION, digits=6)
 
 
 def _beside(results, metric, task, incomparable):
@@ -91,15 +85,12 @@ def _beside(results, metric, task, incomparable):
         ours = None
         if setting in rows_found and not incomparable & set(results.run_of(setting, order, task)):
             ours = over_folds(results.final_scores(setting, order, task, metric))
-        off = None if ours is None else Signed(ours.mean - theirs.mean)
-        near = None if ours is None else abs(off) <= 2 * theirs.std
-        verdict = {"difference": off, "within 2 std": near}
-        for name, estimate, more in (
-            (f"{setting}, {whose}", ours, verdict),
-            (f"{setting}, published", theirs, dict.fromkeys(verdict)),
-        ):
+        for whom, estimate in ((whose, ours), ("published", theirs)):
             per_fold = estimate.per_fold if estimate else {}
-            folds = {f"fold {fold}": per_fold.get(fold) for fold in theirs.per_fold}
-            rows[name] = {**folds, "mean": estimate, **more}
+            cells = rows[f"{setting}, {whom}"] = {f"fold {fold}": per_fold.get(fold) for fold in theirs.per_fold}
+            cells |= {"mean": estimate, "difference": None, "within 2 std": None}
+        if ours:
+            off = ours.mean - theirs.mean
+            rows[f"{setting}, {whose}"] |= {"difference": Signed(off), "within 2 std": abs(off) <= 2 * theirs.std}
     title = f"Tested on {task}: {METRIC_TITLES[metric]}, ours beside the published"
     return Table("beside_published", title, "setting", rows, {"metric": metric, "tested_on": task}, CAPTION)

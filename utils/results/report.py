@@ -1,6 +1,5 @@
 """What evaluate.py prints: tables from runs and the sentences that they are read with."""
 
-from collections import defaultdict
 from pathlib import Path
 
 from utils.files import BEST_MODEL, DIGESTS
@@ -18,7 +17,7 @@ from utils.results.runs import (
     over_folds,
     run_differences,
 )
-from utils.results.tables import Change, PairedDifference, Table, shown_as
+from utils.results.tables import Change, PairedDifference, Table
 
 SYNTHETIC = "SYNTHETIC corpora or encoders: a demonstration, not a result."
 
@@ -26,6 +25,10 @@ SYNTHETIC = "SYNTHETIC corpora or encoders: a demonstration, not a result."
 def listed(names):
     """Names as "a, b and c"."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def _numbers(values):
+    return ", ".join(map(str, sorted(values)))
 
 
 def then(order):
@@ -69,7 +72,8 @@ def _how_scores_are_read(results, learned_first):
     if sequence and learned_first:
         said.append(f"{listed(sequence)} learned it first and the other corpus after it")
     elif sequence:
-        said.append(f"{listed(sequence)} learned one task after another and {_are(sequence)} tested after the last")
+        how = "learned one task after another and"
+        said.append(f"{_say(sequence, f'{how} is', f'{how} are')} tested after the last")
     if alone:
         said.append(f"{listed(alone)} trained a model on the column's task alone")
     if joint:
@@ -78,12 +82,9 @@ def _how_scores_are_read(results, learned_first):
     return (sentence[0].upper() + sentence[1:], *_what_methods_are_given(results))
 
 
-def _are(names):
-    return "are" if len(names) > 1 else "is"
-
-
-def _have(names):
-    return "have" if len(names) > 1 else "has"
+def _say(names, one, several):
+    """Names as ``listed`` with the verb that goes with them."""
+    return f"{listed(names)} {several if len(names) > 1 else one}"
 
 
 def _what_methods_are_given(results):
@@ -92,12 +93,12 @@ def _what_methods_are_given(results):
     lines = []
     if told and untold:
         lines.append(
-            f"{listed(told)} {_are(told)} told which task an utterance is of, with a model or adapters for each; "
-            f"{listed(untold)} {_are(untold)} not told: one model classifies all."
+            f"{_say(told, 'is', 'are')} told which task an utterance is of, with a model or adapters for each; "
+            f"{_say(untold, 'is', 'are')} not told: one model classifies all."
         )
     keeping = results.rows_that(lambda m: m.keeps_data)
     if keeping:
-        lines.append(f"{listed(keeping)} {'need' if len(keeping) > 1 else 'needs'} the recordings of earlier tasks.")
+        lines.append(f"{_say(keeping, 'needs', 'need')} the recordings of earlier tasks.")
     return lines
 
 
@@ -107,7 +108,7 @@ def measure_tables(results, metric):
     notes = ("R[i,j] is the test score on task j after task i was learned, tasks in the order in which they are learned.",)
     alone = results.rows_that(lambda method: method.how == ALONE, results.learners)
     by_construction = [
-        f"{listed(alone)} {_have(alone)} a model a task, which later ones do not change: BWT is 0 by construction, and there "
+        f"{_say(alone, 'has', 'have')} a model a task, which later ones do not change: BWT is 0 by construction, and there "
         "is no R[i,j] with j > i."
     ] * bool(alone)
     for order in results.orders:
@@ -140,16 +141,13 @@ def _matrix_table(results, order, metric, about, notes):
 
 
 def _estimates(quantities):
-    changes = ("BWT", "forgetting", "FWT", "intransigence")
-    estimates = {name: over_folds(values) for name, values in quantities.items()}
-    return {name: shown_as(Change, of) if name in changes else of for name, of in estimates.items()}
+    scores = {name for name in quantities if name == "ACC" or name.startswith("R[")}
+    return {name: over_folds(values, Estimate if name in scores else Change) for name, values in quantities.items()}
 
 
 def _orders_of_same_tasks(orders):
-    groups = defaultdict(list)
-    for order in orders:
-        groups[frozenset(order)].append(order)
-    return [group for group in groups.values() if len(group) > 1]
+    groups = [[other for other in orders if set(other) == set(order)] for order in orders]
+    return [group for group, order in zip(groups, orders) if group[0] == order and len(group) > 1]
 
 
 def paired_tables(results, metric):
@@ -162,7 +160,7 @@ def paired_tables(results, metric):
             for task, order in columns:
                 for base in results.baselines:
                     values = difference(*(results.final_scores(name, order, task, metric) for name in (row, base)))
-                    cells[f"{task} vs {base}"] = shown_as(PairedDifference, over_folds(values) if row != base else None)
+                    cells[f"{task} vs {base}"] = over_folds(values, PairedDifference) if row != base else None
         notes = (
             f"The row's score minus that of {' or '.join(results.baselines)} on the same fold and seed. The folds share "
             "training data, so the intervals are rather too narrow (Nadeau & Bengio 2003); with two folds they are very wide.",
@@ -190,12 +188,12 @@ def class_tables(results):
                     if index > 1:
                         cells[f"{row} learned"] = over_folds(learned[row])
                     cells[f"{row} after"] = over_folds(after[row])
-                    cells[f"{row} change"] = shown_as(Change, over_folds(difference(after[row], learned[row])))
+                    cells[f"{row} change"] = over_folds(difference(after[row], learned[row]), Change)
                 cells |= {row: over_folds(after[row]) for row in alone}
             started = f"before is {START}'s model, from which {listed(sequence)} start" if sequence else ""
             note = f"F1 of each emotion on {task}'s test split, when it was learned and after {order[-1]}"
             note += f"; {started}" if started and index == 1 else ""
-            note += f"; {listed(alone)} {_are(alone)} not changed by later tasks." if alone else "."
+            note += f"; {_say(alone, 'is', 'are')} not changed by later tasks." if alone else "."
             about = {"metric": "f1", "first": task, "second": order[-1]}
             about |= {"order": "+".join(order)} if len(order) > 2 else {}
             title = f"{then(order)}: F1 of each emotion on {task}"
@@ -214,7 +212,7 @@ def lambda_tables(results, metric):
         columns = [f"{task} (task {number})" for number, task in enumerate(order, 1)]
         rows = {name: dict(zip(columns, estimates)) for name, estimates in points.items()}
         some = next(iter(curve.values()))[0]
-        folds, seeds = (", ".join(map(str, sorted(of))) for of in (some.per_fold, some.seeds))
+        folds, seeds = map(_numbers, (some.per_fold, some.seeds))
         notes = (
             f"Test scores after all tasks on fold {folds} and seed {seeds}, the other rows' on the same. A λ that is picked by "
             "these scores is picked on test splits.",
@@ -234,7 +232,7 @@ def parameter_table(results):
         rows[row]["told the task"] = results.method(row).told_task
     one, each = (results.rows_that(lambda m, alone=alone: (m.how == ALONE) == alone) for alone in (False, True))
     serves = [f"one file serves all tasks for {listed(one)}"] if one else []
-    serves += [f"{listed(each)} {'need' if len(each) > 1 else 'needs'} one a task"] if each else []
+    serves += [f"{_say(each, 'needs', 'need')} one a task"] if each else []
     notes = (
         f"stored is what best_model.pt holds: {'; '.join(serves)}. Adapters need the frozen encoders beside it, once for all "
         "tasks.",
@@ -252,13 +250,11 @@ def notes(results, output_root):
         trained = runs[0].task if len(sequence) == 1 or set(sequence) == set(KEMDY) else "+".join(sequence)
         common = common_seeds(run.key for run in runs)
         if not common:
-            by_fold = defaultdict(set)
-            for run in runs:
-                by_fold[run.fold].add(run.key[1])
-            each = "; ".join(f"fold {fold}: {', '.join(map(str, sorted(of)))}" for fold, of in sorted(by_fold.items()))
+            folds = sorted({run.fold for run in runs})
+            each = "; ".join(f"fold {k}: {_numbers(run.key[1] for run in runs if run.fold == k)}" for k in folds)
             lines.append(f"{row}, trained on {trained}, is not averaged: no seed is that of every fold ({each}).")
         elif common != every_seed:
-            seeds = ", ".join(map(str, sorted(common)))
+            seeds = _numbers(common)
             lines.append(f"{row}, trained on {trained}, is averaged over seed {seeds} alone, which all of its folds have.")
     return lines + _different_settings(results) + other_starts(results, output_root)
 
@@ -285,20 +281,20 @@ def _different_settings(results):
     """Encoders and the most important flags in which the methods' own rows differ."""
     lines, firsts = [], {row: results.of_row(row)[0].config for row in results.rows if row in METHODS}
     for kind in ("text", "speech"):
-        fingerprints = defaultdict(list)
-        for row, config in firsts.items():
-            encoder = config["encoders"].get(kind)
-            if encoder and encoder["pretrained"]:
-                fingerprints[encoder["fingerprint"]].append(row)
-        if len(fingerprints) > 1:
-            lines.append(f"The {kind} encoders differ: " + "; ".join(", ".join(names) for names in fingerprints.values()) + ".")
+        encoders = {row: config["encoders"][kind] for row, config in firsts.items() if kind in config["encoders"]}
+        alike = _groups({row: of["fingerprint"] for row, of in encoders.items() if of["pretrained"]})
+        if len(alike) > 1:
+            lines.append(f"The {kind} encoders differ: {'; '.join(alike.values())}.")
     for name in ("num_epochs", "batch_size", "lr", "max_text_len", "max_seq_len"):
-        settings = defaultdict(list)
-        for row, config in firsts.items():
-            settings[config["arguments"].get(name)].append(row)
-        if len(settings) > 1:
-            lines.append(f"--{name} differs: " + "; ".join(f"{v} {', '.join(of)}" for v, of in settings.items()) + ".")
+        alike = _groups({row: config["arguments"].get(name) for row, config in firsts.items()})
+        if len(alike) > 1:
+            lines.append(f"--{name} differs: {'; '.join(f'{value} {rows}' for value, rows in alike.items())}.")
     return lines
+
+
+def _groups(values):
+    """``{row: value}`` as ``{value: "row, row"}``."""
+    return {value: ", ".join(row for row in values if values[row] == value) for value in values.values()}
 
 
 def other_starts(results, output_root):
@@ -329,12 +325,11 @@ def run_table(found, output_root):
     tasks = dict.fromkeys(task for run in found for task in (run.metrics or {}).get("test", {}))
     for run in found:
         config, metrics = run.config, run.metrics or {}
-        arguments, test = config.get("arguments", {}), metrics.get("test", {})
-        encoders = ", ".join(
-            f"{encoder['name'].rstrip('/').split('/')[-1]} {encoder['fingerprint'][:8]}"
-            + ("" if encoder["pretrained"] else " (random)")
-            for encoder in config.get("encoders", {}).values()
-        )
+        arguments, counts, test = config.get("arguments", {}), config.get("parameters", {}), metrics.get("test", {})
+        encoders = [
+            f"{of['name'].rstrip('/').split('/')[-1]} {of['fingerprint'][:8]}" + ("" if of["pretrained"] else " (random)")
+            for of in config.get("encoders", {}).values()
+        ]
         rows[str(run.path.relative_to(output_root))] = {
             "method": run.method,
             "trained on": run.task,
@@ -344,10 +339,10 @@ def run_table(found, output_root):
             "best": str(metrics["best_epoch"]) if "best_epoch" in metrics else None,
             "valid micro F1": metrics.get("valid", {}).get(run.task, {}).get("f1_micro"),
             **{f"test {task}": test[task]["f1_weighted"] if task in test else None for task in sorted(tasks)},
-            "trained": config.get("parameters", {}).get("trained"),
-            "stored": config.get("parameters", {}).get("stored"),
+            "trained": counts.get("trained"),
+            "stored": counts.get("stored"),
             "bytes": folder_size(run),
-            "encoders": encoders,
+            "encoders": ", ".join(encoders),
             "synthetic": config.get("synthetic"),
             "state": run.problem or ("finished" if run.metrics else "not finished"),
         }

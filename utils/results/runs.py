@@ -17,8 +17,6 @@ from utils.metrics import majority_scores
 from utils.results import METRIC_TITLES
 
 COLUMNS = ("experiment", "method", "sequence", "trained", "fold", "seed", "tested", "when", "metric", "value")
-# Where a run lies under --output_root.
-PLACE = f"*/fold_*/*/{CONFIG}"
 # Rows that paired differences are formed to unless others are named.
 BASELINES = ("finetune", "adapter")
 # In what the runs of one row may differ: which of the grid they are, and what each starts from.
@@ -72,7 +70,7 @@ class FoundRun:
 
 def find_runs(output_root):
     """Every run folder ``<exp_name>/fold_<k>/<task>`` under ``output_root``, finished or not, sorted by path."""
-    runs = [_read_run(path.parent) for path in sorted(Path(output_root).glob(PLACE))]
+    runs = [_read_run(path.parent) for path in sorted(Path(output_root).glob(f"*/fold_*/*/{CONFIG}"))]
     # An unreadable config.json does not tell its experiment, but those beside it do.
     experiment_of = {run.path.parts[-3]: run.experiment for run in runs if run.config}
     return [
@@ -82,45 +80,19 @@ def find_runs(output_root):
 
 
 def _read_run(folder):
+    config, metrics = {}, None
     try:
         config = read_run_config(folder / CONFIG)
-    except UserError as error:
-        return FoundRun(folder, {}, problem=str(error))
-    if config["method"] not in METHODS:
-        problem = f"{folder / CONFIG} is of the method {config['method']!r}, which utils/methods.py does not declare"
-        return FoundRun(folder, {"experiment": config["experiment"]}, problem=problem)
-    if not (folder / METRICS).exists():
-        return FoundRun(folder, config)
-    try:
-        metrics = read_json(folder / METRICS)
+        if (method := config["method"]) not in METHODS:
+            config = {"experiment": config["experiment"]}
+            raise UserError(f"{folder / CONFIG} is of the method {method!r}, which utils/methods.py does not declare")
+        if (folder / METRICS).exists():
+            metrics = read_json(folder / METRICS)
+            if metrics.get("run") != config["run"]:
+                raise UserError(f"{folder / METRICS} is not of the run in {CONFIG}")
     except UserError as error:
         return FoundRun(folder, config, problem=str(error))
-    if metrics.get("run") != config["run"]:
-        return FoundRun(folder, config, problem=f"{folder / METRICS} is not of the run in {CONFIG}")
     return FoundRun(folder, config, metrics)
-
-
-def where_runs_are(output_root):
-    """The nearest folder above ``output_root``, or else below it, that holds experiments; None if there is none."""
-    root = Path(output_root).resolve()
-    for parent in root.parents[:3]:
-        if any(found.is_relative_to(root) for found in parent.glob(PLACE)):
-            return parent
-    below = next(root.glob(f"*/{PLACE}"), None)
-    return below and below.parents[3]
-
-
-def chosen_rows(found, settings=None):
-    """Names of the rows: ``settings``, or the methods' default names that were found, in the methods' order.
-
-    Raises:
-        UserError: if a name in ``settings`` is neither a method's nor that of an experiment found.
-    """
-    names = {run.experiment for run in found}
-    for name in settings or ():
-        if name not in names and name not in METHODS:
-            raise UserError(f"--settings {name}: there is no such experiment, but {', '.join(sorted(names)) or 'none'}")
-    return tuple(dict.fromkeys(settings)) if settings else tuple(name for name in METHODS if name in names)
 
 
 def is_lambda_point(run):
@@ -140,8 +112,7 @@ class Results:
         baselines: names of the rows that paired differences are formed to; by default BASELINES where they were found.
 
     Attributes:
-        rows: names of the rows shown, in order.
-        baselines: names, in order.
+        rows, baselines: names of those shown, in order.
         runs: the finished runs of all rows kept.
         table: a DataFrame with COLUMNS; ``sequence`` is a tuple, ``metric`` an F1 or a class for its own F1.
         left_out: a line for each row that is left out, why.
@@ -151,17 +122,20 @@ class Results:
     """
 
     def __init__(self, found, settings=None, baselines=None):
-        rows = chosen_rows(found, settings)
-        baselines = tuple(baselines or (name for name in BASELINES if any(run.experiment == name for run in found)))
-        for name in baselines:
-            if not any(run.experiment == name for run in found):
+        names = {run.experiment for run in found}
+        for name in settings or ():
+            if name not in names and name not in METHODS:
+                raise UserError(f"--settings {name}: there is no such experiment, but {', '.join(sorted(names)) or 'none'}")
+        for name in baselines or ():
+            if name not in names:
                 raise UserError(f"--baseline {name}: there is no such experiment")
+        rows = tuple(dict.fromkeys(settings or (name for name in METHODS if name in names)))
+        baselines = tuple(baselines or (name for name in BASELINES if name in names))
         along_lambda = (run.experiment for run in found if is_lambda_point(run))
         own_rows = (run.method for run in found if run.experiment in rows and run.method)
         kept = dict.fromkeys((*rows, *baselines, START, JOINT, *along_lambda, *own_rows))
-        order = [name for name in METHODS if name in kept] + [name for name in kept if name not in METHODS]
-        by_row = {name: of for name in order if (of := [run for run in found if run.experiment == name])}
-        by_row, self.left_out = comparable(by_row)
+        by_row = {name: [run for run in found if run.experiment == name] for name in [*METHODS, *kept] if name in kept}
+        by_row, self.left_out = comparable({name: runs for name, runs in by_row.items() if runs})
         if self.left_out and not any(name in by_row for name in rows):
             raise UserError(self.left_out[0])
         self.rows = tuple(name for name in rows if name in by_row)
@@ -250,11 +224,9 @@ class Results:
 
     def majority(self, tested, metric):
         """Score of always predicting the training split's majority class, ``{fold: score}`` of the folds that any run has."""
-        splits = {run.fold: run.config["corpora"][tested]["splits"] for run in self.runs if tested in run.config["corpora"]}
-        return {
-            fold: majority_scores(split["train"]["labels"], split["test"]["labels"])[metric]
-            for fold, split in sorted(splits.items())
-        }
+        folds = {run.fold: run.config["corpora"][tested]["splits"] for run in self.runs if tested in run.config["corpora"]}
+        counts = {fold: (splits["train"]["labels"], splits["test"]["labels"]) for fold, splits in sorted(folds.items())}
+        return {fold: majority_scores(*of)[metric] for fold, of in counts.items()}
 
 
 def score_table(runs):
@@ -377,20 +349,15 @@ class Estimate:
         return float(self.mean - reach), float(self.mean + reach)
 
 
-def over_folds(values):
-    """Average over seeds within folds, over the seeds that every fold has.
-
-    Args:
-        values: ``{(fold, seed): number}``.
+def over_folds(values, kind=Estimate):
+    """Average ``{(fold, seed): number}`` over seeds within folds, over the seeds that every fold has.
 
     Returns:
-        An Estimate, or None if there is nothing to average.
+        An Estimate, of a kind that tables show otherwise if one is given, or None if there is nothing to average.
     """
     common = tuple(sorted(common_seeds(values)))
-    if not common:
-        return None
     folds = sorted({fold for fold, _ in values})
-    return Estimate({fold: float(np.mean([values[fold, seed] for seed in common])) for fold in folds}, common)
+    return kind({fold: float(np.mean([values[fold, seed] for seed in common])) for fold in folds}, common) if common else None
 
 
 def common_seeds(keys):

@@ -2,18 +2,19 @@
 
 import csv
 import io
-import json
 import textwrap
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from utils.files import spreadsheet_safe
+from utils.errors import printable
+from utils.files import as_json, spreadsheet_safe
 from utils.results.runs import Estimate
 
 MISSING = "-"
 WIDTH = 128
 LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "λ": r"$\lambda$", "−": "--", "–": "--", "→": r"$\rightarrow$"}
 LATEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX = str.maketrans(LATEX)
 
 
 class Change(Estimate):
@@ -26,11 +27,6 @@ class PairedDifference(Estimate):
 
 class Signed(float):
     """A number whose sign is shown."""
-
-
-def shown_as(kind, estimate):
-    """An Estimate as Change or PairedDifference; None stays None."""
-    return estimate and kind(estimate.per_fold, estimate.seeds)
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ class Table:
         lines = [[self.corner, *self.columns]]
         for name, row in self.rows.items():
             lines.append([name, *(self._text(cell) for cell in row.values())])
-        return [[_one_line(text) for text in line] for line in lines]
+        return lines
 
     def _text(self, cell):
         text = cell_text(cell, self.digits)
@@ -145,7 +141,7 @@ def cell_text(cell, digits):
     return text
 
 
-@dataclass(frozen=True)
+@dataclass
 class Report:
     """Tables with sentences before them and lists below.
 
@@ -162,18 +158,14 @@ class Report:
     synthetic: bool | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "notes", [_one_line(note) for note in self.notes])
-        lists = {heading: [_one_line(line) for line in lines] for heading, lines in self.lists.items()}
-        object.__setattr__(self, "lists", lists)
         if self.synthetic:  # a table that is copied elsewhere still says so
-            marked = [replace(table, title=f"{table.title}, synthetic") for table in self.tables]
-            object.__setattr__(self, "tables", marked)
+            self.tables = [replace(table, title=f"{table.title}, synthetic") for table in self.tables]
 
     def render(self, form):
         """The report as a str in one of FORMATS."""
-        return {"text": self._text, "markdown": self._markdown, "latex": self._latex, "csv": self._csv, "json": self._json}[
-            form
-        ]()
+        if form in ("csv", "json"):
+            return self._csv() if form == "csv" else self._json()
+        return printable({"text": self._text, "markdown": self._markdown, "latex": self._latex}[form]())
 
     def _about(self):
         return {} if self.synthetic is None else {"synthetic": self.synthetic}
@@ -185,14 +177,15 @@ class Report:
             widths = [max(map(len, column)) for column in zip(*lines)]
             body = ["  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines]
             rule = "-" * max(map(len, body))
-            parts.append("\n".join([table.title, rule, body[0], rule, *body[1:], rule, *_wrapped(_unsaid(table, said))]))
+            below = [line for sentence in _unsaid(table, said) for line in textwrap.wrap(sentence, WIDTH)]
+            parts.append("\n".join([table.title, rule, body[0], rule, *body[1:], rule, *below]))
         parts += ["\n".join([f"{heading}:", *(f"  {line}" for line in lines)]) for heading, lines in self.lists.items()]
         return "\n\n".join(parts) + "\n"
 
     def _markdown(self):
         parts, said = ["  \n".join(self.notes)] if self.notes else [], set()
         for table in self.tables:
-            head, *body = ["|".join(["", *(f" {_cell_in_markdown(text)} " for text in line), ""]) for line in table.cells()]
+            head, *body = [f"| {' | '.join(map(_in_markdown, line))} |" for line in table.cells()]
             rule = "| --- " + "| ---: " * len(table.columns) + "|"
             parts += [f"**{table.title}**", "\n".join([head, rule, *body]), "  \n".join(_unsaid(table, said))]
         for heading, lines in self.lists.items():
@@ -202,10 +195,10 @@ class Report:
     def _latex(self):
         parts = ["% needs \\usepackage{booktabs}", *(f"% {note}" for note in self.notes)]
         for table in self.tables:
-            head, *body = (" & ".join(map(latex_text, line)) + r" \\" for line in table.cells())
+            head, *body = (" & ".join(map(_in_latex, line)) + r" \\" for line in table.cells())
             caption = " ".join([f"{table.title}.", *table.captions()])
             parts += [
-                *("", r"\begin{table}", r"\centering", rf"\caption{{{latex_text(caption)}}}"),
+                *("", r"\begin{table}", r"\centering", rf"\caption{{{_in_latex(caption)}}}"),
                 *(rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule", head, r"\midrule", *body),
                 *(r"\bottomrule", r"\end{tabular}", r"\end{table}"),
             ]
@@ -227,11 +220,7 @@ class Report:
             {"table": table.name, "title": table.title, "notes": table.captions(), "cells": list(table.records())}
             for table in self.tables
         ]
-        content = {**self._about(), "notes": self.notes, "tables": tables, **self.lists}
-        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        return "".join(
-            character if character == "\n" or character.isprintable() else _json_escape(character) for character in text
-        )
+        return as_json({**self._about(), "notes": self.notes, "tables": tables, **self.lists})
 
 
 def _unsaid(table, said):
@@ -242,23 +231,9 @@ def _unsaid(table, said):
     return new
 
 
-def _wrapped(sentences):
-    return [line for sentence in sentences for line in textwrap.wrap(sentence, WIDTH)]
-
-
-def _one_line(text):
-    """A name or value from a file may hold line ends; in a comment or a cell what follows would be something else."""
-    return " ".join(text.splitlines())
-
-
-def _json_escape(character):
-    return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else json.dumps(character)[1:-1]
-
-
-def _cell_in_markdown(text):
+def _in_markdown(text):
     return text.replace("|", r"\|").replace("_", r"\_")
 
 
-def latex_text(text):
-    """Text with LaTeX's own characters escaped."""
-    return "".join(LATEX.get(character, character) for character in text)
+def _in_latex(text):
+    return text.translate(LATEX)
