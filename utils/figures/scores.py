@@ -210,19 +210,17 @@ def _slopes(panel, results, row, order, index):
 def spread(values, gap):
     """Positions for labels near ``values``, at least ``gap`` apart and between 0 and 1, in the order of the values given."""
     order = np.argsort(values)
-    positions = np.array(values, dtype=float)[order]
-    # Pushed up from below, then the whole back by what the labels gained on average, a few times.
-    for _ in range(50):
-        overlap = gap - np.diff(positions)
-        if (overlap <= 1e-9).all():
-            break
-        for index in np.flatnonzero(overlap > 1e-9):
-            move = max(gap - (positions[index + 1] - positions[index]), 0) / 2
-            positions[index : index + 2] += -move, move
-    positions -= max(positions.max(initial=0) - (1 - gap / 2), 0)
-    positions += max(gap / 2 - positions.min(initial=1), 0)
-    result = np.empty_like(positions)
-    result[order] = positions
+    steps = gap * np.arange(len(values))
+
+    def pushed_up(values):
+        """Each as near above its value as the one below it allows, and the topmost below 1."""
+        positions = np.maximum.accumulate(np.maximum(values, gap / 2) - steps) + steps
+        return np.minimum(positions, 1 - gap / 2 - steps[::-1])
+
+    ordered = np.array(values, dtype=float)[order]
+    # The mean of pushing all up and all down keeps the distances of both.
+    result = np.empty_like(ordered)
+    result[order] = (pushed_up(ordered) + 1 - pushed_up(1 - ordered[::-1])[::-1]) / 2
     return result
 
 
