@@ -103,22 +103,19 @@ class Corpus:
 
     def warnings(self):
         """What a user should hear before training on this copy, as lines."""
-        lines = []
+        lines, listed = [], f"({self.command} lists them)"
         for kind, files in (("transcript", self.unreadable_transcripts), ("wav", self.unreadable)):
             lines += [f"left out, {kind} {path} {reason}" for path, reason in files[:SHOWN]]
             if len(files) > SHOWN:
                 lines.append(f"left out, {len(files) - SHOWN:,} more {kind}s ({self.command} lists all)")
-        missing = self.dropped.get("no wav", 0)
+        missing, without_row = self.dropped.get("no wav", 0), self.notes.get(NO_ROW, 0)
         if missing and not self.is_kemdy:  # of which every copy lacks a few
-            lines.append(f"left out, {missing:,} rows whose wav is not there ({self.command} lists them)")
-        without_row = self.notes.get(NO_ROW, 0)
+            lines.append(f"left out, {missing:,} rows whose wav is not there {listed}")
         if without_row > MANY_WITHOUT_ROW * self.rows:
-            lines.append(
-                f"{without_row:,} wavs have no row in annotation/, so their labels are lost: was a file cut short? ("
-                f"{self.command} lists them)"
-            )
+            lost = "have no row in annotation/, so their labels are lost: was a file cut short?"
+            lines.append(f"{without_row:,} wavs {lost} {listed}")
         if untold := self.notes.get(UNTOLD_LENGTH, 0):
-            lines.append(f"{untold:,} wavs are in a form that does not tell whether they are whole ({self.command} lists them)")
+            lines.append(f"{untold:,} wavs are in a form that does not tell whether they are whole {listed}")
         return lines + self.missing_sessions()
 
     def missing_sessions(self):
@@ -169,15 +166,7 @@ def find_corpus(data_root, name):
 
 
 def read_corpus(data_root, name, progress=True):
-    """Read the corpus ``data_root/name``.
-
-    Args:
-        data_root: folder of all corpora.
-        name: KEMDy19, KEMDy20, or a folder with metadata.csv or metadata.jsonl.
-        progress: show a bar when sound files are looked at for the first time.
-
-    Returns:
-        A Corpus.
+    """Read the corpus ``data_root/name``, with a bar when sound files are looked at for the first time. Returns a Corpus.
 
     Raises:
         UserError: if it is not there or not in the form of a corpus, or has labels that corpus.json neither lists nor maps;
@@ -192,9 +181,7 @@ def read_corpus(data_root, name, progress=True):
 def read_folder(root, name=None, progress=True):
     """Read a corpus folder whatever is wrong with its labels, which an audit then tells; else as ``read_corpus``.
 
-    Args:
-        root: the corpus folder.
-        name: the corpus's; None where it is KEMDy's own, or the folder's.
+    Without ``name`` it is KEMDy's own, or that of the folder.
     """
     root = existing_path(root, any_case=True)
     if is_kemdy(root, name):
@@ -203,7 +190,7 @@ def read_folder(root, name=None, progress=True):
         return read_kemdy(root, name, progress)
     from utils.data.manifest import read_manifest
 
-    name = name or _folder_name(root)
+    name = name or root.absolute().name
     check_name(name)
     return read_manifest(root, name, progress)
 
@@ -216,16 +203,12 @@ def is_kemdy(root, name=None):
         raise UserError(f"no corpus folder at {root}")
     if any((root / file).exists() for file in METADATA):
         return False
-    if _folder_name(root) in KEMDY or (root / "annotation").is_dir():
+    if root.absolute().name in KEMDY or (root / "annotation").is_dir():
         return True
     raise UserError(
         f"{root} holds neither {' nor '.join(METADATA)}, nor annotation/ as KEMDy does: see docs/own-corpus.md for how to make "
         "a corpus"
     )
-
-
-def _folder_name(root):
-    return root.absolute().name
 
 
 def unknown_labels(root, labels):
