@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from utils.data.corpus import read_folder
+from utils.data.corpus import read_corpus, read_folder
 from utils.data.judge import BY_DESIGN
 from utils.errors import UserError
 
@@ -115,9 +115,9 @@ def write_tone(path, pitch, rng, rate=16_000):
     soundfile.write(path, tone(pitch, float(rng.uniform(0.4, 0.8)), rng, rate), rate, **form)
 
 
-def read(root, name=None):
+def read(root):
     """Read a corpus folder; every row is kept or counted under a reason, and what is counted is listed."""
-    corpus = read_folder(root, name, progress=False)
+    corpus = read_folder(root, progress=False)
     assert corpus.rows == len(corpus.utterances) + sum(corpus.dropped.values())
     listed = Counter(fault.kind for fault in corpus.faults)
     counted = corpus.dropped | corpus.notes
@@ -128,6 +128,6 @@ def read(root, name=None):
 def refused(root):
     """The line with which a corpus folder is refused."""
     with pytest.raises(UserError) as caught:
-        read_folder(root, progress=False)
+        read_corpus(root.parent, root.name, progress=False)
     assert "\n" not in str(caught.value)
     return str(caught.value)

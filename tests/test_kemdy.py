@@ -281,7 +281,7 @@ def test_find_corpus(tmp_path):
 @pytest.mark.parametrize(
     "files, reason",
     [
-        (None, "no corpus folder"),
+        (None, "no corpus at"),
         (["annotation/Sess01_eval.csv"], "has no folder wav/"),
         (["wav/Session01/Sess01_script01_User001F_001.wav"], "has no folder annotation/"),
         (["annotation/labels.csv", "wav/a.wav"], "holds no annotation file: expected names like Session01_F_res.csv"),
