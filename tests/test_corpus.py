@@ -289,7 +289,7 @@ def test_groups_do_not_move_when_sound_is_missing(own):
         ("file_name", "wav/\x00.wav", "malformed id", r"malformed id 'wav/\\x00'"),
         ("file_name", "wav/00.wav", "duplicate id", "duplicate id"),
         ("emotion", "", "no label", "no label"),
-        ("transcription", "그래\x00", "transcript is not text", "control character 0x00"),
+        ("transcription", "그래\x00", "transcript is not text", r"control character U\+0000"),
         ("speaker_id", "", "no speaker", "neither a speaker nor a session"),
         ("start", "nan", "unusable start or end", "not both seconds"),
         ("start", "-1", "unusable start or end", "not both seconds"),
@@ -308,14 +308,6 @@ def test_a_row_that_cannot_be_used(own, column, content, kind, what):
     [fault] = found.faults
     assert (fault.kind, fault.file, fault.row) == (kind, str(own / "metadata.csv"), 4)
     assert re.search(what, fault.what)
-
-
-def test_sound_that_cannot_be_used_blocks_as_in_kemdy(own):
-    (own / "wav" / "02.wav").write_bytes((own / "wav" / "02.wav").read_bytes()[:-100])
-    found = read(own)
-    assert found.dropped == {"unreadable wav": 1}
-    with pytest.raises(UserError, match="02.wav: is truncated: its header announces 16,000 bytes of sound, 15,900 are there"):
-        found.require_readable_wavs()
 
 
 # What is refused, with the file and row
@@ -362,7 +354,7 @@ REFUSED = {
         (ROW + "\n[1]\n", "metadata.jsonl: line 3 is not a JSON object"),
         ("\n", "metadata.jsonl: there is no line with an object"),
         (ROW.replace('"sad"', '["sad"]'), "line 1: 'emotion' is neither a text nor a number"),
-        (ROW.replace('"sad"', '"\\ud800"'), "line 1: 'emotion' holds half of a character"),
+        (ROW.replace('"sad"', '"\\ud800"') + ROW, "the label '\\ud800' holds a control character"),
     ],
     write_json: [
         ("{'labels': []}", "corpus.json cannot be read"),

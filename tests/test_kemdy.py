@@ -228,9 +228,9 @@ def test_transcripts(tmp_path):
         (b" \n", ""),
         ("그래\n두 번째 줄".encode(), "그래"),
         ("기뻐 정말\n".encode("utf-16"), (neither, "is in UTF-16")),
-        ("n/ l/\n".encode("utf-16-le"), (control, "control character 0x00")),
+        ("n/ l/\n".encode("utf-16-le"), (control, "control character U+0000")),
         (b"\xff\xff\xff", (neither, "is neither in UTF-8 nor in CP949")),
-        ("기뻐\0\n".encode(), (control, "control character 0x00")),
+        ("기뻐\0\n".encode(), (control, "control character U+0000")),
         (None, ("no transcript", "cannot be read (is a broken link)")),
     ]
     for (content, _), segment in zip(cases, segments):

@@ -37,27 +37,16 @@ MISSING = os.strerror(errno.ENOENT)
 
 
 class WavHeader(NamedTuple):
-    """What is known of one sound file; the fields are those of the index.
+    """What is known of one sound file; the fields are those of the index."""
 
-    Attributes:
-        size: bytes. A file of the same size and time of change is taken to be unchanged.
-        mtime_ns: time of the last change, in nanoseconds.
-        frames: samples per channel.
-        samplerate: in Hz.
-        channels: number of channels.
-        streamed: 1 if neither header nor container tells whether the file is whole.
-        silent: 1 if the averaged channels hold nothing but silence or one constant.
-        digest: SHA-256 of the file's bytes, in hex.
-    """
-
-    size: int
+    size: int  # bytes; a file of the same size and time of change is taken to be unchanged
     mtime_ns: int
     frames: int
-    samplerate: int
+    samplerate: int  # Hz
     channels: int
-    streamed: int
-    silent: int
-    digest: str
+    streamed: int  # 1 if neither header nor container tells whether the file is whole
+    silent: int  # 1 if the averaged channels hold nothing but silence or one constant
+    digest: str  # SHA-256 of the file's bytes
 
     @property
     def duration(self):
@@ -166,15 +155,10 @@ def index_wavs(root, paths, progress=True):
     """Look at every sound file once, and keep what was found in ``root/.wav_index.csv``.
 
     A file whose size and time of change are those of the index counts as unchanged, and is not opened again. A file that
-    cannot be used is not indexed, so that it is looked at again once it is repaired. Where ``root`` cannot be written, no index
-    is kept.
-
-    Args:
-        root: the corpus folder.
-        paths: paths of files below ``root``, each once.
+    cannot be used is not indexed, so that it is looked at again once it is repaired.
 
     Returns:
-        A dictionary from path to WavHeader, or to a str that says why the file cannot be used.
+        ``{path: WavHeader, or a str that says why the file cannot be used}`` of ``paths``, which lie below ``root``.
     """
     index_path, prefix = Path(root) / INDEX_NAME, os.path.join(root, "")
     known = _read_index(index_path)

@@ -38,8 +38,9 @@ DROP_REASONS = (
 BY_DESIGN = ("other speaker's file", "several labels", "label mapped to null")
 # Seconds by which an utterance may end after its file: times are often given with two digits.
 ROUNDING = 0.05
-# What no text has: NUL and the other control characters, but for white space, line ends and the old end-of-file mark.
-CONTROL = re.compile(r"[\x00-\x08\x0e-\x19\x1b-\x1f\x7f-\x84\x86-\x9f]")
+# What no text has: NUL and the other control characters, but for white space, line ends and the old end-of-file mark; and
+# halves of characters, which JSON may hold.
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x19\x1b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 # What looks like other text and is not, or cannot be seen: counted and listed, never changed. Members of character classes.
 LOOK_ALIKES = {
     "compatibility jamo": r"\u3130-\u318f",
@@ -115,9 +116,9 @@ class Findings:
 
 
 def not_text(text):
-    """What is wrong with a text that holds control characters, else ""."""
+    """What is wrong with a text that holds a control character or half of one, else ""."""
     found = CONTROL.search(text)
-    return f"is not text (it holds the control character {ord(found[0]):#04x})" if found else ""
+    return f"is not text (it holds the control character U+{ord(found[0]):04X})" if found else ""
 
 
 def composed(text, findings):

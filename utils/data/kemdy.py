@@ -63,15 +63,11 @@ FORMATS = {
 
 
 def read_kemdy(root, name=None, progress=True):
-    """Read KEMDy19 or KEMDy20, whichever lies at ``root``, with ``annotation/`` and ``wav/`` in it.
+    """Read KEMDy19 or KEMDy20, whichever lies at ``root``, with a bar when wavs are looked at for the first time.
 
-    Args:
-        root: the corpus folder.
-        name: what the corpus is called; None is what it is. Under KEMDy's names nothing else may lie.
-        progress: show a bar when wavs are looked at for the first time.
+    Without ``name`` it is called what it is; under KEMDy's names nothing else may lie.
 
-    Raises:
-        UserError: if the folder, its annotations or their columns are not those of the corpora; the line names the file.
+    Raises UserError if the folder, its annotations or their columns are not those of the corpora; the line names the file.
     """
     release, annotations, others = _find_annotations(root)
     if name in KEMDY and name != release:
@@ -80,7 +76,6 @@ def read_kemdy(root, name=None, progress=True):
     wavs, transcripts, shadowed = _find_recordings(root / "wav")
     tables = [(path, match, _read_annotation(path)) for path, match in annotations]
     sessions = sorted({int(match["session"]) for _, match in annotations})
-
     _note_files(root, form, sessions, others, shadowed, wavs, findings)
     labelled = _judge_annotations(tables, form, wavs, transcripts, sessions, findings)
     rows = _judge_transcripts(labelled, wavs, transcripts, findings)
@@ -124,7 +119,7 @@ def _find_annotations(root):
 
 def _find_recordings(wav_root):
     """Paths by stem, of wavs and of transcripts, and deeper twins (as in ``converted/``) as (path passed over, path taken)."""
-    found, shadowed, visited = {".wav": {}, ".txt": {}}, [], set()
+    paths, visited = [], set()
 
     def refuse(error):
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}), and what lies in it would be missed")
@@ -135,20 +130,14 @@ def _find_recordings(wav_root):
             subfolders.clear()
             continue
         visited.add(real)
-        depth = len(Path(folder).parts)
-        for file in sorted(files):
-            stem, suffix = os.path.splitext(file)
-            by_stem = found.get(suffix.lower())
-            if by_stem is None or file.startswith("."):
-                continue
-            path = os.path.join(folder, file)
-            known_depth, known = by_stem.get(stem, (depth, path))
-            if depth < known_depth or known == path:
-                by_stem[stem] = (depth, path)
-            if known != path:
-                shadowed.append((path, known) if depth >= known_depth else (known, path))
-    wavs, transcripts = ({stem: path for stem, (_, path) in found[suffix].items()} for suffix in (".wav", ".txt"))
-    return wavs, transcripts, shadowed
+        paths += [os.path.join(folder, file) for file in sorted(files) if not file.startswith(".")]
+    found, shadowed = {".wav": {}, ".txt": {}}, []
+    for path in sorted(paths, key=lambda path: path.count(os.sep)):
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        by_stem = found.get(suffix.lower())
+        if by_stem is not None and by_stem.setdefault(stem, path) != path:
+            shadowed.append((path, by_stem[stem]))
+    return found[".wav"], found[".txt"], shadowed
 
 
 def _read_annotation(path):

@@ -38,9 +38,8 @@ NEEDED = ("file_name", "emotion", "transcription")
 SETTINGS = "corpus.json"
 ABOUT = ("language", "licence", "citation")
 LINE_END = re.compile(r"\s*[\r\n]+\s*")
-# What no id, file name or label holds: control characters and line ends.
-NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+# What no id, file name or label holds: control characters, line ends and halves of characters.
+NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Metadata(NamedTuple):
@@ -55,11 +54,9 @@ class Metadata(NamedTuple):
 def read_manifest(root, name, progress=True):
     """Read a corpus of one's own, called ``name``, with a bar when sound files are looked at for the first time.
 
-    Returns:
-        A Corpus; labels that corpus.json neither lists nor maps are in its ``unknown_labels``, their rows dropped.
+    Labels that corpus.json neither lists nor maps are in the Corpus's ``unknown_labels``, their rows dropped.
 
-    Raises:
-        UserError: if metadata or corpus.json are not in their form; the line names the file and row.
+    Raises UserError if metadata or corpus.json are not in their form; the line names the file and row.
     """
     settings, metadata, findings = read_settings(root), read_metadata(root), Findings()
     labels, emotions, label_reasons = classes(metadata, settings)
@@ -125,8 +122,7 @@ def read_settings(root):
 def read_metadata(root):
     """Metadata of a corpus folder; cells are texts without white space at their ends.
 
-    Raises:
-        UserError: if the file is not there twice or not at all, not in its form, or lacks a column that is needed.
+    Raises UserError if the file is there twice or not at all, not in its form, or lacks a column that is needed.
     """
     found = [root / file for file in METADATA if (root / file).exists()]
     if len(found) != 1:
@@ -188,10 +184,7 @@ def _json_text(path, number, name, cell):
         return ""
     if isinstance(cell, (dict, list)):
         raise UserError(f"{path}: line {number}: {name!r} is neither a text nor a number")
-    text = str(cell).strip()
-    if HALF_CHARACTER.search(text):
-        raise UserError(f"{path}: line {number}: {name!r} holds half of a character (\\ud800 to \\udfff)")
-    return text
+    return str(cell).strip()
 
 
 # Judging
