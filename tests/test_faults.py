@@ -97,8 +97,8 @@ KEPT = {
 
 def write_sounds(root, contents):
     """A corpus with a row for each content: bytes, or a function that makes a file at a path."""
-    rows = [{"path": f"{name}.wav", "emo": ("sad", "happy")[name == "good"], "text": "", "speaker": name} for name in contents]
-    write_corpus(root, [row | {"text": "그래"} for row in rows])
+    about = {"emo": "sad", "text": "그래", "speaker": "a"}
+    write_corpus(root, [about | {"path": f"{name}.wav"} for name in contents], {"labels": ["sad", "happy"]})
     for name, content in contents.items():
         path = root / f"{name}.wav"
         path.write_bytes(content) if isinstance(content, bytes) else content(path)
@@ -138,8 +138,8 @@ def test_channels_that_cancel_out_are_silent(tmp_path):
 
 def test_files_that_may_not_be_read(tmp_path, monkeypatch):
     # The rights themselves do not keep an administrator out.
-    wav, txt = (make_kemdy20(tmp_path, sessions=2, utterances=2)[place] for place in (0, 1))
-    wav, txt = (str(part.folder / f"{part.id}{suffix}") for part, suffix in ((wav, ".wav"), (txt, ".txt")))
+    segments = make_kemdy20(tmp_path, sessions=2, utterances=2)
+    wav, txt = (str(segment.folder / f"{segment.id}{suffix}") for segment, suffix in zip(segments, (".wav", ".txt")))
     forbidden, opened = {wav, txt}, open
 
     def guarded(file, *arguments, **settings):
