@@ -2,14 +2,22 @@
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
+
+from utils.data.corpus import read_corpus, read_folder
+from utils.data.judge import BY_DESIGN
+from utils.errors import UserError
 
 SENTENCES = ("내일은 세 시에 모이면 돼", "버스는 십 분마다 온다", "갑자기 종이 울려서 깜짝 놀랐네", "혼자 남으니까 눈물이 난다")
 MELD_EMOTIONS = ("joy", "sadness", "rage", "calmness", "fright", "disgust", "astonishment")
 RAVDESS_EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+# Notes of which the rows are not listed.
+ONLY_COUNTED = ("ids mended", "CP949 transcripts", "tags-only transcripts", "transcripts composed to NFC")
 MP3 = {"format": "MP3", "subtype": "MPEG_LAYER_III"}
 
 
@@ -105,3 +113,21 @@ def write_tone(path, pitch, rng, rate=16_000):
     path.parent.mkdir(parents=True, exist_ok=True)
     form = MP3 if path.suffix == ".mp3" else {}
     soundfile.write(path, tone(pitch, float(rng.uniform(0.4, 0.8)), rng, rate), rate, **form)
+
+
+def read(root):
+    """Read a corpus folder; every row is kept or counted under a reason, and what is counted is listed."""
+    corpus = read_folder(root, progress=False)
+    assert corpus.rows == len(corpus.utterances) + sum(corpus.dropped.values())
+    listed = Counter(fault.kind for fault in corpus.faults)
+    counted = corpus.dropped | corpus.notes
+    assert listed == {kind: count for kind, count in counted.items() if kind not in (*BY_DESIGN, *ONLY_COUNTED)}
+    return corpus
+
+
+def refused(root):
+    """The line with which a corpus folder is refused."""
+    with pytest.raises(UserError) as caught:
+        read_corpus(root.parent, root.name, progress=False)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

@@ -1,14 +1,12 @@
 """Sound files: an index of their contents, so that later runs open none before they train, and the waveform a model hears."""
 
 import contextlib
-import csv
 import errno
 import math
 import os
 import re
 import socket
 import stat
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +17,7 @@ from tqdm import tqdm
 
 from models import SAMPLE_RATE
 from utils.errors import UserError
-from utils.files import sha256
+from utils.files import sha256, whole_file
 
 INDEX_NAME = ".wav_index.csv"
 # In Hz. All rates in use are among them, and none for which the resampler would need a kernel of gigabytes.
@@ -39,32 +37,20 @@ MISSING = os.strerror(errno.ENOENT)
 
 
 class WavHeader(NamedTuple):
-    """What is known of one sound file; the fields are those of the index.
+    """What is known of one sound file; the fields are those of the index."""
 
-    Attributes:
-        size: bytes. A file of the same size and time of change is taken to be unchanged.
-        mtime_ns: time of the last change, in nanoseconds.
-        frames: samples per channel.
-        samplerate: in Hz.
-        channels: number of channels.
-        streamed: 1 if neither header nor container tells whether the file is whole.
-        silent: 1 if the averaged channels hold nothing but silence or one constant.
-        digest: SHA-256 of the file's bytes, in hex.
-    """
-
-    size: int
+    size: int  # bytes; a file of the same size and time of change is taken to be unchanged
     mtime_ns: int
     frames: int
-    samplerate: int
+    samplerate: int  # Hz
     channels: int
-    streamed: int
-    silent: int
-    digest: str
+    streamed: int  # 1 if neither header nor container tells whether the file is whole
+    silent: int  # 1 if the averaged channels hold nothing but silence or one constant
+    digest: str  # SHA-256 of the file's bytes
 
     @property
     def duration(self):
-        """Length in seconds."""
-        return self.frames / self.samplerate
+        return self.frames / self.samplerate  # seconds
 
 
 def stat_file(path):
@@ -100,7 +86,8 @@ def read_header(path):
             if sound.frames == 0:
                 return f"holds no sound, says its header ({held:,} bytes follow)" if held else "holds no sound"
             if sound.samplerate not in RATES:
-                return _rate_reason(sound.samplerate)
+                usable = f"usable: {RATES[0]:,} to {RATES[-1]:,}, multiples of {RATES.step}"
+                return f"has a sample rate of {sound.samplerate:,} Hz ({usable})"
             form, span = (sound.frames, sound.samplerate, sound.channels), _heard(sound)
         if isinstance(span, str):
             return span
@@ -108,7 +95,8 @@ def read_header(path):
     except OSError as error:
         return error.strerror or str(error)
     except soundfile.LibsndfileError as error:
-        return _reason(error)
+        # Its error 24 is no internal one, but a rate of 0 or beyond 31 bits.
+        return "has an impossible sample rate" if error.code == 24 else error.error_string.rstrip(".")
     except UnicodeEncodeError:
         return "its path is not in UTF-8"
     streamed = announced >= STREAMED_BYTES and sound.format not in CHECKED_BY_LIBSNDFILE
@@ -128,15 +116,6 @@ def _heard(sound):
     if decoded < sound.frames:
         return f"is truncated: {decoded:,} of {sound.frames:,} samples can be decoded"
     return high - low
-
-
-def _rate_reason(samplerate):
-    return f"has a sample rate of {samplerate:,} Hz (usable: {RATES[0]:,} to {RATES[-1]:,}, multiples of {RATES.step})"
-
-
-def _reason(error):
-    """libsndfile's message; its error 24 is no internal one, but a rate of 0 or beyond 31 bits."""
-    return "has an impossible sample rate" if error.code == 24 else error.error_string.rstrip(".")
 
 
 def _sound_chunks(path):
@@ -176,25 +155,15 @@ def index_wavs(root, paths, progress=True):
     """Look at every sound file once, and keep what was found in ``root/.wav_index.csv``.
 
     A file whose size and time of change are those of the index counts as unchanged, and is not opened again. A file that
-    cannot be used is not indexed, so that it is looked at again once it is repaired. Where ``root`` cannot be written, no index
-    is kept.
-
-    Args:
-        root: the corpus folder.
-        paths: paths of files below ``root``, each once.
+    cannot be used is not indexed, so that it is looked at again once it is repaired.
 
     Returns:
-        A dictionary from path to WavHeader, or to a str that says why the file cannot be used.
+        ``{path: WavHeader, or a str that says why the file cannot be used}`` of ``paths``, which lie below ``root``.
     """
     index_path, prefix = Path(root) / INDEX_NAME, os.path.join(root, "")
     known = _read_index(index_path)
-    headers, unseen = {}, []
-    for path in paths:
-        header = known.get(path.removeprefix(prefix))
-        if header is not None and _unchanged(path, header):
-            headers[path] = header
-        else:
-            unseen.append(path)
+    headers = {path: known.get(path.removeprefix(prefix)) for path in paths}
+    unseen = [path for path, header in headers.items() if header is None or not _unchanged(path, header)]
     if unseen:
         # Threads: on network storage, where corpora often lie, the time goes into waiting for each file.
         with ThreadPoolExecutor(8) as pool:
@@ -214,34 +183,29 @@ def _unchanged(path, header):
 
 
 def _read_index(index_path):
+    import pandas as pd
+
+    texts = ("path", "digest")
+    types = {name: str if name in texts else int for name in ("path", *WavHeader._fields)}
     try:
-        with open(index_path, encoding="utf-8", newline="") as file:
-            entries = csv.reader(file)
-            if next(entries) != ["path", *WavHeader._fields]:  # written by another version
-                return {}
-            return {path: WavHeader(*map(int, numbers), digest) for path, *numbers, digest in entries}
-    except (OSError, ValueError, TypeError, StopIteration, csv.Error):
-        return {}  # missing, or damaged: it is made again
+        table = pd.read_csv(index_path, dtype=types, keep_default_na=False)
+    except (OSError, ValueError):  # missing, or damaged: it is made again
+        return {}
+    if list(table.columns) != list(types):  # written by another version
+        return {}
+    return {path: WavHeader(*fields) for path, *fields in table.itertuples(index=False, name=None)}
 
 
 def _write_index(index_path, prefix, headers):
+    import pandas as pd
+
+    found = [(path.removeprefix(prefix), *header) for path, header in sorted(headers.items()) if isinstance(header, WavHeader)]
+    content = pd.DataFrame(found, columns=["path", *WavHeader._fields]).to_csv(index=False).encode()
     # Several first runs may write it at once, on several machines.
-    partial = index_path.with_name(f"{INDEX_NAME}.{socket.gethostname()}.{os.getpid()}")
-    try:
-        for left in index_path.parent.glob(f"{INDEX_NAME}.*"):  # by one that was killed
-            if time.time() - left.stat().st_mtime > 3600:
-                left.unlink()
-        with open(partial, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", *WavHeader._fields])
-            for path, header in sorted(headers.items(), key=lambda entry: entry[0]):
-                if isinstance(header, WavHeader):
-                    writer.writerow([path.removeprefix(prefix), *header])
-        os.replace(partial, index_path)
-    except OSError:
-        # A corpus on read-only storage is used as it is (where even removing a file that is not there is refused).
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    writer = f"{socket.gethostname()}.{os.getpid()}"
+    # A corpus on read-only storage is used as it is.
+    with contextlib.suppress(UserError), whole_file(index_path, writer=writer) as file:
+        file.write(content)
 
 
 def read_waveform(path, max_seconds, seconds=0.0, start=0.0):
@@ -268,14 +232,24 @@ def read_waveform(path, max_seconds, seconds=0.0, start=0.0):
             frames = round(seconds * samplerate) if whole else math.ceil(max_seconds * samplerate)
             samples = file.read(frames, dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise _gone_bad(path, _reason(error) if hasattr(error, "code") else error) from None
-    if samplerate not in RATES:
-        raise _gone_bad(path, _rate_reason(samplerate))
+        raise _gone_bad(path, error) from None
     # Start and end are each rounded to a frame.
     if len(samples) == 0 or len(samples) + 1.5 < min(seconds, max_seconds) * samplerate:
         raise _gone_bad(path, f"holds {len(samples) / samplerate:.2f} s of sound, {seconds:.2f} s before")
     with np.errstate(all="ignore"):  # answered below
-        return _normalised(path, samples.mean(axis=1), samplerate, max_seconds)
+        waveform = samples.mean(axis=1)
+        if samplerate != SAMPLE_RATE:
+            # Imported where it is needed: the corpora are at 16 kHz, and looking at one should not wait for torch.
+            import torch
+            from torchaudio.functional import resample
+
+            waveform = resample(torch.from_numpy(waveform), samplerate, SAMPLE_RATE).numpy()
+        waveform = waveform[: int(max_seconds * SAMPLE_RATE)]
+        variance = waveform.var()
+    if not np.isfinite(variance):
+        raise _gone_bad(path, "holds samples that are not finite")
+    # The small constant is that of wav2vec2's own feature extractor; it also keeps silence from dividing by zero.
+    return ((waveform - waveform.mean()) / np.sqrt(variance + 1e-7)).astype(np.float32)
 
 
 def _gone_bad(path, reason):
@@ -285,18 +259,3 @@ def _gone_bad(path, reason):
     return UserError(
         f"{path} went bad since it was looked at: {reason}; copy it again, or start again with --skip_bad_files to leave it out"
     )
-
-
-def _normalised(path, waveform, samplerate, max_seconds):
-    if samplerate != SAMPLE_RATE:
-        # Imported where it is needed: the corpora are at 16 kHz, and looking at one should not wait for torch.
-        import torch
-        from torchaudio.functional import resample
-
-        waveform = resample(torch.from_numpy(waveform), samplerate, SAMPLE_RATE).numpy()
-    waveform = waveform[: int(max_seconds * SAMPLE_RATE)]
-    variance = waveform.var()
-    if not np.isfinite(variance):
-        raise _gone_bad(path, "holds samples that are not finite")
-    # The small constant is that of wav2vec2's own feature extractor; it also keeps silence from dividing by zero.
-    return ((waveform - waveform.mean()) / np.sqrt(variance + 1e-7)).astype(np.float32)

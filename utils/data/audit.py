@@ -18,7 +18,11 @@ def audit(corpus, found_folds):
         found_folds: the result of ``folds``, or a str that says why there are none.
     """
     utterances = corpus.utterances
-    known = _published(corpus)
+    known = None  # of the real KEMDy
+    if corpus.is_kemdy and not corpus.synthetic:
+        from utils.data.kemdy import FORMATS
+
+        known = FORMATS[corpus.release]
     groups = "splits" if corpus.given_splits else "sessions" if corpus.is_kemdy else "sessions or speakers"
     usable = f"  {'usable utterances':<40}{len(utterances):>8,}"
     labels = utterances["emotion"].value_counts()
@@ -44,15 +48,6 @@ def audit(corpus, found_folds):
     if isinstance(found_folds, str):
         return [*lines, f"folds: none, {found_folds}"]
     return lines + _fold_lines(corpus, found_folds, known)
-
-
-def _published(corpus):
-    """What is known of the real KEMDy, None for anything else."""
-    if not corpus.is_kemdy or corpus.synthetic:
-        return None
-    from utils.data.kemdy import FORMATS
-
-    return FORMATS[corpus.release]
 
 
 def _compared(count, expected):
@@ -110,20 +105,10 @@ def blocking(corpus, found_folds):
         lines.append(found_folds)
     else:
         used = set(corpus.utterances["session"])
-        empty = [
-            f"the {split} split of fold {index} has no usable utterance"
-            for index, fold in enumerate(found_folds)
-            for split in SPLITS
-            if not used.intersection(fold[split])
-        ]
-        lines += empty[:1]
+        places = ((index, split) for index in range(len(found_folds)) for split in SPLITS)
+        empty = [(split, index) for index, split in places if used.isdisjoint(found_folds[index][split])]
+        lines += [f"the {split} split of fold {index} has no usable utterance" for split, index in empty[:1]]
     return lines
-
-
-def verdict(lines, notes):
-    """The last line of an audit: from the lines of ``blocking``, and the number of kinds of drops and notes."""
-    counts = f"{len(lines)} blocking, {notes} notes"
-    return f"NOT ready to train: {counts}: {'; '.join(lines)}" if lines else f"OK to train: {counts}"
 
 
 def _write_tables(args, corpus, found_folds):
@@ -149,13 +134,12 @@ def main():
         "a spreadsheet would take for a formula is preceded by an apostrophe.",
     )
     parser.add_argument("root", type=named_path, help="the corpus folder, such as data/KEMDy19")
-    parser.add_argument(
-        "--csv", metavar="FILE", type=named_path, help=f"write the usable utterances as a table: {', '.join(COLUMNS)}"
-    )
-    parser.add_argument(
-        "--faults", metavar="FILE", type=named_path, help=f"write all faults as a table: {', '.join(Fault._fields)}"
-    )
-    parser.add_argument("--folds-json", metavar="FILE", type=named_path, help="write the folds' sessions as JSON")
+    for flag, what in (
+        ("--csv", f"write the usable utterances as a table: {', '.join(COLUMNS)}"),
+        ("--faults", f"write all faults as a table: {', '.join(Fault._fields)}"),
+        ("--folds-json", "write the folds' sessions as JSON"),
+    ):
+        parser.add_argument(flag, metavar="FILE", type=named_path, help=what)
     parser.add_argument("--k_fold", type=positive_int, default=5, help="number of folds")
     args = parser.parse_args()
 
@@ -174,7 +158,9 @@ def main():
     print(printable("\n".join(audit(corpus, found_folds))))
     _write_tables(args, corpus, found_folds)
     lines = blocking(corpus, found_folds)
-    print(printable(verdict(lines, len(corpus.dropped) + len(corpus.notes))).replace("\n", " "))
+    verdict = f"{len(lines)} blocking, {len(corpus.dropped) + len(corpus.notes)} notes"
+    verdict = f"NOT ready to train: {verdict}: {'; '.join(lines)}" if lines else f"OK to train: {verdict}"
+    print(printable(verdict).replace("\n", " "))
     sys.exit(1 if lines else 0)
 
 

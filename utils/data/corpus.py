@@ -48,77 +48,53 @@ class Fault(NamedTuple):
 class Corpus:
     """One corpus as read from disk.
 
-    Attributes:
-        name: also that of the task to learn it.
-        root: the corpus folder.
-        labels: its emotions, in the order of the classes.
-        utterances: the usable utterances, a table with COLUMNS, in annotation order. ``session`` is what
-            folds are made over: KEMDy's session number, else the name of a session, of a group that shares speakers, of a
-            speaker, or of a split; ``start`` and ``duration`` are seconds.
-        digest: SHA-256 of the usable utterances in their order: ids, sessions, speakers, emotions, texts and sound. A copy
-            elsewhere has the same one.
-        sessions: all values of ``session``, sorted, those among them whose utterances are all unusable.
-        given_splits: does the corpus come with splits, which are then its one fold?
-        rows: annotation rows read; the usable utterances and the dropped rows add up to it.
-        dropped: rows by reason (``utils.data.judge.DROP_REASONS``).
-        notes: what was kept, but is worth knowing, with counts.
-        unreadable: (path, reason) of every sound file that is needed and cannot be used.
-        unreadable_transcripts: the same of transcripts; their rows are dropped, and training goes on without them.
-        faults: every Fault, those that cost a row among them; by-design drops are none.
-        synthetic: True for a made corpus (one with a file SYNTHETIC at its top).
-        release: "KEMDy19" or "KEMDy20" where KEMDy's reader read it, whatever its name is; else "".
-        expected_sessions: how many the real KEMDy has; else None.
-        unknown_labels: labels that corpus.json neither lists nor maps, with counts.
-        about: language, licence and citation, where corpus.json tells.
+    ``utterances`` are the usable ones, a table with COLUMNS in annotation order: ``session`` is what folds are made over
+    (KEMDy's session number, else the name of a session, of a group that shares speakers, of a speaker, or of a split),
+    ``start`` and ``duration`` are seconds, ``wav_digest`` is the SHA-256 of the file's bytes.
     """
 
-    name: str
+    name: str  # also that of the task to learn it
     root: Path
-    labels: tuple
+    labels: tuple  # its emotions, in the order of the classes
     utterances: "pd.DataFrame"
-    digest: str
-    sessions: list
-    given_splits: bool
-    rows: int
-    dropped: dict
-    notes: dict
-    unreadable: list
-    unreadable_transcripts: list
-    faults: list
-    synthetic: bool
-    release: str = ""
-    expected_sessions: int | None = None
-    unknown_labels: dict = field(default_factory=dict)
-    about: dict = field(default_factory=dict)
+    digest: str  # SHA-256 of the utterances but for their paths: a copy elsewhere has the same one
+    sessions: list  # all values of session, sorted, those among them whose utterances are all unusable
+    given_splits: bool  # it comes with splits, which are then its one fold
+    rows: int  # annotation rows read: the usable utterances and the dropped rows
+    dropped: dict  # rows by reason (utils.data.judge.DROP_REASONS)
+    notes: dict  # counts of what was kept, but is worth knowing
+    unreadable: list  # (path, reason) of every sound file that is needed and cannot be used
+    unreadable_transcripts: list  # the same of transcripts; their rows are dropped, and training goes on without them
+    faults: list  # every Fault, those that cost a row among them; by-design drops are none
+    synthetic: bool  # made by a program: there is a file SYNTHETIC at its top
+    release: str = ""  # KEMDy19 or KEMDy20 where KEMDy's reader read it, whatever its name is
+    expected_sessions: int | None = None  # of the real KEMDy
+    unknown_labels: dict = field(default_factory=dict)  # counts of labels that corpus.json neither lists nor maps
+    about: dict = field(default_factory=dict)  # language, licence and citation, where corpus.json tells
 
     @property
     def is_kemdy(self):
-        """Did KEMDy's reader read it?"""
         return bool(self.release)
 
     @property
     def command(self):
-        """The command that audits this copy."""
         return f"python -m utils.data.audit {shlex.quote(str(self.root))}"
 
     def warnings(self):
         """What a user should hear before training on this copy, as lines."""
-        lines = []
+        lines, listed = [], f"({self.command} lists them)"
         for kind, files in (("transcript", self.unreadable_transcripts), ("wav", self.unreadable)):
             lines += [f"left out, {kind} {path} {reason}" for path, reason in files[:SHOWN]]
             if len(files) > SHOWN:
                 lines.append(f"left out, {len(files) - SHOWN:,} more {kind}s ({self.command} lists all)")
-        missing = self.dropped.get("no wav", 0)
+        missing, without_row = self.dropped.get("no wav", 0), self.notes.get(NO_ROW, 0)
         if missing and not self.is_kemdy:  # of which every copy lacks a few
-            lines.append(f"left out, {missing:,} rows whose wav is not there ({self.command} lists them)")
-        without_row = self.notes.get(NO_ROW, 0)
+            lines.append(f"left out, {missing:,} rows whose wav is not there {listed}")
         if without_row > MANY_WITHOUT_ROW * self.rows:
-            lines.append(
-                f"{without_row:,} wavs have no row in annotation/, so their labels are lost: was a file cut short? ("
-                f"{self.command} lists them)"
-            )
+            lost = "have no row in annotation/, so their labels are lost: was a file cut short?"
+            lines.append(f"{without_row:,} wavs {lost} {listed}")
         if untold := self.notes.get(UNTOLD_LENGTH, 0):
-            lines.append(f"{untold:,} wavs are in a form that does not tell whether they are whole ({self.command} lists them)")
+            lines.append(f"{untold:,} wavs are in a form that does not tell whether they are whole {listed}")
         return lines + self.missing_sessions()
 
     def missing_sessions(self):
@@ -148,8 +124,7 @@ def check_name(name):
 def find_corpus(data_root, name):
     """Folder of a corpus: ``data_root/name``; KEMDy's may also be the one ``data_root/KEMDy19_v*``, in any case.
 
-    Raises:
-        UserError: if there is none, if several versions leave a choice, or if the name is none for a corpus.
+    Raises UserError if there is none, if several versions leave a choice, or if the name is none for a corpus.
     """
     check_name(name)
     data_root = existing_path(data_root, any_case=True)
@@ -169,15 +144,7 @@ def find_corpus(data_root, name):
 
 
 def read_corpus(data_root, name, progress=True):
-    """Read the corpus ``data_root/name``.
-
-    Args:
-        data_root: folder of all corpora.
-        name: KEMDy19, KEMDy20, or a folder with metadata.csv or metadata.jsonl.
-        progress: show a bar when sound files are looked at for the first time.
-
-    Returns:
-        A Corpus.
+    """Read the corpus ``data_root/name``, with a bar when sound files are looked at for the first time. Returns a Corpus.
 
     Raises:
         UserError: if it is not there or not in the form of a corpus, or has labels that corpus.json neither lists nor maps;
@@ -192,9 +159,7 @@ def read_corpus(data_root, name, progress=True):
 def read_folder(root, name=None, progress=True):
     """Read a corpus folder whatever is wrong with its labels, which an audit then tells; else as ``read_corpus``.
 
-    Args:
-        root: the corpus folder.
-        name: the corpus's; None where it is KEMDy's own, or the folder's.
+    Without ``name`` it is KEMDy's own, or that of the folder.
     """
     root = existing_path(root, any_case=True)
     if is_kemdy(root, name):
@@ -203,7 +168,7 @@ def read_folder(root, name=None, progress=True):
         return read_kemdy(root, name, progress)
     from utils.data.manifest import read_manifest
 
-    name = name or _folder_name(root)
+    name = name or root.absolute().name
     check_name(name)
     return read_manifest(root, name, progress)
 
@@ -216,16 +181,12 @@ def is_kemdy(root, name=None):
         raise UserError(f"no corpus folder at {root}")
     if any((root / file).exists() for file in METADATA):
         return False
-    if _folder_name(root) in KEMDY or (root / "annotation").is_dir():
+    if root.absolute().name in KEMDY or (root / "annotation").is_dir():
         return True
     raise UserError(
         f"{root} holds neither {' nor '.join(METADATA)}, nor annotation/ as KEMDy does: see docs/own-corpus.md for how to make "
         "a corpus"
     )
-
-
-def _folder_name(root):
-    return root.absolute().name
 
 
 def unknown_labels(root, labels):
@@ -245,8 +206,7 @@ def folds(corpus, k_fold):
 def fold_of(corpus, num_fold, k_fold):
     """One fold of a corpus, ``{"train": [sessions], "valid": ..., "test": ...}``; given splits are that of every ``num_fold``.
 
-    Raises:
-        UserError: if there are too few sessions for the folds, or there is no such fold.
+    Raises UserError if there are too few sessions for the folds, or there is no such fold.
     """
     found = folds(corpus, k_fold)
     if corpus.given_splits:

@@ -14,6 +14,7 @@ from models import SAMPLE_RATE
 from utils.data import SECONDS
 from utils.data.audio import MISSING, index_wavs
 from utils.data.corpus import COLUMNS, UNTOLD_LENGTH, Fault
+from utils.files import SYNTHETIC_MARKER
 
 # A row is counted under the first that holds.
 DROP_REASONS = (
@@ -37,8 +38,9 @@ DROP_REASONS = (
 BY_DESIGN = ("other speaker's file", "several labels", "label mapped to null")
 # Seconds by which an utterance may end after its file: times are often given with two digits.
 ROUNDING = 0.05
-# What no text has: NUL and the other control characters, but for white space, line ends and the old end-of-file mark.
-CONTROL = re.compile(r"[\x00-\x08\x0e-\x19\x1b-\x1f\x7f-\x84\x86-\x9f]")
+# What no text has: NUL and the other control characters, but for white space, line ends and the old end-of-file mark; and
+# halves of characters, which JSON may hold.
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x19\x1b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 # What looks like other text and is not, or cannot be seen: counted and listed, never changed. Members of character classes.
 LOOK_ALIKES = {
     "compatibility jamo": r"\u3130-\u318f",
@@ -58,7 +60,10 @@ TAGS_ONLY = re.compile(r"(?:[A-Za-z]/|[*+/().,?!\s])+")
 
 
 class Row(NamedTuple):
-    """An utterance as its annotation gives it: ``end`` is None at the file's end; ``place`` is where its text stands."""
+    """An utterance as its annotation gives it: ``end`` is None at the file's end; ``place`` is where its text stands.
+
+    ``note`` is a kind that is counted if the row is kept.
+    """
 
     segment_id: str
     session: int | str
@@ -69,10 +74,11 @@ class Row(NamedTuple):
     end: float | None
     text: str
     place: tuple
+    note: str = ""
 
 
 class Findings:
-    """What is dropped, noted and wrong, collected while a corpus is read. The attributes are those of Corpus."""
+    """What is dropped, noted and wrong, collected while a corpus is read."""
 
     def __init__(self):
         self.drops, self.notings, self.faults = Counter(), Counter(), []
@@ -94,23 +100,25 @@ class Findings:
         self.notings[kind] += 1
         self.faults.append(Fault(kind, str(file), row, segment_id, what))
 
-    def count(self, kind, number=1):
+    def count(self, kind):
         """Count what is not worth a list."""
-        self.notings[kind] += number
+        self.notings[kind] += 1
 
-    @property
-    def dropped(self):
-        return {reason: self.drops[reason] for reason in DROP_REASONS if self.drops[reason]}
-
-    @property
-    def notes(self):
-        return {kind: count for kind, count in sorted(self.notings.items()) if count}
+    def facts(self):
+        """Those fields of Corpus that are found out here."""
+        return {
+            "dropped": {reason: self.drops[reason] for reason in DROP_REASONS if self.drops[reason]},
+            "notes": {kind: count for kind, count in sorted(self.notings.items()) if count},
+            "unreadable": self.unreadable,
+            "unreadable_transcripts": self.unreadable_transcripts,
+            "faults": self.faults,
+        }
 
 
 def not_text(text):
-    """What is wrong with a text that holds control characters, else ""."""
+    """What is wrong with a text that holds a control character or half of one, else ""."""
     found = CONTROL.search(text)
-    return f"is not text (it holds the control character {ord(found[0]):#04x})" if found else ""
+    return f"is not text (it holds the control character U+{ord(found[0]):04X})" if found else ""
 
 
 def composed(text, findings):
@@ -121,8 +129,8 @@ def composed(text, findings):
     return unicodedata.normalize("NFC", text)
 
 
-def usable_table(root, rows, findings, progress):
-    """The utterances whose sound is usable.
+def judged(root, rows, findings, progress):
+    """The utterances whose sound is usable, and all that was found.
 
     Args:
         root: the corpus folder.
@@ -131,7 +139,8 @@ def usable_table(root, rows, findings, progress):
         progress: show a bar when files are looked at for the first time.
 
     Returns:
-        A table with COLUMNS: start and duration in seconds, wav_digest the SHA-256 of the file's bytes.
+        Those fields of Corpus that are judged for all corpora alike, as a dictionary; in the table of utterances
+        wav_digest is the SHA-256 of the file's bytes.
     """
     import pandas as pd
 
@@ -159,8 +168,9 @@ def usable_table(root, rows, findings, progress):
     names = [column for column in COLUMNS if column in Row._fields]
     table = {name: [getattr(row, name) for row in kept] for name in names}
     table |= {"wav_path": [row.path for row in kept], "wav_digest": [headers[row.path].digest for row in kept]}
-    table |= {"duration": spans}
-    return pd.DataFrame(table, columns=list(COLUMNS))
+    utterances = pd.DataFrame(table | {"duration": spans}, columns=list(COLUMNS))
+    synthetic = (root / SYNTHETIC_MARKER).exists()
+    return {"utterances": utterances, "digest": table_digest(utterances), "synthetic": synthetic, **findings.facts()}
 
 
 def _span(row, header):
@@ -177,6 +187,8 @@ def _span(row, header):
 
 
 def _note_text(row, findings):
+    if row.note:
+        findings.count(row.note)
     if not row.text:
         what = "no text" if row.place[1] else "has no text in its first line"
         findings.note("empty transcripts", *row.place, row.segment_id, what)
@@ -192,16 +204,16 @@ def _note_text(row, findings):
 
 
 def _note_sound(path, segment_id, header, findings):
-    if header.channels > 1:
-        what = f"has {header.channels} channels, which are averaged"
-        findings.note("wavs with several channels", path, "", segment_id, what)
-    if header.samplerate != SAMPLE_RATE:
-        findings.note("wavs not at 16 kHz", path, "", segment_id, f"is at {header.samplerate:,} Hz, and is resampled")
-    if header.streamed:
-        findings.note(UNTOLD_LENGTH, path, "", segment_id, "does not tell whether it is whole; it is read to its end")
-    if header.silent:
-        what = "is silent: zeros, one constant, or channels that cancel out"
-        findings.note("silent wavs", path, "", segment_id, what)
+    channels = f"has {header.channels} channels, which are averaged"
+    rate = f"is at {header.samplerate:,} Hz, and is resampled"
+    for kind, found, what in (
+        ("wavs with several channels", header.channels > 1, channels),
+        ("wavs not at 16 kHz", header.samplerate != SAMPLE_RATE, rate),
+        (UNTOLD_LENGTH, header.streamed, "does not tell whether it is whole; it is read to its end"),
+        ("silent wavs", header.silent, "is silent: zeros, one constant, or channels that cancel out"),
+    ):
+        if found:
+            findings.note(kind, path, "", segment_id, what)
 
 
 def table_digest(table):

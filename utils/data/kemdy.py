@@ -4,8 +4,6 @@ Both are laid out as ``annotation/*.csv`` and ``wav/**/<segment id>.wav`` with a
 differs stands in FORMATS; everything else is read by the same code.
 """
 
-import csv
-import io
 import os
 import re
 from collections import Counter
@@ -13,11 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data.audio import stat_file
 from utils.data.corpus import NO_ROW, Corpus
-from utils.data.judge import Findings, Row, composed, not_text, table_digest, usable_table
+from utils.data.judge import Findings, Row, composed, judged, not_text
+from utils.data.texts import csv_rows, read_bytes
 from utils.errors import UserError
-from utils.files import SYNTHETIC_MARKER
 from utils.methods import KEMDY
 
 # The order of the published class indices.
@@ -66,18 +63,11 @@ FORMATS = {
 
 
 def read_kemdy(root, name=None, progress=True):
-    """Read KEMDy19 or KEMDy20, whichever lies at ``root``.
+    """Read KEMDy19 or KEMDy20, whichever lies at ``root``, with a bar when wavs are looked at for the first time.
 
-    Args:
-        root: the corpus folder, with ``annotation/`` and ``wav/`` in it.
-        name: what the corpus is called; None is what it is. Under KEMDy's names nothing else may lie.
-        progress: show a bar when wavs are looked at for the first time.
+    Without ``name`` it is called what it is; under KEMDy's names nothing else may lie.
 
-    Returns:
-        A Corpus.
-
-    Raises:
-        UserError: if the folder, its annotations or their columns are not those of the corpora; the line names the file.
+    Raises UserError if the folder, its annotations or their columns are not those of the corpora; the line names the file.
     """
     release, annotations, others = _find_annotations(root)
     if name in KEMDY and name != release:
@@ -86,30 +76,19 @@ def read_kemdy(root, name=None, progress=True):
     wavs, transcripts, shadowed = _find_recordings(root / "wav")
     tables = [(path, match, _read_annotation(path)) for path, match in annotations]
     sessions = sorted({int(match["session"]) for _, match in annotations})
-
     _note_files(root, form, sessions, others, shadowed, wavs, findings)
     labelled = _judge_annotations(tables, form, wavs, transcripts, sessions, findings)
-    texts = _read_transcripts([transcripts[segment_id] for segment_id, *_ in labelled])
-    rows, encodings = _judge_transcripts(labelled, texts, wavs, transcripts, findings)
-    table = usable_table(root, rows, findings, progress)
-    findings.count("CP949 transcripts", sum(encodings[segment_id] == "cp949" for segment_id in table["segment_id"]))
+    rows = _judge_transcripts(labelled, wavs, transcripts, findings)
     return Corpus(
         name=name or release,
         root=root,
         labels=EMOTIONS,
-        utterances=table,
-        digest=table_digest(table),
         sessions=sessions,
         given_splits=False,
         rows=sum(len(rows) for *_, rows in tables),
-        dropped=findings.dropped,
-        notes=findings.notes,
-        unreadable=findings.unreadable,
-        unreadable_transcripts=findings.unreadable_transcripts,
-        faults=findings.faults,
-        synthetic=(root / SYNTHETIC_MARKER).exists(),
         release=release,
         expected_sessions=form.sessions,
+        **judged(root, rows, findings, progress),
     )
 
 
@@ -120,30 +99,27 @@ def _find_annotations(root):
             raise UserError(f"{root} has no folder {part}/: it should hold annotation/ and wav/ of KEMDy19 or KEMDy20")
     files = sorted(path for path in (root / "annotation").iterdir() if path.suffix.lower() == ".csv" and path.name[0] != ".")
     found = {
-        name: [(path, match) for path in files if (match := corpus_format.annotation_name.fullmatch(path.name))]
-        for name, corpus_format in FORMATS.items()
+        name: [(path, match) for path in files if (match := form.annotation_name.fullmatch(path.name))]
+        for name, form in FORMATS.items()
     }
-    names = [name for name in KEMDY if found[name]]
+    names = [name for name in FORMATS if found[name]]
     if len(names) != 1:
-        examples = " or ".join(f"{FORMATS[name].annotation_example} ({name})" for name in KEMDY)
+        examples = " or ".join(f"{form.annotation_example} ({name})" for name, form in FORMATS.items())
         problem = "annotation files of both corpora" if names else "no annotation file"
         raise UserError(f"{root / 'annotation'} holds {problem}: expected names like {examples}")
     annotations = found[names[0]]
     if names[0] == "KEMDy19":
         # A speaker's labels stand in that speaker's own file, so half of a session would be lost without notice.
-        present = {(match["session"], match["sex"]) for _, match in annotations}
-        for session, sex in sorted(present):
-            partner = (session, "M" if sex == "F" else "F")
-            if partner not in present:
-                missing = root / "annotation" / f"Session{partner[0]}_{partner[1]}_res.csv"
-                raise UserError(f"{missing} is missing: copy it again (each speaker's labels stand in their own file)")
+        for path, match in annotations:
+            partner = path.with_name(f"Session{match['session']}_{'M' if match['sex'] == 'F' else 'F'}_res.csv")
+            if partner not in files:
+                raise UserError(f"{partner} is missing: copy it again (each speaker's labels stand in their own file)")
     return names[0], annotations, sorted(set(files) - {path for path, _ in annotations})
 
 
 def _find_recordings(wav_root):
     """Paths by stem, of wavs and of transcripts, and deeper twins (as in ``converted/``) as (path passed over, path taken)."""
-    found, shadowed = {".wav": {}, ".txt": {}}, []
-    visited = set()
+    paths, visited = [], set()
 
     def refuse(error):
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}), and what lies in it would be missed")
@@ -154,44 +130,23 @@ def _find_recordings(wav_root):
             subfolders.clear()
             continue
         visited.add(real)
-        depth = len(Path(folder).parts)
-        for file in sorted(files):
-            stem, suffix = os.path.splitext(file)
-            by_stem = found.get(suffix.lower())
-            if by_stem is None or file.startswith("."):
-                continue
-            path = os.path.join(folder, file)
-            known_depth, known = by_stem.get(stem, (depth, path))
-            if depth < known_depth or known == path:
-                by_stem[stem] = (depth, path)
-            if known != path:
-                shadowed.append((path, known) if depth >= known_depth else (known, path))
-    wavs, transcripts = ({stem: path for stem, (_, path) in found[suffix].items()} for suffix in (".wav", ".txt"))
-    return wavs, transcripts, shadowed
+        paths += [os.path.join(folder, file) for file in sorted(files) if not file.startswith(".")]
+    found, shadowed = {".wav": {}, ".txt": {}}, []
+    for path in sorted(paths, key=lambda path: path.count(os.sep)):
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        by_stem = found.get(suffix.lower())
+        if by_stem is not None and by_stem.setdefault(stem, path) != path:
+            shadowed.append((path, by_stem[stem]))
+    return found[".wav"], found[".txt"], shadowed
 
 
 def _read_annotation(path):
     """(row number, segment id, majority label) of every row; columns are found by their names in the two header rows."""
-    content, rows = b"", []
-    try:
-        content = _read_bytes(path)
-        # Strict: a quote that is opened and never closed would swallow the rest of the file.
-        for row in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True):
-            if any("\n" in cell or "\r" in cell for cell in row):
-                raise csv.Error("a quoted cell has a line end in it")
-            rows.append(row)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again, or make it readable") from None
-    except UnicodeDecodeError as error:
-        number = len(error.object[: error.start + 1].splitlines())
-        raise UserError(f"{path}: row {number} is not in UTF-8 ({error.reason}); copy the file again") from None
-    except csv.Error as error:
-        raise UserError(f"{path}: row {len(rows) + 1} is not CSV ({error}); copy the file again") from None
+    rows = csv_rows(path)
     if len(rows) < 2:
         raise UserError(f"{path}: no header of two rows; copy it again")
-    first, second = ([cell.strip() for cell in row] for row in rows[:2])
-    id_columns = [column for column, name in enumerate(first) if name == "Segment ID"]
-    names = list(zip(first, second))
+    names = list(zip(rows[0][1], rows[1][1]))
+    id_columns = [column for column, (name, _) in enumerate(names) if name == "Segment ID"]
     label_columns = [column for column, name in enumerate(names) if name == ("Total Evaluation", "Emotion")]
     if len(id_columns) != 1 or len(label_columns) != 1:
         problem = "several" if id_columns and label_columns else "no"
@@ -199,30 +154,13 @@ def _read_annotation(path):
             f"{path}: the two header rows have {problem} columns 'Segment ID' and 'Total Evaluation' / 'Emotion'; "
             "this is not an annotation file of KEMDy19 or KEMDy20"
         )
-    (id_column,), (label_column,) = id_columns, label_columns
-    labels = []
-    for number, row in enumerate(rows[2:], start=3):
-        if not any(cell.strip() for cell in row):
-            continue
-        if len(row) < len(first) or any(cell.strip() for cell in row[len(first) :]):
-            raise UserError(f"{path}: row {number} has {len(row)} cells where the header has {len(first)}; copy the file again")
-        labels.append((number, row[id_column].strip(), row[label_column]))
-    return labels
-
-
-def _read_transcripts(paths):
-    """(first line, encoding) of each; (None, (drop reason, what is wrong)) where there is none."""
-    # Threads wait for network storage together; a hundred files each time, or handing them out takes longer than reading.
-    chunks = [paths[start : start + 100] for start in range(0, len(paths), 100)]
-    if len(chunks) < 2:
-        return list(map(_read_transcript, paths))
-    with ThreadPoolExecutor(8) as pool:
-        return [text for chunk in pool.map(lambda chunk: list(map(_read_transcript, chunk)), chunks) for text in chunk]
+    return [(number, cells[id_columns[0]], cells[label_columns[0]]) for number, cells in rows[2:]]
 
 
 def _read_transcript(path):
+    """(first line, encoding) of a transcript; (None, (drop reason, what is wrong)) where there is none."""
     try:
-        content = _read_bytes(path)
+        content = read_bytes(path)
     except OSError as error:
         return None, ("no transcript", f"cannot be read ({error.strerror})")
     for encoding in ENCODINGS:
@@ -235,13 +173,6 @@ def _read_transcript(path):
         return re.split("\r\n|\n|\r", text)[0].strip(), encoding
     what = "is in UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "is neither in UTF-8 nor in CP949"
     return None, ("transcript in neither encoding", what)
-
-
-def _read_bytes(path):
-    """Content of a file; OSError if it is no regular file."""
-    stat_file(path)
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _note_files(root, form, sessions, others, shadowed, wavs, findings):
@@ -307,16 +238,18 @@ def _judge_row(match, file_match, segment_id, label, seen):
     return (None, emotion) if emotion in EMOTIONS else ("unknown label", None)
 
 
-def _judge_transcripts(labelled, texts, wavs, transcripts, findings):
-    """A Row for each utterance whose transcript is text, and the encodings by segment id."""
-    rows, encodings = [], {}
+def _judge_transcripts(labelled, wavs, transcripts, findings):
+    """A Row for each utterance whose transcript is text."""
+    with ThreadPoolExecutor(8) as pool:  # threads wait for network storage together
+        texts = list(pool.map(_read_transcript, [transcripts[segment_id] for segment_id, *_ in labelled]))
+    rows = []
     for (segment_id, session, speaker, emotion), (text, encoding) in zip(labelled, texts):
-        path = transcripts[segment_id]
+        place = transcripts[segment_id], ""
         if text is None:
             reason, what = encoding
-            findings.drop_transcript(reason, path, "", segment_id, what)
+            findings.drop_transcript(reason, *place, segment_id, what)
             continue
-        encodings[segment_id] = encoding
+        note = "CP949 transcripts" if encoding == "cp949" else ""
         text = composed(text, findings)
-        rows.append(Row(segment_id, session, speaker, emotion, wavs[segment_id], 0.0, None, text, (path, "")))
-    return rows, encodings
+        rows.append(Row(segment_id, session, speaker, emotion, wavs[segment_id], 0.0, None, text, place, note))
+    return rows
