@@ -201,6 +201,7 @@ def test_an_annotation_of_another_form_says_the_same(copy, change, settings):
         (lambda rows: rows[3].pop(9), "row 4 has 36 cells where the header has 37"),
         (columns(lambda row: row[:3] + row[4:]), "have no columns 'Segment ID' and"),
         (columns(lambda row: [*row, row[4]]), "have several columns 'Segment ID' and"),
+        (lambda rows: rows[2].__setitem__(9, "x\n1,2,3"), "row 3 has a quoted cell with a line end in it"),
         (lambda rows: rows.__delitem__(slice(2)), "have no columns 'Segment ID' and"),
         (lambda rows: rows.clear(), "no header of two rows"),
     ],

@@ -145,6 +145,9 @@ def _read_annotation(path):
     rows = csv_rows(path)
     if len(rows) < 2:
         raise UserError(f"{path}: no header of two rows; copy it again")
+    for number, cells in rows:
+        if any("\n" in cell or "\r" in cell for cell in cells):  # two stray quotes would swallow the rows between them
+            raise UserError(f"{path}: row {number} has a quoted cell with a line end in it; copy the file again")
     names = list(zip(rows[0][1], rows[1][1]))
     id_columns = [column for column, (name, _) in enumerate(names) if name == "Segment ID"]
     label_columns = [column for column, name in enumerate(names) if name == ("Total Evaluation", "Emotion")]
