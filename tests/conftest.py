@@ -78,7 +78,7 @@ def encoders(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory):
-    """Folder with KEMDy19/ and KEMDy20/, two small synthetic corpora without traps."""
+    """Folder with KEMDy19/ and KEMDy20/, two small synthetic corpora."""
     folder = tmp_path_factory.mktemp("data")
     make_kemdy19(folder / "KEMDy19", sessions=6, utterances=7)
     make_kemdy20(folder / "KEMDy20", sessions=6, utterances=7)
