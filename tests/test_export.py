@@ -144,7 +144,6 @@ def test_the_card_of_a_real_run_and_of_hub_encoders(copied, tmp_path):
 def test_only_finished_runs_are_exported_and_nothing_is_overwritten(call_main, copied, tmp_path):
     run, target = copied("task_a"), tmp_path / "file.safetensors"
     for arguments, answer in (
-        ((run, run / "file"), "among the run's own files"),
         ((run, tmp_path), "is a folder"),
         ((run, tmp_path / "card.md"), "ends as the model card"),
         ((run,), "is a folder: name the FILE"),

@@ -46,7 +46,7 @@ make_python() {
     fail "$base cannot make .venv (see above); on Debian and Ubuntu 'apt install python3-venv' may be missing"
   "$venv/bin/python" -m pip install --disable-pip-version-check -r "$repository/requirements.txt" ||
     fail "requirements.txt could not be installed into .venv (see above); the same command resumes from there"
-  find_python || fail ".venv lacks $("$venv/bin/python" "$repository/utils/shell/requirements.py")"
+  find_python || fail ".venv lacks $("$venv/bin/python" "$repository/utils/shell/requirements.py" 2>&1)"
 }
 
 # methods: every method on a line: name, kind, model, run script. methods NAME: its kind, script and flags, quoted.
