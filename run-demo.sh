@@ -21,6 +21,7 @@ case "$*" in
 esac
 make_python
 
+parts=${full:+voice-only words-only}
 export SEEDS="${SEEDS:-12${full:+ 13 14}}"
 # Two runs side by side, a thread each: small models gain nothing from more.
 export OMP_NUM_THREADS=1
@@ -52,11 +53,8 @@ one_fold() {
     while read -r name kind model script; do
       train "" "$script" $(flags_of "$name" "$model")
     done <<<"$all"
-    if [ -n "$full" ]; then
-      SEEDS=12 LAMBDAS="10 100 10000 100000 1000000" train "" run-ewc-lambda.sh $(flags_of finetune fusion)
-      train /voice-only run-init.sh $(flags_of task_a fusion)
-      train /words-only run-init.sh $(flags_of task_a fusion)
-    fi
+    for part in $parts; do train /$part run-init.sh $(flags_of task_a fusion); done
+    [ -z "$full" ] || SEEDS=12 LAMBDAS="10 100 10000 100000 1000000" train "" run-ewc-lambda.sh $(flags_of finetune fusion)
   } 2>&1 | (
     trap '' INT TERM
     while IFS= read -r line; do printf 'fold %s | %s\n' "$FOLDS" "$line"; done
@@ -69,23 +67,16 @@ make_material() {
 }
 all=$(methods)
 make_material
-if [ -n "$full" ]; then
-  make_material --only voice
-  make_material --only words
-fi
+for part in $parts; do make_material --only ${part%-only}; done
 interruptible_together
 one_fold 0 & first=$!
 one_fold 1 & second=$!
-failed=
-wait $first || failed=yes
-wait $second || failed=yes
-[ -z "$failed" ] || fail "a run of the demonstration failed (see above); the same command resumes from there"
+wait $first && first=
+wait $second && [ -z "$first" ] || fail "a run of the demonstration failed (see above); the same command resumes from there"
 
 echo
 "$PYTHON" "${at}evaluate.py" --output_root "$outputs" --folds 0 1 --figures "$figures"
-if [ -n "$full" ]; then
-  for part in voice-only words-only; do
-    printf '\n%s: task_a on copies of the corpora\n\n' "$part"
-    "$PYTHON" "${at}evaluate.py" --output_root "$outputs/$part" --folds 0 1
-  done
-fi
+for part in $parts; do
+  printf '\n%s: task_a on copies of the corpora\n\n' "$part"
+  "$PYTHON" "${at}evaluate.py" --output_root "$outputs/$part" --folds 0 1
+done

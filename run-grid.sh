@@ -65,10 +65,9 @@ judge() {
 interruptible_together
 stage "start alone joint" & wait $! || judge $?
 # What learns in a sequence starts from the first task's model, and with ORDER from the step before.
-if [ -z "${ORDER:-}" ]; then
-  stage sequence & wait $! || judge $?
-fi
-for task in $(later ${ORDER:-}); do
+steps=("${TASKS:-}")
+[ -z "${ORDER:-}" ] || steps=($(later $ORDER))
+for task in "${steps[@]}"; do
   stage sequence "$task" & wait $! || judge $?
 done
 [ -z "$failed" ] || fail "a run failed (see above); the same command does what is left"

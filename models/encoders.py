@@ -10,11 +10,18 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from models import ENCODER_SEED, SAMPLE_RATE
 from models.errors import UserError
-from models.hub import LOAD_ERRORS, SYNTHETIC_MARKER, find_file, quiet, split_revision, user_error_on_load_failure
+from models.hub import (
+    LOAD_ERRORS,
+    SYNTHETIC_MARKER,
+    find_file,
+    first_line,
+    quiet,
+    split_revision,
+    user_error_on_load_failure,
+)
 from models.speech import depends_on_padding, make_padding_invariant
 from models.tokenizer import load_tokenizer, tokenizer_digest
 
@@ -27,8 +34,6 @@ WITHOUT_EFFECT = (
 )
 # Where a speech encoder's waveform format is described; transformers 5 writes the first.
 PREPROCESSING = ("processor_config.json", "preprocessor_config.json")
-# Types that can be built from settings alone: others have parts that transformers fetches by name.
-BUILDABLE = {"text": MODEL_FOR_MASKED_LM_MAPPING_NAMES, "speech": MODEL_FOR_CTC_MAPPING_NAMES}
 
 
 def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
@@ -54,18 +59,21 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
     """
     name = str(name)
     hub_name, revision = split_revision(name)
+    settings = {"dtype": torch.float32, "trust_remote_code": False}
     with user_error_on_load_failure(kind, name):
         found = AutoConfig.from_pretrained(hub_name, revision=revision, trust_remote_code=False)
-    config, missing = _as_used(found), []
+    config, loading = _as_used(found), {}
     # On the CPU, where the encoder is made; torch.manual_seed would seed the generators of GPUs too.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), user_error_on_load_failure(kind, name):
         torch.default_generator.manual_seed(seed)
         if pretrained:
-            encoder, missing = _with_weights(kind, name, config)
+            settings |= {"revision": revision, "config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
+            encoder, loading = AutoModel.from_pretrained(hub_name, **settings)
         else:
-            with user_error_on_load_failure(kind, name):
-                encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    encoder = _checked(kind, encoder.eval(), f"--{kind}_model {name}")
+            encoder = AutoModel.from_config(config, **settings)
+    named = f"--{kind}_model {name}"
+    drawn = _newly_initialized(encoder, loading, named)
+    encoder = _checked(kind, encoder.eval(), named)
     if kind == "speech":
         _require_waveforms_as_read(name, config)
     encoder.provenance = {
@@ -73,38 +81,27 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
         "hub_commit": getattr(found, "_commit_hash", None),
         "pretrained": pretrained,
         "seed": None if pretrained else seed,
-        "drawn_at_random": missing,
+        "drawn_at_random": drawn,
         "fingerprint": fingerprint(encoder, load_tokenizer(name) if kind == "text" else None),
         "synthetic": Path(name, SYNTHETIC_MARKER).exists(),
     }
     return encoder
 
 
-def _with_weights(kind, name, config):
-    """An encoder with its checkpoint's weights, and the names of those that were newly initialized."""
-    hub_name, revision = split_revision(name)
-    with user_error_on_load_failure(kind, name):
-        encoder, loading = AutoModel.from_pretrained(
-            hub_name,
-            revision=revision,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            trust_remote_code=False,
-        )
-    missing = sorted(key for key in loading["missing_keys"] if not key.endswith(UNIDENTIFYING))
-    lost = [key for key in missing if not key.startswith("pooler.")] + [key for key, *_ in loading["mismatched_keys"]]
+def _newly_initialized(encoder, loading, named):
+    """Names of the parameters that a checkpoint lacked; UserError where it lacks others, or numbers are not finite."""
+    missing = sorted(key for key in loading.get("missing_keys", ()) if not key.endswith(UNIDENTIFYING))
+    lost = [key for key in missing if not key.startswith("pooler.")] + [key for key, *_ in loading.get("mismatched_keys", ())]
     if lost:
         # They would be newly initialized without a word, and a frozen encoder would stay so.
         raise UserError(
-            f"--{kind}_model {name}: its weights lack {len(lost)} parameter(s) of {type(encoder).__name__} as its config.json "
+            f"{named}: its weights lack {len(lost)} parameter(s) of {type(encoder).__name__} as its config.json "
             f"describes it, such as {lost[0]}; name a checkpoint that holds the whole encoder"
         )
     for key, tensor in encoder.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise UserError(f"--{kind}_model {name}: {key} holds numbers that are not finite; copy its weights again")
-    return encoder, missing
+            raise UserError(f"{named}: {key} holds numbers that are not finite; copy its weights again")
+    return missing
 
 
 def _as_used(config):
@@ -182,19 +179,16 @@ def build_encoder(kind, settings, path):
         UserError: if this version of transformers has no such encoder, or cannot build it from these settings.
     """
     named = f"{path}: its {kind} encoder"
-    settings = dict(settings)
-    model_type = settings.pop("model_type")
-    if model_type not in BUILDABLE[kind]:
-        raise UserError(f"{named} is of the type {model_type!r}, which transformers does not know as a {kind} encoder")
-    unknown = sorted(settings.keys() - set(_settings_of(AutoConfig.for_model(model_type))))
-    if unknown:
-        raise UserError(f"{named} has a setting {unknown[0]!r} that {model_type} cannot have with this transformers")
     try:
         with quiet(), warnings.catch_warnings(action="ignore"):
-            config = _as_used(AutoConfig.for_model(model_type, **settings))
+            usual = AutoConfig.for_model(settings["model_type"])
+            unknown = sorted(settings.keys() - {"model_type", *_settings_of(usual)})
+            config = _as_used(AutoConfig.for_model(**settings))
             encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except LOAD_ERRORS as error:
-        raise UserError(f"{named} cannot be built from its settings ({type(error).__name__})") from None
+        raise UserError(f"{named} cannot be built from its settings ({first_line(error)})") from None
+    if unknown:
+        raise UserError(f"{named} has a setting {unknown[0]!r} that {usual.model_type} cannot have with this transformers")
     return _checked(kind, encoder.eval(), named)
 
 

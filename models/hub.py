@@ -7,7 +7,7 @@ import logging
 import pickle
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
@@ -25,7 +25,7 @@ LOAD_ERRORS = (
     *(OSError, ValueError, KeyError, RuntimeError, EOFError, HTTPError),
     *(pickle.UnpicklingError, SafetensorError, StrictDataclassError),
 )
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 
 
 def split_revision(name):
@@ -42,29 +42,31 @@ def user_error_on_load_failure(kind, name):
     Around calls into transformers, huggingface_hub and sentencepiece only: a bug in code of ours keeps its traceback.
     """
     hub_name, revision = split_revision(name)
-    if not Path(name).is_dir():
-        if hub_name.count("/") > 1 or hub_name.startswith((".", "/", "~")):
-            raise UserError(
-                f"--{kind}_model {name}: there is no such folder, and it is not the form of a hub name (owner/model)"
-            )
+    is_folder = Path(name).is_dir()
+    if not is_folder and not HUB_NAME.fullmatch(name):
+        raise UserError(f"--{kind}_model {name}: there is no such folder, and it is not the form of a hub name (owner/model)")
     try:
         with quiet():
-            if not Path(name).is_dir() and try_to_load_from_cache(hub_name, "config.json", revision=revision) is None:
+            if not is_folder and try_to_load_from_cache(hub_name, "config.json", revision=revision) is None:
                 print(f"looking for {name} on the Hugging Face hub", file=sys.stderr)
             yield
     except Exception as error:
         # tokenizers raises Exception itself on a vocabulary that it cannot read.
         if not isinstance(error, LOAD_ERRORS) and type(error) is not Exception:
             raise
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        problem = f"{kind} encoder {name} cannot be loaded ({reason.rstrip('.:')})."
-        if Path(name).is_dir():
+        problem = f"{kind} encoder {name} cannot be loaded ({first_line(error).rstrip('.:')})."
+        if is_folder:
             raise UserError(f"{problem} The folder must hold a Hugging Face model: config.json, weights, vocabulary") from None
         at = f" --revision {revision}" if revision else ""
         raise UserError(
             f"{problem} Where there is a network, download it with 'hf download {hub_name}{at}'; "
             f"elsewhere copy its folder and name it: --{kind}_model FOLDER"
         ) from None
+
+
+def first_line(error):
+    """What an exception says, in one line; its type if it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextmanager
@@ -112,18 +114,11 @@ def local_folder(kind, name):
     Raises:
         UserError: if it is not on this machine; the line says that the user may name one.
     """
-    return str(name) if Path(name).is_dir() else cached_folder(kind, name)
-
-
-def cached_folder(kind, name):
-    """As ``local_folder``, for a name that came from elsewhere: it is never taken for a folder's."""
-    cached = None
-    if HUB_NAME.fullmatch(name):
-        hub_name, _, revision = name.partition("@")
-        try:
-            cached = try_to_load_from_cache(hub_name, "config.json", revision=revision or None)
-        except ValueError:  # not a hub name after all
-            pass
+    if Path(name).is_dir():
+        return str(name)
+    cached, (hub_name, revision) = None, split_revision(name)
+    with suppress(ValueError):  # not a hub name
+        cached = try_to_load_from_cache(hub_name, "config.json", revision=revision)
     if not isinstance(cached, str):
         raise UserError(
             f"the {kind} encoder {name} is not on this machine, and nothing is fetched that you have not named: name its "

@@ -4,20 +4,16 @@ KoBERT ships a SentencePiece vocabulary and a tokenizer class of its own. The au
 that vocabulary without a warning and break every Hangul syllable into jamo, nearly all unknown: the model reads noise.
 """
 
-import functools
 import hashlib
 import json
 import unicodedata
-from pathlib import Path
 
 import sentencepiece
-import torch
 from transformers import AutoTokenizer
 
 from models.errors import UserError
 from models.hub import find_file, split_revision, user_error_on_load_failure
 
-SPIECE_NAME = "spiece.model"
 # What tokenizers treat differently: case, accents, digits, white space, composition, widths, what no vocabulary has.
 PROBE = (
     *("오늘 정말 기분이 좋아요!", unicodedata.normalize("NFD", "버스가 늦게 왔어요, 화가 났어."), "ㅋㅋㅋ ㅠㅠ 그래서…"),
@@ -45,33 +41,23 @@ class SentencePieceTokenizer:
     def __len__(self):
         return self.processor.get_piece_size()
 
-    def __call__(self, texts, truncation=False, max_length=None, padding=False, return_tensors=None):
+    def __call__(self, texts, truncation=False, max_length=None):
         """Encode sentences as [CLS] … [SEP].
 
         Args:
             texts: a list of sentences.
             truncation: cut to ``max_length`` tokens, [CLS] and [SEP] included.
-            padding: pad to the longest with ``pad_token_id``, where the attention mask is 0.
-            return_tensors: "pt" for tensors (batch, tokens).
 
         Returns:
-            ``{"input_ids": ..., "attention_mask": ...}``, lists of lists, or tensors.
+            ``{"input_ids": ..., "attention_mask": ...}``, lists of lists.
         """
-        room = max(max_length - 2, 0) if truncation and max_length is not None else None
+        room = max_length - 2 if truncation else None
         input_ids = [[self.cls_token_id, *pieces[:room], self.sep_token_id] for pieces in self.processor.encode(list(texts))]
-        attention_mask = [[1] * len(ids) for ids in input_ids]
-        if padding:
-            longest = max(map(len, input_ids), default=0)
-            input_ids = [ids + [self.pad_token_id] * (longest - len(ids)) for ids in input_ids]
-            attention_mask = [mask + [0] * (longest - len(mask)) for mask in attention_mask]
-        encoded = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if return_tensors == "pt":
-            return {name: torch.tensor(values) for name, values in encoded.items()}
-        return encoded
+        return {"input_ids": input_ids, "attention_mask": [[1] * len(ids) for ids in input_ids]}
 
 
 def load_tokenizer(name_or_folder):
-    """Load a text encoder's tokenizer by hub name (``@revision`` if wanted) or folder, once as long as no file changes.
+    """Load a text encoder's tokenizer by hub name (``@revision`` if wanted) or folder.
 
     Returns:
         A callable: a list of sentences in, ``input_ids`` and ``attention_mask`` out, with a ``pad_token_id``.
@@ -79,16 +65,10 @@ def load_tokenizer(name_or_folder):
     Raises:
         UserError: if it cannot be loaded; the line says how to download it and how to name a folder.
     """
-    folder = Path(name_or_folder)
-    files = sorted(folder.iterdir()) if folder.is_dir() else ()
-    return _load_tokenizer(str(name_or_folder), tuple((path, path.stat().st_mtime_ns) for path in files))
-
-
-@functools.lru_cache(maxsize=1)
-def _load_tokenizer(name_or_folder, files):
-    name, revision = split_revision(name_or_folder)
-    with user_error_on_load_failure("text", name_or_folder):
-        spiece = find_file(name_or_folder, SPIECE_NAME)
+    named = str(name_or_folder)
+    name, revision = split_revision(named)
+    with user_error_on_load_failure("text", named):
+        spiece = find_file(named, "spiece.model")
         if spiece is not None:
             tokenizer = SentencePieceTokenizer(spiece)
             # [UNK] is the answer for pieces that a vocabulary lacks: ALBERT's and XLNet's name theirs otherwise.
@@ -97,9 +77,7 @@ def _load_tokenizer(name_or_folder, files):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # transformers makes a tokenizer of special tokens alone where a vocabulary is missing: all text is [UNK] to it.
-        raise UserError(
-            f"--text_model {name_or_folder}: its vocabulary is missing (vocab.txt, tokenizer.json or {SPIECE_NAME})"
-        )
+        raise UserError(f"--text_model {named}: its vocabulary is missing (vocab.txt, tokenizer.json or spiece.model)")
     return tokenizer
 
 

@@ -50,25 +50,22 @@ submit() {
   fi
 }
 
-first=
+# In an order, an array a step, since the second waits for the first task alone. Without one, index by index: the run on one corpus
+# waits for the start on the other, hence the tasks in the other order.
+starts=("") steps=("KEMDy20 KEMDy19") first=
+[ -z "${ORDER:-}" ] || starts=($ORDER) steps=($(later $ORDER))
 while read -r name kind model script; do
-  case $kind${ORDER:+ in order} in
-    "start in order")
-      # An array a task, since the second step waits for the first task alone.
-      for task in $ORDER; do
-        id=$(submit "$name" "$task" "" $script)
-        first=${first:-$id}
+  case $kind in
+    start)
+      for task in "${starts[@]}"; do
+        before=$(submit "$name" "$task" "" $script)
+        first=${first:-$before}
       done
       ;;
-    "sequence in order")
+    sequence)
       before=$first
-      for task in $(later $ORDER); do
-        before=$(submit "$name" "$task" "$before" $script)
-      done
+      for task in "${steps[@]}"; do before=$(submit "$name" "$task" "$before" $script); done
       ;;
-    # Index by index: the run on one corpus waits for the start on the other, hence the tasks in the other order.
-    sequence) submit "$name" "KEMDy20 KEMDy19" "$first" $script >/dev/null ;;
-    start) first=$(submit "$name" "" "" $script) ;;
     *) submit "$name" "" "" $script >/dev/null ;;
   esac
 done <<<"$all"

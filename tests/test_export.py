@@ -4,14 +4,13 @@ import json
 import pickle
 import shutil
 import warnings
-import zipfile
 
 import pytest
-import safetensors.torch
 import torch
 from conftest import digest, folder, read, small_speech_encoder, small_text_encoder
 from huggingface_hub import constants
-from safetensors.torch import load_file, save_file
+from invented import change, invent
+from safetensors.torch import save_file
 from test_models import batch_of
 
 import evaluate
@@ -22,9 +21,8 @@ from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG, METRICS
 from utils.identity import FORMAT
 from utils.methods import KEMDY, METHODS
-from utils.metrics import test_scores as scores_of
 from utils.results import export as export_module
-from utils.results.export import export, load_export
+from utils.results.export import FACTS_OF_RUN, export, load_export
 from utils.training.checkpoints import (
     CARD,
     DIGEST,
@@ -40,44 +38,28 @@ from utils.training.checkpoints import (
 )
 
 EXPORTED = ("task_a", "finetune", "adapter", "adapter_wo_pretraining")
+KINDS = ("text", "speech")
 LABELS = ("calm", "cross", "glad")  # not KEMDy's
 EVERY = pytest.mark.parametrize("method", EXPORTED)
 
 
-def make_run(path, method, encoders):
-    """A finished run's config.json, metrics.json and best_model.pt, of a model that is not trained."""
-    sequence = ["A", "B"] if method == "finetune" else ["A"]
-    drawn = method == "adapter_wo_pretraining"
-    arguments = {
-        **{"exp_name": "secret-name", "data_root": "/home/secret/data", "output_root": "/home/secret/out", "lr": 1e-3},
-        **{"batch_size": 8, "num_epochs": 2, "mixed_precision": "no", "max_text_len": 32, "max_seq_len": 5.0},
-        **{f"{kind}_model": str(encoders / kind) for kind in ("text", "speech")},
-    }
+def make_run(root, method, encoders):
+    """A finished run of a model that is not trained."""
+    drawn, sequence = method == "adapter_wo_pretraining", ["A", "B"] if method == "finetune" else ["A"]
+    arguments = {"data_root": "/home/secret/data", "lr": 1e-3, "mixed_precision": "no", "max_text_len": 32, "max_seq_len": 5.0}
+    arguments |= {f"{kind}_model": str(encoders / kind) for kind in KINDS}
     if METHODS[method].model == "adapter":
         arguments |= {"adapter_size": 8, "encoder_seed": 5, "without_pretraining": drawn}
-    config = {
-        **{"format": FORMAT, "run": "secret-id", "method": method, "model": METHODS[method].model, "experiment": "secret-name"},
-        **{"task": sequence[-1], "sequence": sequence, "fold": 0, "k_fold": 5, "seed": 12, "synthetic": True},
-        **{"labels": list(LABELS), "arguments": arguments, "versions": {"torch": "2.11.0"}, "machine": {"host": "secret-host"}},
-        **{"started_from": None, "continued": []},
-    }
-    config["corpora"] = {
-        name: {
-            "root": "/home/secret/data/" + name,
-            "skipped_files": {"secret-file.wav": "it is empty"},
-            "splits": {split: {"sessions": [f"secret-{split}"]} for split in ("train", "valid", "test")},
-        }
-        for name in sequence
-    }
-    loaded = [load_encoder(kind, encoders / kind, not drawn, 5 if drawn else 12) for kind in ("text", "speech")]
-    config["encoders"] = {kind: encoder.provenance for kind, encoder in zip(("text", "speech"), loaded)}
+    loaded = [load_encoder(kind, encoders / kind, not drawn, 5 if drawn else 12) for kind in KINDS]
+    path = invent(
+        root, "secret-name", sequence, dict.fromkeys(sequence, 0.5), counts=dict.fromkeys(LABELS, 2), method=method,
+        corpus={"root": "/home/secret/data", "skipped_files": {"secret-file.wav": "it is empty"}}, arguments=arguments,
+        encoders={kind: encoder.provenance for kind, encoder in zip(KINDS, loaded)}, synthetic=True,
+        versions={"torch": "2.11.0"}, machine={"host": "secret-host"},
+    )  # fmt: skip
     torch.manual_seed(len(method))
-    model = assemble(config, *loaded)
-    path.mkdir(parents=True)
-    torch.save({name: tensor.clone() for name, tensor in model.checkpoint_state().items()}, path / BEST_MODEL)
-    tests = {name: scores_of([0, 1, 2, 2], [0, 1, 1, 2], LABELS) for name in sequence}
-    (path / CONFIG).write_text(json.dumps(config))
-    (path / METRICS).write_text(json.dumps({"run": "secret-id", "task": sequence[-1], "test": tests}))
+    state = assemble(read(path / CONFIG), *loaded).checkpoint_state()
+    torch.save({name: tensor.clone() for name, tensor in state.items()}, path / BEST_MODEL)
     return path
 
 
@@ -95,11 +77,6 @@ def made(encoders, tmp_path_factory):
 def copied(made, tmp_path):
     """copied(method) → a copy of its run folder."""
     return lambda method: shutil.copytree(made[method][0], tmp_path / method)
-
-
-def change(path, **changes):
-    """Change a JSON file's values."""
-    path.write_text(json.dumps(read(path) | changes))
 
 
 @torch.no_grad()
@@ -120,28 +97,19 @@ def refused(call, *arguments, **named):
 def test_an_exported_model_equals_its_run_bit_by_bit(made, encoders, method, monkeypatch):
     run, path = made[method]
     model, config = load_run(run)
-    named = {}
-    if method == "adapter":
-        named = {f"{kind}_model": encoders / kind for kind in ("text", "speech")}
-    else:
+    named = {f"{kind}_model": encoders / kind for kind in KINDS} if method == "adapter" else {}
+    if not named:
         monkeypatch.setattr("models.encoders.load_encoder", None)  # no encoder's folder is needed
     again, facts = load_export(path, **named)
     assert not again.training and logits(model).shape == (2, len(LABELS)) and torch.equal(logits(again), logits(model))
-    for name in ("method", "model", "task", "sequence", "fold", "k_fold", "seed", "labels", "synthetic", "versions"):
-        assert facts[name] == config[name]
-    tests = read(run / METRICS)["test"]
-    assert {name: of["f1_macro"] for name, of in facts["scores"].items()} == {
-        name: of["f1_macro"] for name, of in tests.items()
-    }
+    assert {name: facts[name] for name in FACTS_OF_RUN} == {name: config[name] for name in FACTS_OF_RUN}
+    scores = {name: of["f1_macro"] for name, of in facts["scores"].items()}
+    assert scores == {name: of["f1_macro"] for name, of in read(run / METRICS)["test"].items()}
     # It holds what was trained, and random encoders.
-    state, trained = load_file(path), read_state(run / BEST_MODEL)
+    state, trained = read_weights(path), read_weights(run / BEST_MODEL)
     assert all(torch.equal(state[name], tensor) for name, tensor in trained.items())
-    assert (state.keys() == trained.keys()) == (method != "adapter_wo_pretraining")
-    assert (state_digest(read_weights(path)) == state_digest(read_weights(run / BEST_MODEL))) == (
-        state.keys() == trained.keys()
-    )
-    one = next(iter(trained))
-    assert state_digest(trained | {one: trained[one] + 1}) != state_digest(trained) == state_digest(model.checkpoint_state())
+    same = method != "adapter_wo_pretraining"
+    assert (state.keys() == trained.keys()) == (state_digest(state) == state_digest(trained)) == same
 
 
 @EVERY
@@ -154,14 +122,7 @@ def test_the_file_and_its_card_name_no_utterance_and_no_path(made, encoders, met
     assert code == 0 and stdout == card.read_text(encoding="utf-8")
     scores = [line for line in stdout.splitlines() if line.startswith("| SYNTHETIC ")]
     assert [line.split()[2] for line in scores] == (["A", "B"] if method == "finetune" else ["A"])
-    for text in (
-        METHODS[method].sentence,
-        "## Privacy",
-        "membership inference",
-        "load_export",
-        "calm, cross, glad",
-        "lr 0.001",
-    ):
+    for text in (METHODS[method].sentence, "membership inference", "load_export", "calm, cross, glad", "lr 0.001"):
         assert text in stdout
     assert ("--checkpoint FILE" in stdout) == (METHODS[method].model == "fusion")
     assert ("On A, then B;" in stdout) == (method == "finetune")
@@ -172,7 +133,7 @@ def test_the_card_of_a_real_run_and_of_hub_encoders(copied, tmp_path):
     encoders = read(run / CONFIG)["encoders"]
     encoders["text"] |= {"name": "klue/bert-base@main", "hub_commit": "0" * 40, "synthetic": False}
     encoders["speech"] |= {"name": "/home/someone/models/wav2vec2/", "synthetic": False}
-    change(run / CONFIG, encoders=encoders, synthetic=False)
+    change(run, encoders=encoders, synthetic=False)
     export(run, tmp_path / "file")
     facts = load_export(tmp_path / "file")[1]
     assert [of["name"] for of in facts["encoders"].values()] == ["klue/bert-base@main", "wav2vec2"]
@@ -183,7 +144,6 @@ def test_the_card_of_a_real_run_and_of_hub_encoders(copied, tmp_path):
 def test_only_finished_runs_are_exported_and_nothing_is_overwritten(call_main, copied, tmp_path):
     run, target = copied("task_a"), tmp_path / "file.safetensors"
     for arguments, answer in (
-        ((run, run / "file"), "among the run's own files"),
         ((run, tmp_path), "is a folder"),
         ((run, tmp_path / "card.md"), "ends as the model card"),
         ((run,), "is a folder: name the FILE"),
@@ -200,58 +160,39 @@ def test_only_finished_runs_are_exported_and_nothing_is_overwritten(call_main, c
     target.write_text("something else")
     assert call_main(export_module, run, target, "--overwrite")[0] == 0
     assert target.with_suffix(".md").read_bytes() == before
-    change(run / CONFIG, method="of_a_colleague")
+    change(run, method="of_a_colleague")
     assert "which utils/methods.py does not declare" in refused(export, run, tmp_path / "another")
     (run / METRICS).unlink()
     assert "is not a finished run" in refused(export, run, target)
 
 
-def test_what_is_not_read_back_as_written_is_removed(copied, tmp_path, monkeypatch):
-    # A disk that loses a bit of the last tensor.
-    save = safetensors.torch.save
-
-    def losing(state, metadata):
-        content = save(state, metadata)
-        return content[:-1] + bytes([content[-1] ^ 1])
-
-    monkeypatch.setattr(safetensors.torch, "save", losing)
-    assert "was read back otherwise" in refused(export, copied("task_a"), tmp_path / "file")
-    assert not (tmp_path / "file").exists()
-
-
 def test_what_is_no_exported_file_is_refused(made, tmp_path, call_main):
     state, facts, card = read_export(made["task_a"][1])
 
-    def write(name, changes, state=state):
+    def write(name, state=state, **changes):
         text = json.dumps(facts | changes)
         save_file(state, tmp_path / name, {FACTS: text, CARD: card, DIGEST: content_digest(state, text, card)})
 
-    write("former", {"format": 2})
-    write("newer", {"model": "mixture"})
+    write("former", format=2)
+    write("newer", model="mixture")
     save_file({"a": torch.zeros(1)}, tmp_path / "plain")
-    (tmp_path / "text").write_text("not a model")
     (tmp_path / "half").write_bytes(made["task_a"][1].read_bytes()[:-1000])
     for name, answer in (
         ("former", "is of format 2, this version reads 3: export it again"),
         ("newer", "is of a model 'mixture', and models/__init__.py has fusion, adapter"),
-        ("plain", "its metadata are not those"),
-        ("text", "not in safetensors format"),
-        ("half", "cannot be read as an exported model"),
-        ("none", "there is no such file"),
+        *((name, "is not a whole file that 'python -m utils.results.export' wrote") for name in ("plain", "half", "none")),
     ):
         code, _, stderr = call_main(export_module, tmp_path / name)
         assert code == 1 and stderr.startswith("error: ") and stderr.count("\n") == 1 and answer in stderr
-    # Settings that this version of transformers does not have, or that name code, and weights of another model.
+    # Settings that this version of transformers does not have or cannot build, and weights of another model.
     text = facts["encoders"]["text"]
     for settings, answer in (
         ({"auto_map": "code.Model"}, "has a setting 'auto_map'"),
-        ({"attn_implementation": "owner/code"}, "has a setting 'attn_implementation'"),
-        ({"model_type": "detr"}, "which transformers does not know as a text encoder"),
-        ({"hidden_act": "os.system"}, "cannot be built from its settings"),
+        ({"model_type": "mine"}, "cannot be built from its settings"),
         ({"intermediate_size": 40}, "does not hold the model that it describes"),
     ):
-        described = facts["encoders"] | {"text": text | {"architecture": text["architecture"] | settings}}
-        write("settings", {"encoders": described})
+        described = text | {"architecture": text["architecture"] | settings}
+        write("settings", encoders=facts["encoders"] | {"text": described})
         assert answer in refused(load_export, tmp_path / "settings")
 
 
@@ -267,11 +208,10 @@ def test_adapters_need_their_own_encoders(made, encoders, tmp_path):
 
 
 def named_anew(run, **names):
-    config = read(run / CONFIG)
-    config["arguments"] |= names
+    encoders = read(run / CONFIG)["encoders"]
     for name, value in names.items():
-        config["encoders"][name.removesuffix("_model")] |= {"name": value, "hub_commit": "0" * 40}
-    change(run / CONFIG, **config)
+        encoders[name.removesuffix("_model")] |= {"name": value, "hub_commit": "0" * 40}
+    change(run, arguments=names, encoders=encoders)
 
 
 def test_hub_names_in_files_are_taken_from_the_cache_and_never_fetched(copied, encoders, tmp_path, monkeypatch):
@@ -287,7 +227,7 @@ def test_hub_names_in_files_are_taken_from_the_cache_and_never_fetched(copied, e
     assert torch.equal(logits(load_run(run)[0]), expected)
     export(run, tmp_path / "file")
     assert torch.equal(logits(load_export(tmp_path / "file")[0]), expected)
-    for name in ("owner/elsewhere", "../../nowhere", "owner/text@../../../text", "owner/text@nothing"):
+    for name in ("owner/elsewhere", "owner/text@nothing"):
         named_anew(run, text_model=name)
         line = refused(load_run, run)
         assert f"{name} is not on this machine" in line and "--text_model" in line and "text_model=" in line
@@ -330,9 +270,6 @@ def test_a_checkpoint_of_the_published_code_gives_the_same_logits(tmp_path, pref
 
 
 @pytest.mark.parametrize("tensor, answer", [
-    (torch.zeros(3, dtype=torch.long), "classifier.bias is torch.int64"),
-    (torch.zeros(3, dtype=torch.complex64), "classifier.bias is torch.complex64"),
-    (torch.zeros(3).to(torch.float8_e4m3fn), "classifier.bias is torch.float8_e4m3fn"),
     (torch.zeros(4), r"classifier.bias is (4,) there and (3,) in the model"),
     (torch.tensor([0, float("nan"), 0]), "classifier.bias holds numbers that are not finite"),
     (3, "not a plain state dict of tensors"),
@@ -349,45 +286,38 @@ def test_weights_that_do_not_fit_are_refused(copied, tensor, answer):
 def test_a_config_of_another_run_or_code_is_one_line(copied):
     run = copied("adapter")
     config = (run / CONFIG).read_text()
-    arguments = json.loads(config)["arguments"]
     for changes, answer in (
         ({"format": FORMAT - 1}, f"is of format {FORMAT - 1}"),
         ({"model": "mixture"}, "is of a model 'mixture'"),
-        ({"labels": []}, "has no list of labels"),
         ({"labels": ["one", "two"]}, "is not of the run in config.json: classifier.weight is (3"),
-        ({"arguments": arguments | {"adapter_size": 16}}, "is not of the run in config.json: text_encoder"),
+        ({"arguments": {"adapter_size": 16}}, "is not of the run in config.json: text_encoder"),
     ):
-        change(run / CONFIG, **changes)
+        change(run, **changes)
         assert answer in refused(load_run, run)
         (run / CONFIG).write_text(config)
     (run / CONFIG).write_text(config[:-100])
     assert "cannot be read" in refused(load_run, run)
 
 
-def test_a_bug_in_a_model_is_no_damaged_checkpoint(made, monkeypatch):
-    run, path = made["task_a"]
-    for error in (AttributeError, TypeError, RuntimeError):
+@pytest.mark.parametrize("error", [AttributeError, TypeError, RuntimeError])
+def test_a_bug_in_a_model_is_no_damaged_checkpoint(made, monkeypatch, error):
+    def bug(*arguments, **named):
+        raise error("a planted bug")
 
-        def bug(*arguments, **named):
-            raise error("a planted bug")  # noqa: B023
-
-        for place, call, of in (
-            ("models.fusion.FusionClassifier.load_checkpoint_state", load_run, run),
-            ("models.fusion.FusionClassifier.__init__", load_run, run),
-            ("models.fusion.FusionClassifier.__init__", load_export, path),
-        ):
+    for call, of in zip((load_run, load_export), made["task_a"]):
+        for place in ("__init__", "load_state_dict"):
             with monkeypatch.context() as patch, pytest.raises(error, match="a planted bug"):
-                patch.setattr(place, bug)
+                patch.setattr(FusionClassifier, place, bug)
                 call(of)
 
 
 def test_a_damaged_file_is_refused_in_one_line(made, tmp_path):
     run, exported = made["adapter_wo_pretraining"]
-    own, path = read_state(run / BEST_MODEL), tmp_path / "file"
+    own, path = read_weights(run / BEST_MODEL), tmp_path / "file"
     for good in (run / BEST_MODEL, exported):
         content, refusals = good.read_bytes(), 0
         # At the beginning and the end a format says what it holds.
-        places = [*range(100), *range(100, len(content), len(content) // 60), *range(len(content) - 100, len(content))]
+        places = [*range(0, 100, 5), *range(100, len(content), len(content) // 20), *range(len(content) - 100, len(content), 5)]
         for place in places:
             flipped = content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :]
             for changed in (content[:place], flipped):
@@ -413,24 +343,12 @@ class Malice:
         return (open, (str(self.target), "w"))
 
 
-def test_nothing_in_a_checkpoint_can_run(made, tmp_path):
+def test_nothing_in_a_checkpoint_can_run(tmp_path):
     harm, path = Malice(tmp_path / "harm"), tmp_path / BEST_MODEL
     path.write_bytes(pickle.dumps(harm))
     assert "is refused: not a plain state dict of tensors" in refused(read_weights, path)
     torch.save({"classifier.weight": harm}, path)
     assert "more than tensors could run code" in refused(read_weights, path)
-    # Each part of the zip file in turn is replaced by a pickle that would make a file.
-    good = made["adapter"][0] / BEST_MODEL
-    with zipfile.ZipFile(good) as old:
-        parts = {name: old.read(name) for name in old.namelist()}
-    for replaced in [name for name in parts if "/data/" not in name]:
-        with zipfile.ZipFile(path, "w") as new:
-            for name, content in parts.items():
-                new.writestr(name, pickle.dumps(harm) if name == replaced else content)
-        try:
-            read_weights(path)
-        except UserError:
-            pass
     assert not (tmp_path / "harm").exists()
 
 

@@ -11,8 +11,6 @@ try:
 except ImportError:  # not on Windows
     resource = None
 
-# Far above what is needed; some programs look at every file that they could have open.
-MOST_OPEN_FILES = 2**16
 # What a run has open at once: libraries, its lock, and a file for each thread that reads.
 OPEN_FILES = 64
 # What torch and accelerate read: of torchrun and accelerate launch, and of MPI.
@@ -38,18 +36,15 @@ def require_open_files(num_workers):
     """
     if resource is None:
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        with suppress(ValueError, OSError):  # macOS has a limit of its own below the one that it states
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    needed = OPEN_FILES + num_workers
-    if soft != resource.RLIM_INFINITY and soft < needed:
+    needed, (soft, hard) = OPEN_FILES + num_workers, resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
         raise UserError(
-            f"a process may have {soft} files open here (ulimit -n), and a run with --num_workers {num_workers} needs "
+            f"a process may have {hard} files open here (ulimit -n), and a run with --num_workers {num_workers} needs "
             f"{needed}: start it from a shell with a higher limit"
         )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def require_granted_gpu(environment, cuda_version):
@@ -65,29 +60,24 @@ def require_granted_gpu(environment, cuda_version):
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible in HIDDEN:
         return
-    said = [f"CUDA_VISIBLE_DEVICES={visible}"] if visible else []
-    said += [f"{name}={environment[name]}" for name, none in SLURM_GPUS.items() if environment.get(name, "") not in ("", none)]
-    if not said:
-        said = [line for line in _nvidia_smi(environment, "-L") if line.startswith("GPU ")]
-    if not said:
+    granted = [f"CUDA_VISIBLE_DEVICES={visible}"] if visible else []
+    granted += [
+        f"{name}={environment[name]}" for name, none in SLURM_GPUS.items() if environment.get(name, none) not in ("", none)
+    ]
+    cards = []
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.SubprocessError):  # it is not there, or finds no card
+        cards = subprocess.run(
+            query, env=dict(environment), capture_output=True, text=True, timeout=60, check=True
+        ).stdout.splitlines()
+    if not granted and not cards:
         return
-    driver = _nvidia_smi(environment, "--query-gpu=driver_version", "--format=csv,noheader") or ["unknown"]
+    card, _, driver = cards[0].rpartition(", ") if cards else ("", "", "unknown")
     built = f"built for CUDA {cuda_version}" if cuda_version else "built without CUDA"
     raise UserError(
-        f"a GPU is granted ({said[0]}), and torch can use none: the driver's version is {driver[0]}, this torch is {built}; "
-        "see that they fit each other, or train on the CPU all the same with --cpu"
+        f"a GPU is granted ({[*granted, card][0]}), and torch can use none: the driver's version is {driver}, this torch is "
+        f"{built}; see that they fit each other, or train on the CPU all the same with --cpu"
     )
-
-
-def _nvidia_smi(environment, *arguments):
-    """Lines that nvidia-smi prints; none if it fails or is not there."""
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", *arguments], env=dict(environment), capture_output=True, text=True, errors="replace", timeout=60
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.strip().splitlines() if done.returncode == 0 else []
 
 
 def require_whole_launch(environment):
@@ -97,31 +87,19 @@ def require_whole_launch(environment):
         environment: a mapping such as ``os.environ``.
 
     Raises:
-        UserError: if a number is none, if this process is taken for one of several and there is no word of where to find the
-            others (as variables that an earlier job has left say it), or if it is none of them.
+        UserError: if this process is taken for one of several and there is no word of where to find the others, as variables
+            that an earlier job has left say it.
     """
     said = {name: environment[name] for name in (*LAUNCHER, *MPI) if name in environment}
-    numbers = {}
-    for name, value in said.items():
-        try:
-            numbers[name] = int(value)
-        except ValueError:
-            raise UserError(f"{name}={value} in the environment is not a number: {_unset([name])}") from None
-    by_mpi = any(numbers.get(name, 1) > 1 for name in MPI)
-    if numbers.get("LOCAL_RANK", -1) == -1 and numbers.get("WORLD_SIZE", 1) <= 1 and not by_mpi:
+    by_mpi = any(int(said.get(name, 1)) > 1 for name in MPI)
+    if int(said.get("LOCAL_RANK", -1)) == -1 and int(said.get("WORLD_SIZE", 1)) <= 1 and not by_mpi:
         return
     # accelerate gives MPI's processes their ranks and a port itself.
     needed = ("MASTER_ADDR",) if by_mpi else ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
     lacking = [name for name in needed if not environment.get(name)]
-    told = " ".join(f"{name}={value}" for name, value in said.items())
     if lacking:
+        told = " ".join(f"{name}={value}" for name, value in said.items())
         raise UserError(
             f"{told} in the environment makes this process one of several, and there is no {' and no '.join(lacking)}: "
-            f"{_unset(said)}, or start it with torchrun or accelerate launch"
+            f"'unset {' '.join(said)}' if an earlier job left it, or start it with torchrun or accelerate launch"
         )
-    if not by_mpi and not 0 <= numbers["RANK"] < numbers["WORLD_SIZE"]:
-        raise UserError(f"{told} in the environment: ranks are 0 to WORLD_SIZE - 1; {_unset(said)}")
-
-
-def _unset(names):
-    return f"'unset {' '.join(names)}' if an earlier job left it"

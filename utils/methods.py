@@ -43,72 +43,32 @@ class Method:
     keeps_data: bool = False
 
 
+# fmt: off
 METHODS = {
     method.name: method
     for method in (
-        Method(
-            "task_a",
-            "continual_learning_init.py",
-            ALONE,
-            "fusion",
-            "The whole fusion model, trained on one corpus.",
-            "#009E73",
-            run_script="run-init.sh",
-            told_task=True,
-        ),
-        Method(
-            "finetune",
-            "finetune.py",
-            SEQUENCE,
-            "fusion",
-            "The whole fusion model, trained on one corpus after another.",
-            "#D55E00",
-            run_script="run-finetune.sh",
-        ),
-        Method(
-            "ewc",
-            "ewc.py",
-            SEQUENCE,
-            "fusion",
-            "The whole fusion model, trained on one corpus after another with the penalty of elastic weight consolidation.",
-            "#E69F00",
-            label="EWC",
-            run_script="run-ewc.sh",
-        ),
-        Method(
-            "adapter",
-            "adapter.py",
-            ALONE,
-            "adapter",
-            "Adapters of one corpus over frozen pretrained encoders, which are not in this file.",
-            "#0072B2",
-            run_script="run-adapter.sh",
-            told_task=True,
-        ),
-        Method(
-            "adapter_wo_pretraining",
-            "adapter.py",
-            ALONE,
-            "adapter",
-            "Adapters of one corpus over frozen encoders with random weights, which are in this file.",
-            "#56B4E9",
-            label="adapter w/o\npretraining",
-            run_script="run-adapter-wo-pretraining.sh",
-            flags=("--without_pretraining",),
-            told_task=True,
-        ),
-        Method(
-            "joint",
-            "continual_learning_init.py",
-            JOINT,
-            "fusion",
-            "The whole fusion model, trained on several corpora at once.",
-            "#CC79A7",
-            run_script="run-joint.sh",
-            keeps_data=True,
-        ),
+        Method("task_a", "continual_learning_init.py", ALONE, "fusion",
+               "The whole fusion model, trained on one corpus.",
+               "#009E73", run_script="run-init.sh", told_task=True),
+        Method("finetune", "finetune.py", SEQUENCE, "fusion",
+               "The whole fusion model, trained on one corpus after another.",
+               "#D55E00", run_script="run-finetune.sh"),
+        Method("ewc", "ewc.py", SEQUENCE, "fusion",
+               "The whole fusion model, trained on one corpus after another with the penalty of elastic weight consolidation.",
+               "#E69F00", label="EWC", run_script="run-ewc.sh"),
+        Method("adapter", "adapter.py", ALONE, "adapter",
+               "Adapters of one corpus over frozen pretrained encoders, which are not in this file.",
+               "#0072B2", run_script="run-adapter.sh", told_task=True),
+        Method("adapter_wo_pretraining", "adapter.py", ALONE, "adapter",
+               "Adapters of one corpus over frozen encoders with random weights, which are in this file.",
+               "#56B4E9", label="adapter w/o\npretraining", run_script="run-adapter-wo-pretraining.sh",
+               flags=("--without_pretraining",), told_task=True),
+        Method("joint", "continual_learning_init.py", JOINT, "fusion",
+               "The whole fusion model, trained on several corpora at once.",
+               "#CC79A7", run_script="run-joint.sh", keeps_data=True),
     )
 }
+# fmt: on
 # Its model of the first task is what the methods of the kind SEQUENCE start from.
 START = "task_a"
 # The rows of the published table.

@@ -36,7 +36,7 @@ and as the licence of the corpora allows.
 
 
 def export(run_folder, path, overwrite=False, text_model=None, speech_model=None):
-    """Write a finished run as one file, the model card also beside it with the suffix .md, and read the file back.
+    """Write a finished run as one file, the model card also beside it with the suffix .md.
 
     Args:
         run_folder: the run's folder.
@@ -45,8 +45,7 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
         text_model, speech_model: as ``load_run`` takes them.
 
     Raises:
-        UserError: if the run is unfinished or cannot be used, the files exist or cannot be written, or what is read back is
-            not what best_model.pt holds.
+        UserError: if the run is unfinished or cannot be used, or the files exist or cannot be written.
     """
     run_folder, path = Path(run_folder), Path(path)
     card_path = path.with_suffix(".md")
@@ -54,7 +53,7 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
 
     import safetensors.torch
 
-    from utils.training.checkpoints import CARD, DIGEST, FACTS, content_digest, load_run, read_export, read_state
+    from utils.training.checkpoints import CARD, DIGEST, FACTS, content_digest, load_run, read_state
 
     model, config = load_run(run_folder, text_model, speech_model)
     if config["method"] not in METHODS:
@@ -69,11 +68,6 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
     metadata = {FACTS: text, CARD: card, DIGEST: content_digest(state, text, card)}
     with whole_file(path) as file:
         file.write(safetensors.torch.save(state, metadata))
-    try:
-        read_export(path)
-    except UserError as error:
-        path.unlink(missing_ok=True)
-        raise UserError(f"{path} was read back otherwise than it was written, and is removed ({error})") from None
     write_text(card_path, card)
 
 
@@ -82,8 +76,6 @@ def _require_writable(run_folder, path, card_path, overwrite):
         raise UserError(f"{run_folder} is not a finished run (it has no {METRICS}): name the folder of one")
     if path.is_dir() or path.suffix == ".md":
         raise UserError(f"{path} is a folder, or ends as the model card beside it will: name a file, such as model.safetensors")
-    if path.resolve().parent == run_folder.resolve():
-        raise UserError(f"{path} would lie among the run's own files: name a file elsewhere")
     for existing in (path, card_path):
         if existing.exists() and not overwrite:
             raise UserError(f"{existing} exists: name another file, or --overwrite")
@@ -106,7 +98,7 @@ def load_export(path, text_model=None, speech_model=None):
         UserError: if the file cannot be used, or the encoders are missing or are others.
     """
     from models.encoders import build_encoder, load_encoder
-    from models.hub import cached_folder
+    from models.hub import local_folder
     from utils.training.checkpoints import assemble, describe_mismatch, read_export, require_same_encoders
 
     state, facts, _ = read_export(path)
@@ -116,7 +108,7 @@ def load_export(path, text_model=None, speech_model=None):
         own = model.state_dict()
     else:
         encoders = [
-            load_encoder(kind, named or cached_folder(kind, of[kind]["name"]))
+            load_encoder(kind, named or local_folder(kind, of[kind]["name"]))
             for kind, named in (("text", text_model), ("speech", speech_model))
         ]
         model = assemble(facts, *encoders)
@@ -158,9 +150,7 @@ def _name_without_path(encoder):
     from models.hub import HUB_NAME
 
     name = encoder["name"]
-    if encoder["hub_commit"] and HUB_NAME.fullmatch(name):
-        return name
-    return Path(name).name or Path(name).resolve().name
+    return name if encoder["hub_commit"] and HUB_NAME.fullmatch(name) else Path(name).name or Path(name).resolve().name
 
 
 def model_card(facts):
@@ -199,8 +189,8 @@ def _encoder_table(facts):
     drawn = ", random" if facts["arguments"].get("without_pretraining") else ""
     for kind, of in facts["encoders"].items():
         licence = LICENCES.get(of["name"].partition("@")[0], "not known here: ask its publisher")
-        name = of["name"] + (" (SYNTHETIC)" if of["synthetic"] else "") + drawn
-        lines.append(f"| {kind} | {name} | {of['fingerprint'][:12]} | {licence} |")
+        stamp = " (SYNTHETIC)" if of["synthetic"] else ""
+        lines.append(f"| {kind} | {of['name']}{stamp}{drawn} | {of['fingerprint'][:12]} | {licence} |")
     return "\n".join(lines)
 
 
@@ -213,17 +203,15 @@ def _score_table(scores, synthetic):
 
 
 def _how_to_load(facts):
-    if facts["whole"]:
-        named, needed = "", "You also need the text encoder's tokenizer (about 1 MB)."
-    else:
+    named, needed, start = "", "the text encoder's tokenizer (about 1 MB).", ""
+    if not facts["whole"]:
         named = ', text_model="NAME OR FOLDER", speech_model="NAME OR FOLDER"'
-        needed = (
-            "You also need the two encoders of the table above; another encoder is detected by its fingerprint and refused."
+        needed = "the two encoders of the table above; another encoder is detected by its fingerprint and refused."
+    if facts["model"] == "fusion":
+        start = (
+            "\n\nTo train it on another corpus: `python finetune.py --task OTHER --checkpoint FILE`, or `ewc.py`, which also "
+            "needs the model's Fisher information (`--fisher`)."
         )
-    start = (
-        "\n\nTo train it on another corpus: `python finetune.py --task OTHER --checkpoint FILE`, or `ewc.py`, which also needs "
-        "the model's Fisher information (`--fisher`)."
-    )
     return f"""```python
 from utils.results.export import load_export
 
@@ -231,7 +219,7 @@ model, facts = load_export("FILE"{named})
 logits = model(speech_inputs, text_inputs)  # (batch, {len(facts["labels"])})
 ```
 
-{needed}{start if facts["model"] == "fusion" else ""}"""
+You also need {needed}{start}"""
 
 
 @one_line_errors

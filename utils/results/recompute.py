@@ -42,21 +42,14 @@ def retest(run, **machine):
         return Verdict(False, f"cannot be tested: {run.problem}")
     try:
         stored = _stored_predictions(run)
-        now, config = _test_again(run, machine)
+        AcceleratorState._reset_state(reset_partial_state=True)  # the run before may have had another precision
+        reopened, model, config, tasks = reopen(run.path, machine, list(run.metrics["test"]))
+        results = test(reopened, model, tasks)
     except UserError as error:
         return Verdict(False, f"cannot be tested: {error}")
-    return _compare(run, stored, now, _tolerance(config["arguments"]))
-
-
-def _test_again(found, machine):
-    """The table of predictions.csv, computed again on all tasks that the run was tested on, and its config.json."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # the run before may have had another precision
-    run, model, config, tasks = reopen(found.path, machine, list(found.metrics["test"]))
-    tables = [
-        prediction_table(name, tasks[name].splits["test"], result, config["labels"])
-        for name, result in test(run, model, tasks).items()
-    ]
-    return pd.concat(tables), config
+    labels = config["labels"]
+    tables = [prediction_table(name, tasks[name].splits["test"], result, labels) for name, result in results.items()]
+    return _compare(run, stored, pd.concat(tables), _tolerance(config["arguments"]))
 
 
 def _compare(run, stored, now, tolerance):
@@ -65,18 +58,15 @@ def _compare(run, stored, now, tolerance):
     labels = run.config["labels"]
     moved = np.abs(_probabilities(stored, labels) - _probabilities(now, labels)).max()
     flipped = int((stored["predicted"].to_numpy() != now["predicted"].to_numpy()).sum())
-    if not moved <= tolerance:  # which no NaN is
-        changes = [
-            f"{METRIC_TITLES['f1_weighted']} on {name} {scores['f1_weighted']:.4f} then, "
-            f"{_scores_of(now, name, labels)['f1_weighted']:.4f} now"
-            for name, scores in run.metrics["test"].items()
-        ]
-        return Verdict(
-            False,
-            f"{BEST_MODEL} is not the model that was tested: {flipped:,} of {len(now):,} predictions differ; "
-            f"{'; '.join(changes)}",
+    if moved <= tolerance:  # which no NaN is
+        return Verdict(True, f"equal but for rounding ({flipped} of {len(now):,} predictions)" if flipped else "equal")
+    score, changes = "f1_weighted", []
+    for name, scores in run.metrics["test"].items():
+        changes.append(
+            f"{METRIC_TITLES[score]} on {name} {scores[score]:.4f} then, {_scores_of(now, name, labels)[score]:.4f} now"
         )
-    return Verdict(True, f"equal but for rounding ({flipped} of {len(now):,} predictions)" if flipped else "equal")
+    differing = f"{flipped:,} of {len(now):,} predictions differ; {'; '.join(changes)}"
+    return Verdict(False, f"{BEST_MODEL} is not the model that was tested: {differing}")
 
 
 def _tolerance(arguments):
@@ -89,20 +79,14 @@ def _stored_predictions(run):
     path, labels = run.path / PREDICTIONS, run.config["labels"]
     try:
         stored = pd.read_csv(path, dtype=str, keep_default_na=False)  # labels may be 0, 1 or NA
-        probabilities = _probabilities(stored, labels)
-        predicted = [labels.index(label) for label in stored["predicted"]]
+        _probabilities(stored, labels)
         again = {name: _scores_of(stored, name, labels) for name in run.metrics["test"]}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
-    # Probabilities are written with six digits, so the two largest may look alike.
-    if not (probabilities[np.arange(len(stored)), predicted] >= probabilities.max(axis=1) - 1e-5).all():
-        raise UserError(f"{path}: a prediction is not the class with the highest probability")
     for name, scores in run.metrics["test"].items():
-        differing = [part for part, value in again[name].items() if scores[part] != value]
+        differing = [METRIC_TITLES.get(part, part) for part, value in again[name].items() if scores[part] != value]
         if differing:
-            values = [f" {of[differing[0]]:.4f}" if differing[0] in METRIC_TITLES else "" for of in (scores, again[name])]
-            title = METRIC_TITLES.get(differing[0], differing[0])
-            raise UserError(f"{METRICS} has {title}{values[0]} on {name}, and {PREDICTIONS} beside it gives another{values[1]}")
+            raise UserError(f"{METRICS} has another {differing[0]} on {name} than {PREDICTIONS} beside it")
     return stored
 
 

@@ -15,7 +15,7 @@ find_python() {
   local candidate
   for candidate in ${VIRTUAL_ENV:+"$VIRTUAL_ENV/bin/python"} ${CONDA_PREFIX:+"$CONDA_PREFIX/bin/python"} \
     "$repository/.venv/bin/python" python3; do
-    if command -v "$candidate" >/dev/null && "$candidate" "$repository/utils/shell/requirements.py" >/dev/null 2>&1; then
+    if "$candidate" "$repository/utils/shell/requirements.py" >/dev/null 2>&1; then
       PYTHON=$("$candidate" -c 'import sys; print(sys.executable)')
       # For what is installed beside it: accelerate, torchrun.
       PATH="$(dirname "$PYTHON"):$PATH"
@@ -31,28 +31,22 @@ no_python() {
     "'bash ${at}run-tests.sh', which makes one in .venv"
 }
 
-suits() {
-  "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null
-}
-
-# The same, but makes .venv and installs requirements.txt into it where nothing will do.
+# The same as find_python, but makes .venv and installs requirements.txt into it where nothing will do.
 make_python() {
   find_python && return
-  local candidate base= venv=$repository/.venv
-  for candidate in python3 python3.13 python3.12 python3.11 python; do
-    if suits "$candidate"; then
-      base=$candidate
-      break
-    fi
+  local base venv=$repository/.venv
+  local suits='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))'
+  for base in python3 python3.13 python3.12 python3.11 python ""; do
+    [ -z "$base" ] || ! "$base" -c "$suits" 2>/dev/null || break
   done
   [ -n "$base" ] || fail "Python 3.11 to 3.14 is needed, and none was found on PATH"
   echo "installing requirements.txt into .venv (about 5 GB, once)"
   # A .venv whose Python is gone or too old is replaced; an interrupted installation is resumed.
-  suits "$venv/bin/python" || "$base" -m venv --clear "$venv" ||
+  "$venv/bin/python" -c "$suits" 2>/dev/null || "$base" -m venv --clear "$venv" ||
     fail "$base cannot make .venv (see above); on Debian and Ubuntu 'apt install python3-venv' may be missing"
   "$venv/bin/python" -m pip install --disable-pip-version-check -r "$repository/requirements.txt" ||
     fail "requirements.txt could not be installed into .venv (see above); the same command resumes from there"
-  find_python || fail ".venv lacks $("$venv/bin/python" "$repository/utils/shell/requirements.py")"
+  find_python || fail ".venv lacks $("$venv/bin/python" "$repository/utils/shell/requirements.py" 2>&1)"
 }
 
 # methods: every method on a line: name, kind, model, run script. methods NAME: its kind, script and flags, quoted.
@@ -105,11 +99,7 @@ check_grid() {
 
 # asks_for_help FLAGS...
 asks_for_help() {
-  local word
-  for word in "$@"; do
-    case $word in -h | --help) return 0 ;; esac
-  done
-  return 1
+  case " $* " in *" -h "* | *" --help "*) ;; *) return 1 ;; esac
 }
 
 # show_help VARIABLE...: the comment on top of the script, and a line on each variable that it takes.

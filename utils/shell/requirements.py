@@ -1,6 +1,6 @@
-"""Does this Python satisfy requirements.txt? Exit code 0 if so; else 1, with one line that names what it lacks.
+"""Does this Python satisfy requirements.txt? Exit code 0 if so; else 1, with one line on stderr that names what it lacks.
 
-Only the standard library: it runs before anything is installed. ``python utils/shell/requirements.py [requirements.txt]``
+Only the standard library: it runs before anything is installed.
 """
 
 import sys
@@ -27,10 +27,7 @@ def unsatisfied(requirements):
 
 
 if __name__ == "__main__":
-    default = Path(__file__).resolve().parents[2] / "requirements.txt"
-    lacking = unsatisfied(sys.argv[1] if len(sys.argv) > 1 else default)
+    lacking = unsatisfied(Path(__file__).resolve().parents[2] / "requirements.txt")
     if sys.version_info < OLDEST_PYTHON:
-        lacking.insert(0, f"Python {'.'.join(map(str, OLDEST_PYTHON))} or later ({sys.version.split()[0]} here)")
-    if lacking:
-        print(", ".join(lacking))
-        sys.exit(1)
+        lacking.insert(0, f"Python {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or later ({sys.version.split()[0]} here)")
+    sys.exit(", ".join(lacking) or 0)

@@ -33,11 +33,17 @@ set_steps() {
 # signal interrupts ends the sweep with RESUMABLE.
 # DRY_RUN=1 prints the commands, one a line, in a form that a shell takes. RUN_INDEX=3 takes the fourth of them alone.
 sweep() {
-  local facts= folds= labels=() label kind steps step seed fold task run code needs_labels=
+  local facts= folds= labels=() label kind steps step seed fold task run code needs_labels= variable=EXP_NAME
   local script=$at$1 exp_name=${EXP_NAME:-$2}
   if asks_for_help "$@"; then
-    help_of_sweep "${@:3}"
-    exit 0
+    [ "${0##*/}" != run-ewc-lambda.sh ] || variable=LAMBDAS
+    show_help FOLDS TASKS ORDER SEEDS $variable TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN
+    run=${*:3}
+    printf '\nflags that %s gets from here, in place of its defaults below: %s\nFurther flags come after these.\n\n' \
+      "$1" "${run/ --help/}"
+    [ -n "${PYTHON:-}" ] || no_python
+    "$PYTHON" "$script" --help
+    exit
   fi
   kind=$(methods "$2")
   kind=${kind%% *}
@@ -56,11 +62,7 @@ sweep() {
   fi
   {
     IFS= read -r folds
-    while IFS= read -r label; do
-      [ -n "$needs_labels" ] || continue
-      [ ${#labels[@]} != 0 ] || labels=(--labels)
-      labels+=("$label")
-    done
+    while [ -n "$needs_labels" ] && IFS= read -r label; do labels+=("$label"); done
   } <<<"$facts"
   folds=${FOLDS:-${folds:-0 1 2 3 4}}
 
@@ -74,7 +76,7 @@ sweep() {
         run=("$script" $step --num_fold "$fold" --seed "$seed" --experiment "$(flag --exp_name "$exp_name" "$@")"
           --exp_name "$exp_name$([ "$seed" = 12 ] || echo "-seed$seed")" --data_root "${at}data" --output_root "${at}outputs"
           ${TEXT_MODEL:+--text_model "$TEXT_MODEL"} ${SPEECH_MODEL:+--speech_model "$SPEECH_MODEL"}
-          ${labels[@]+"${labels[@]}"} "$@")
+          ${labels[@]+--labels "${labels[@]}"} "$@")
         if [ -n "${DRY_RUN:-}" ]; then
           printf '%s' "${LAUNCH:-$(printf '%q' "${PYTHON:-python}")}"
           printf ' %q' "${run[@]}"
@@ -93,21 +95,4 @@ sweep() {
       done
     done
   done
-}
-
-# help_of_sweep FLAGS...: within sweep.
-help_of_sweep() {
-  local word flags= named=EXP_NAME
-  for word in "$@"; do
-    case $word in -h | --help) ;; *) flags+=" $word" ;; esac
-  done
-  [ "${0##*/}" != run-ewc-lambda.sh ] || named=LAMBDAS
-  show_help FOLDS TASKS ORDER SEEDS $named TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN
-  printf '\nflags that %s gets from here, in place of its defaults below: %s\nFurther flags come after these.\n\n' \
-    "${script##*/}" "${flags# }"
-  if [ -n "${PYTHON:-}" ]; then
-    "$PYTHON" "$script" --help
-  else
-    (no_python) || true
-  fi
 }

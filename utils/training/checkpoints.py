@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from models import ENCODER_SEED, MODELS, model_class
 from models.encoders import load_encoder
-from models.hub import local_folder
+from models.hub import first_line, local_folder
 from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG
 from utils.identity import read_run_config
@@ -23,9 +23,7 @@ FACTS, CARD, DIGEST = "facts", "card", "sha256"
 # Raised when files of before are no longer read.
 EXPORT_FORMAT = 3
 # Buffers saved by older transformers versions, now non-persistent.
-FORMER_BUFFERS = tuple(f"text_encoder.embeddings.{name}" for name in ("position_ids", "token_type_ids"))
-# What float32 parameters can be loaded from; not float8, which is of no use without its scales.
-FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+FORMER_BUFFERS = ("text_encoder.embeddings.position_ids", "text_encoder.embeddings.token_type_ids")
 FORMER_NAMES = {
     ".conv.weight_g": ".conv.parametrizations.weight.original0",
     ".conv.weight_v": ".conv.parametrizations.weight.original1",
@@ -100,9 +98,7 @@ def describe_mismatch(state, own):
     for name, tensor in state.items():
         if tensor.shape != own[name].shape:
             return f"{name} is {tuple(tensor.shape)} there and {tuple(own[name].shape)} in the model"
-        if tensor.dtype != own[name].dtype and not {tensor.dtype, own[name].dtype} <= FLOATS:
-            return f"{name} is {tensor.dtype} there and {own[name].dtype} in the model"
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not torch.isfinite(tensor).all():
             return f"{name} holds numbers that are not finite"
     return None
 
@@ -119,11 +115,8 @@ def read_config(path):
 
 
 def _require_known_model(config, path):
-    model, labels = config.get("model"), config.get("labels")
-    if model not in MODELS:
-        raise UserError(f"{path} is of a model {model!r:.50}, and models/__init__.py has {', '.join(MODELS)}")
-    if not isinstance(labels, list) or not labels:
-        raise UserError(f"{path} has no list of labels, the classes of its model: copy it again")
+    if config.get("model") not in MODELS:
+        raise UserError(f"{path} is of a model {config.get('model')!r}, and models/__init__.py has {', '.join(MODELS)}")
 
 
 def is_export(path):
@@ -142,22 +135,16 @@ def read_export(path):
         (state, facts, card): a dictionary of tensors on the CPU, what stands for a run's config.json, and the model card.
 
     Raises:
-        UserError: if the file is corrupt, or not one of those.
+        UserError: if the file is missing, damaged, or not one of those.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: there is no such file")
-    if not is_export(path):
-        raise UserError(f"{path} is refused: it is not in safetensors format, which 'python -m utils.results.export' writes")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read as an exported model ({_reason(error)}): copy it again") from None
-    try:
         facts, card, digest = json.loads(metadata[FACTS]), metadata[CARD], metadata[DIGEST]
-    except (KeyError, ValueError):
-        raise UserError(f"{path} is refused: its metadata are not those that 'python -m utils.results.export' writes") from None
+    except (SafetensorError, OSError, LookupError, ValueError) as error:
+        whole = "a whole file that 'python -m utils.results.export' wrote"
+        raise UserError(f"{path} is not {whole} ({first_line(error)}): name another, or copy it again") from None
     if facts.get("format") != EXPORT_FORMAT:
         raise UserError(f"{path} is of format {facts.get('format')}, this version reads {EXPORT_FORMAT}: export it again")
     if digest != content_digest(state, metadata[FACTS], card):
@@ -186,19 +173,18 @@ def read_weights(path):
     Raises:
         UserError: as ``read_state`` and ``read_export``.
     """
-    return read_export(path)[0] if is_export(path) else with_present_names(read_state(path))
-
-
-def with_present_names(state):
-    """A state dict that older torch and transformers saved, the published code's for one, under the names of today."""
-    if all(name.startswith("module.") for name in state):  # DataParallel's
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    present = {}
+    if is_export(path):
+        return read_export(path)[0]
+    # Older torch and transformers saved other names, the published code's files for one.
+    state, present = read_state(path), {}
     for name, tensor in state.items():
-        ending = next((ending for ending in FORMER_NAMES if name.endswith(ending)), "")
-        translated = name.removesuffix(ending) + FORMER_NAMES.get(ending, "")
-        if name not in FORMER_BUFFERS:
+        translated = name
+        for former, new in FORMER_NAMES.items():
+            translated = translated.replace(former, new)
+        if not translated.endswith(FORMER_BUFFERS):
             present[name if translated in state else translated] = tensor
+    if all(name.startswith("module.") for name in present):  # DataParallel's
+        present = {name.removeprefix("module."): tensor for name, tensor in present.items()}
     return present
 
 
@@ -222,7 +208,7 @@ def read_file(path, hint="copy it again"):
     except pickle.UnpicklingError:
         raise UserError(f"{path} is refused: not a plain state dict of tensors, and more than tensors could run code") from None
     except DAMAGED as error:
-        raise UserError(f"{path} cannot be read as a checkpoint ({_reason(error)}): {hint}") from None
+        raise UserError(f"{path} cannot be read as a checkpoint ({first_line(error)}): {hint}") from None
 
 
 def read_state(path):
@@ -235,7 +221,3 @@ def read_state(path):
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"{path} is refused: not a plain state dict of tensors")
     return dict(state)  # without what an OrderedDict may carry along
-
-
-def _reason(error):
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
