@@ -87,8 +87,8 @@ def require_whole_launch(environment):
         environment: a mapping such as ``os.environ``.
 
     Raises:
-        UserError: if this process is taken for one of several and there is no word of where to find the others, as variables
-            that an earlier job has left say it.
+        UserError: if this process is taken for one of several and there is no word of where to find the others (as variables
+            that an earlier job has left say it), or if it is none of them.
     """
     said = {name: environment[name] for name in (*LAUNCHER, *MPI) if name in environment}
     by_mpi = any(int(said.get(name, 1)) > 1 for name in MPI)
@@ -102,4 +102,8 @@ def require_whole_launch(environment):
         raise UserError(
             f"{told} in the environment makes this process one of several, and there is no {' and no '.join(lacking)}: "
             f"'unset {' '.join(said)}' if an earlier job left it, or start it with torchrun or accelerate launch"
+        )
+    if not by_mpi and int(said["RANK"]) not in range(int(said["WORLD_SIZE"])):  # the others would wait for it for ever
+        raise UserError(
+            f"RANK={said['RANK']} and WORLD_SIZE={said['WORLD_SIZE']} in the environment: ranks are from 0 to below it"
         )

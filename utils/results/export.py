@@ -76,6 +76,8 @@ def _require_writable(run_folder, path, card_path, overwrite):
         raise UserError(f"{run_folder} is not a finished run (it has no {METRICS}): name the folder of one")
     if path.is_dir() or path.suffix == ".md":
         raise UserError(f"{path} is a folder, or ends as the model card beside it will: name a file, such as model.safetensors")
+    if path.resolve().parent == run_folder.resolve():
+        raise UserError(f"{path} would lie among the run's own files: name a file elsewhere")
     for existing in (path, card_path):
         if existing.exists() and not overwrite:
             raise UserError(f"{existing} exists: name another file, or --overwrite")
