@@ -49,7 +49,7 @@ def test_a_path_is_found_in_either_unicode_form(tmp_path, monkeypatch):
 LAUNCHES = {
     "WORLD_SIZE=2 RANK=0": "no MASTER_ADDR and no MASTER_PORT: 'unset WORLD_SIZE RANK' if an earlier job left it",
     "WORLD_SIZE=1 RANK=0 LOCAL_RANK=0": "no MASTER_ADDR and no MASTER_PORT",
-    "WORLD_SIZE=2 RANK=2 MASTER_ADDR=x MASTER_PORT=1": "RANK=2 and WORLD_SIZE=2 in the environment: no such rank",
+    "WORLD_SIZE=2 RANK=2 MASTER_ADDR=x MASTER_PORT=1": "RANK=2 and WORLD_SIZE=2 in the environment: ranks are",
     "LOCAL_RANK=0": "no MASTER_ADDR and no MASTER_PORT and no RANK and no WORLD_SIZE",
     "OMPI_COMM_WORLD_SIZE=2": "no MASTER_ADDR",
 } | dict.fromkeys(["", "RANK=0", "WORLD_SIZE=1", "WORLD_SIZE=1 RANK=0 LOCAL_RANK=-1"])  # one process
