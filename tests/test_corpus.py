@@ -14,9 +14,10 @@ from lookalike import make_kemdy20
 import utils.kemdy
 from utils.data import audit, corpus
 from utils.data.audio import read_waveform
-from utils.data.corpus import COLUMNS, find_corpus, fold_of, folds, read_corpus
+from utils.data.corpus import find_corpus, fold_of, folds, read_corpus
 from utils.data.folds import split_utterances
 from utils.data.kemdy import EMOTIONS
+from utils.data.utterances import COLUMNS
 from utils.errors import UserError
 
 SECONDS = 4.0  # of the one long file that rows of the smallest corpus cut or name

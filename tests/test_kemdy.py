@@ -16,8 +16,9 @@ from corpora import read, refused
 from lookalike import listeners, make_kemdy19, make_kemdy20
 
 from utils.data import audit, kemdy
-from utils.data.corpus import COLUMNS, find_corpus
+from utils.data.corpus import find_corpus
 from utils.data.folds import session_folds
+from utils.data.utterances import COLUMNS
 from utils.errors import UserError
 
 

@@ -3,8 +3,9 @@
 import sys
 
 from utils.data import SPLITS
-from utils.data.corpus import COLUMNS, SHOWN, Fault, folds, read_folder, unknown_labels
+from utils.data.corpus import folds, read_folder
 from utils.data.folds import split_utterances
+from utils.data.utterances import COLUMNS, SHOWN, Fault, unknown_labels
 from utils.errors import UserError, one_line_errors, printable
 from utils.files import refuse_tracked, spreadsheet_safe, whole_file, write_json
 from utils.flags import Parser, named_path, positive_int

@@ -15,8 +15,9 @@ from torch.utils.data import Dataset, Sampler
 
 from utils.data import SPLITS
 from utils.data.audio import read_waveform
-from utils.data.corpus import Corpus, fold_of
+from utils.data.corpus import fold_of
 from utils.data.folds import split_utterances
+from utils.data.utterances import Corpus
 from utils.errors import UserError
 
 # A storage that has not answered for so long is gone; the slowest that still works gives a batch in far less.
@@ -41,7 +42,7 @@ class UtteranceDataset(Dataset):
     """The utterances of one split; text is tokenised once, here, and speech is asked for when an item is.
 
     Args:
-        utterances: a table with the columns of ``utils.data.corpus.COLUMNS``.
+        utterances: a table with the columns of ``utils.data.utterances.COLUMNS``.
         class_names: the classes, in order.
         tokenizer: a callable as ``models.load_tokenizer`` returns.
         max_text_len: tokens, [CLS] and [SEP] included.

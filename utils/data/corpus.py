@@ -1,118 +1,18 @@
-"""A corpus: its utterances, labels and folds, and all that was dropped or is worth knowing.
+"""Corpora by name: where one lies, which reader reads it, and its folds.
 
 KEMDy19 and KEMDy20 have a reader of their own; any other folder with metadata.csv or metadata.jsonl is a corpus without code
 (docs/own-corpus.md). ``python -m utils.data.corpus A B C`` prints the folds and classes of a sequence, for the run scripts.
 """
 
 import re
-import shlex
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 from utils.data import SPLITS
 from utils.data.folds import session_folds
+from utils.data.utterances import METADATA, unknown_labels
 from utils.errors import UserError, one_line_errors, printable
 from utils.files import existing_path
 from utils.flags import Parser, named_path, positive_int
 from utils.methods import JOINT, KEMDY
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-COLUMNS = ("segment_id", "session", "speaker", "emotion", "wav_path", "start", "text", "duration", "wav_digest")
-# A row an utterance; one of them makes a folder a corpus.
-METADATA = ("metadata.csv", "metadata.jsonl")
-# The real KEMDy has a few of these; a file that was cut short at a line's end leaves many.
-NO_ROW, MANY_WITHOUT_ROW = "wavs without a row", 0.005
-UNTOLD_LENGTH = "wavs of untold length"
-# How much of a list a screen gets.
-SHOWN = 10
-
-
-class Fault(NamedTuple):
-    """One thing that is wrong with a copy: the file, its row (from 1) or "", the segment id or "", and what it is.
-
-    ``kind`` is one of ``utils.data.judge.DROP_REASONS`` where a row is lost, and else the note under which what was kept is
-    counted.
-    """
-
-    kind: str
-    file: str
-    row: int | str
-    segment_id: str
-    what: str
-
-
-@dataclass
-class Corpus:
-    """One corpus as read from disk.
-
-    ``utterances`` are the usable ones, a table with COLUMNS in annotation order: ``session`` is what folds are made over
-    (KEMDy's session number, else the name of a session, of a group that shares speakers, of a speaker, or of a split),
-    ``start`` and ``duration`` are seconds, ``wav_digest`` is the SHA-256 of the file's bytes.
-    """
-
-    name: str  # also that of the task to learn it
-    root: Path
-    labels: tuple  # its emotions, in the order of the classes
-    utterances: "pd.DataFrame"
-    digest: str  # SHA-256 of the utterances but for their paths: a copy elsewhere has the same one
-    sessions: list  # all values of session, sorted, those among them whose utterances are all unusable
-    given_splits: bool  # it comes with splits, which are then its one fold
-    rows: int  # annotation rows read: the usable utterances and the dropped rows
-    dropped: dict  # rows by reason (utils.data.judge.DROP_REASONS)
-    notes: dict  # counts of what was kept, but is worth knowing
-    unreadable: list  # (path, reason) of every sound file that is needed and cannot be used
-    unreadable_transcripts: list  # the same of transcripts; their rows are dropped, and training goes on without them
-    faults: list  # every Fault, those that cost a row among them; by-design drops are none
-    synthetic: bool  # made by a program: there is a file SYNTHETIC at its top
-    release: str = ""  # KEMDy19 or KEMDy20 where KEMDy's reader read it, whatever its name is
-    expected_sessions: int | None = None  # of the real KEMDy
-    unknown_labels: dict = field(default_factory=dict)  # counts of labels that corpus.json neither lists nor maps
-    about: dict = field(default_factory=dict)  # language, licence and citation, where corpus.json tells
-
-    @property
-    def is_kemdy(self):
-        return bool(self.release)
-
-    @property
-    def command(self):
-        return f"python -m utils.data.audit {shlex.quote(str(self.root))}"
-
-    def warnings(self):
-        """What a user should hear before training on this copy, as lines."""
-        lines, listed = [], f"({self.command} lists them)"
-        for kind, files in (("transcript", self.unreadable_transcripts), ("wav", self.unreadable)):
-            lines += [f"left out, {kind} {path} {reason}" for path, reason in files[:SHOWN]]
-            if len(files) > SHOWN:
-                lines.append(f"left out, {len(files) - SHOWN:,} more {kind}s ({self.command} lists all)")
-        missing, without_row = self.dropped.get("no wav", 0), self.notes.get(NO_ROW, 0)
-        if missing and not self.is_kemdy:  # of which every copy lacks a few
-            lines.append(f"left out, {missing:,} rows whose wav is not there {listed}")
-        if without_row > MANY_WITHOUT_ROW * self.rows:
-            lost = "have no row in annotation/, so their labels are lost: was a file cut short?"
-            lines.append(f"{without_row:,} wavs {lost} {listed}")
-        if untold := self.notes.get(UNTOLD_LENGTH, 0):
-            lines.append(f"{untold:,} wavs are in a form that does not tell whether they are whole {listed}")
-        return lines + self.missing_sessions()
-
-    def missing_sessions(self):
-        """A line, in a list, if a real copy of KEMDy lacks sessions."""
-        if self.synthetic or self.expected_sessions in (None, len(self.sessions)):
-            return []
-        return [f"{len(self.sessions)} of {self.expected_sessions} sessions are here: the folds are not the published ones"]
-
-    def require_readable_wavs(self):
-        """Raise UserError that lists the sound files which training would stumble over."""
-        if self.unreadable:
-            listing = "; ".join(f"{path}: {reason}" for path, reason in self.unreadable[:SHOWN])
-            if len(self.unreadable) > SHOWN:
-                listing += f"; and {len(self.unreadable) - SHOWN:,} more"
-            raise UserError(
-                f"{len(self.unreadable)} wav file(s) of {self.name} cannot be used (copy them again, or train without them by "
-                f"--skip_bad_files; {self.command} lists all): {listing}"
-            )
 
 
 def check_name(name):
@@ -187,13 +87,6 @@ def is_kemdy(root, name=None):
         f"{root} holds neither {' nor '.join(METADATA)}, nor annotation/ as KEMDy does: see docs/own-corpus.md for how to make "
         "a corpus"
     )
-
-
-def unknown_labels(root, labels):
-    """One line that names labels which corpus.json neither lists nor maps."""
-    named = ", ".join(f"{label!r} ({count:,} row{'s' * (count > 1)})" for label, count in list(labels.items())[:SHOWN])
-    named += f" and {len(labels) - SHOWN:,} more" if len(labels) > SHOWN else ""
-    return f"{root / 'corpus.json'} neither lists nor maps the label {named}: add it to labels, or to label_map (null drops it)"
 
 
 def folds(corpus, k_fold):

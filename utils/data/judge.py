@@ -13,7 +13,7 @@ from typing import NamedTuple
 from models import SAMPLE_RATE
 from utils.data import SECONDS
 from utils.data.audio import MISSING, index_wavs
-from utils.data.corpus import COLUMNS, UNTOLD_LENGTH, Fault
+from utils.data.utterances import COLUMNS, UNTOLD_LENGTH, Fault
 from utils.files import SYNTHETIC_MARKER
 
 # A row is counted under the first that holds.

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data.corpus import NO_ROW, Corpus
 from utils.data.judge import Findings, Row, composed, judged, not_text
 from utils.data.texts import csv_rows, read_bytes
+from utils.data.utterances import NO_ROW, Corpus
 from utils.errors import UserError
 from utils.methods import KEMDY
 

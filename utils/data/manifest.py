@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from utils.data import SPLITS
-from utils.data.corpus import METADATA, SHOWN, Corpus, unknown_labels
 from utils.data.judge import Findings, Row, composed, judged, not_text
 from utils.data.kemdy import EMOTIONS
 from utils.data.texts import csv_rows, utf8_text
+from utils.data.utterances import METADATA, SHOWN, Corpus, unknown_labels
 from utils.errors import UserError
 from utils.files import read_json
 
