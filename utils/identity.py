@@ -10,7 +10,6 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from utils.data import SPLITS
 from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG, read_json, run_folder, sha256, write_json
 from utils.methods import task_folder
@@ -70,7 +69,7 @@ def differences(one, other, may_differ=(), words="{} then, {} now"):
 
 def fold_digest(splits):
     """SHA-256 of which sessions train, validate and test: tells one division of a corpus from another, and names nobody."""
-    sessions = [sorted(map(str, splits[split]["sessions"])) for split in SPLITS]
+    sessions = [sorted(map(str, splits[split]["sessions"])) for split in sorted(splits)]
     return hashlib.sha256(json.dumps(sessions).encode()).hexdigest()
 
 
