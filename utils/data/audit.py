@@ -159,7 +159,8 @@ def main():
     print(printable("\n".join(audit(corpus, found_folds))))
     _write_tables(args, corpus, found_folds)
     lines = blocking(corpus, found_folds)
-    verdict = f"{len(lines)} blocking, {len(corpus.dropped) + len(corpus.notes)} notes"
+    notes = len(corpus.dropped) + len(corpus.notes)
+    verdict = f"{len(lines)} blocking, {notes} note{'s' * (notes != 1)}"
     verdict = f"NOT ready to train: {verdict}: {'; '.join(lines)}" if lines else f"OK to train: {verdict}"
     print(printable(verdict).replace("\n", " "))
     sys.exit(1 if lines else 0)

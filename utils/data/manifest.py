@@ -228,7 +228,7 @@ def _groups(metadata, findings):
         splits_of = table.groupby("speaker_id")["split"].nunique()
         for speaker in splits_of.index[splits_of > 1]:
             if speaker:
-                findings.note("speakers in several splits", path, "", "", f"speaker {speaker!r} is")
+                findings.note("speakers in several splits", path, "", "", f"has speaker {speaker!r} in several")
         return table["split"]
     if "session" not in columns:
         return table["speaker_id"]
