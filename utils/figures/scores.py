@@ -3,9 +3,9 @@
 from collections import Counter
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.patheffects import withStroke
 
 from utils.errors import UserError
 from utils.figures.style import (
@@ -24,7 +24,7 @@ from utils.figures.style import (
     row_styles,
     subplots,
 )
-from utils.methods import METHODS, SEQUENCE, START
+from utils.methods import SEQUENCE, START
 from utils.results import METRIC_TITLES
 from utils.results.measures import lambda_curve, result_matrix
 from utils.results.runs import over_folds
@@ -224,22 +224,6 @@ def spread(values, gap):
     return result
 
 
-def _label_points(panel, values, x, y):
-    """Write each λ beside its point, the values of points that nearly coincide together, by turns above and below."""
-    scale = max(np.ptp(x), 1e-9), max(np.ptp(y), 1e-9)
-    groups = []
-    for value, *point in zip(values, x, y):
-        name = short_number(value)
-        if groups and np.hypot(*((np.array(point) - groups[-1][1]) / scale)) < 0.12:
-            groups[-1][0].append(name)
-        else:
-            groups.append(([name], np.array(point)))
-    for number, (names, point) in enumerate(groups):
-        text, offset = ", ".join(names), (4, -10 if number % 2 else 4)
-        halo = [withStroke(linewidth=2, foreground="white")]
-        panel.annotate(text, point, offset, textcoords="offset points", fontsize=SMALL, zorder=4, path_effects=halo)
-
-
 def short_number(value):
     """1e6 as 1M, 10000.0 as 10k, 0.5 as 0.5."""
     for unit, name in ((1e6, "M"), (1e3, "k")):
@@ -253,8 +237,11 @@ def draw_lambda(results, orders):
 
     Of several old tasks it is the mean of their scores.
     """
-    figure, panels = subplots(len(SHOWN), len(orders), COLUMN, 3.9, squeeze=False)
+    figure, panels = subplots(len(SHOWN), len(orders), COLUMN, 4.1, squeeze=False)
     styles, estimates = row_styles(results.baselines), []
+    values = sorted({value for order in orders for value in lambda_curve(results, order, SHOWN[0])[0]})
+    # Darker with λ: the points lie too close together to be labelled.
+    shades = dict(zip(values, colormaps["YlOrBr"](np.linspace(0.3, 1, len(values)))))
     for panel_row, metric in zip(panels, SHOWN):
         for panel, order in zip(panel_row, orders):
             curve, others = lambda_curve(results, order, metric)
@@ -262,10 +249,9 @@ def draw_lambda(results, orders):
                 panel.axis("off")
                 continue
             x, x_std, y, y_std = zip(*map(_old_and_new, curve.values()))
-            look = {"color": METHODS["ewc"].colour, "markersize": 3, "elinewidth": 0.5, "ecolor": "#E8C98A", "zorder": 1}
-            panel.errorbar(x, y, y_std, x_std, fmt="o-", **look)
-            panel.margins(0.25)
-            _label_points(panel, list(curve), x, y)
+            panel.errorbar(x, y, y_std, x_std, fmt="-", color="#BBBBBB", linewidth=0.8, elinewidth=0.5, zorder=1)
+            panel.scatter(x, y, s=14, color=[shades[value] for value in curve], zorder=2)
+            panel.margins(0.15)
             for row, of in others.items():
                 x, _, y, _ = _old_and_new(of)
                 panel.plot(x, y, styles[row][1], color=styles[row][0], markersize=4.5, zorder=3)
@@ -275,11 +261,16 @@ def draw_lambda(results, orders):
             estimates.append(next(iter(curve.values()))[0])
     if not estimates:
         raise CannotDraw("no experiments that differ in --ewc_lambda alone")
-    handles = [Line2D([], [], color=METHODS["ewc"].colour, marker="o", markersize=3, label="EWC along λ")]
+    handles = [
+        Line2D([], [], color=shades[value], marker="o", markersize=3.5, ls="", label=f"λ {short_number(value)}")
+        for value in values
+    ]
     for row, (colour, marker) in styles.items():
         handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, ls="", label=label(row)))
     folds, seeds = (max(map(len, counts)) for counts in zip(*((of.per_fold, of.seeds) for of in estimates)))
-    legend_below(figure, handles, 3, f"{_order_of(orders)}mean and standard deviation over {over_counts(folds, seeds)}")
+    legend_below(
+        figure, handles, 4, f"{_order_of(orders)}EWC along λ: mean and standard deviation over {over_counts(folds, seeds)}"
+    )
     return figure
 
 
