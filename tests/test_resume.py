@@ -23,7 +23,7 @@ import adapter
 import continual_learning_init
 import ewc
 from utils.errors import RESUMABLE, UserError
-from utils.files import read_json, whole_file, write_json
+from utils.files import atomic_write, read_json, write_json
 from utils.training import engine as training
 
 FINISHED = {"best_model.pt", "config.json", "history.csv", "metrics.json", "predictions.csv"}
@@ -273,14 +273,14 @@ def test_two_processes_on_one_folder(call, data_root, encoders, again):
 
 def test_a_disk_that_is_full_leaves_the_last_good_file(tmp_path):
     path, limits = tmp_path / "file.pt", resource.getrlimit(resource.RLIMIT_FSIZE)
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         torch.save(torch.zeros(10), file)
     good = path.read_bytes()
     for numbers in (1_000, 200_000):  # torch has an error of its own for what does not fit a buffer
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limits[1]))
         try:
             with pytest.raises(UserError, match="cannot be written .File too large.; what was written before stands"):
-                with whole_file(path) as file:
+                with atomic_write(path) as file:
                     torch.save(torch.zeros(numbers), file)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)

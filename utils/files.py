@@ -1,4 +1,4 @@
-"""The names of a run folder's files, and files that are read with a clear word and written whole or not at all."""
+"""The names of a run folder's files; reading, atomic writing, and locks."""
 
 import contextlib
 import errno
@@ -109,10 +109,10 @@ def sha256(path):
 
 
 @contextlib.contextmanager
-def whole_file(path, through_links=True, writer=""):
+def atomic_write(path, through_links=True, writer=""):
     """A file, open for bytes, that takes the place of ``path`` when the block ends.
 
-    It is written whole or not at all: whatever kills the process, or stops the machine, a reader sees the old file or the new.
+    Whatever kills the process, or stops the machine, a reader sees the old file or the new.
     A device or a pipe, which holds nothing, is written as it is.
 
     Args:
@@ -156,8 +156,8 @@ def whole_file(path, through_links=True, writer=""):
 
 
 def write_text(path, content):
-    """Write text in UTF-8, as ``whole_file``."""
-    with whole_file(path) as file:
+    """Write text in UTF-8, as ``atomic_write``."""
+    with atomic_write(path) as file:
         file.write(content.encode())
 
 
@@ -172,7 +172,7 @@ def as_json(content):
 
 
 def write_json(path, content):
-    """Write JSON, as ``whole_file``."""
+    """Write JSON, as ``atomic_write``."""
     write_text(path, as_json(content))
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from models import SAMPLE_RATE
 from utils.errors import UserError
-from utils.files import sha256, whole_file
+from utils.files import atomic_write, sha256
 
 INDEX_NAME = ".wav_index.csv"
 # In Hz. All rates in use are among them, and none for which the resampler would need a kernel of gigabytes.
@@ -204,7 +204,7 @@ def _write_index(index_path, prefix, headers):
     # Several first runs may write it at once, on several machines.
     writer = f"{socket.gethostname()}.{os.getpid()}"
     # A corpus on read-only storage is used as it is.
-    with contextlib.suppress(UserError), whole_file(index_path, writer=writer) as file:
+    with contextlib.suppress(UserError), atomic_write(index_path, writer=writer) as file:
         file.write(content)
 
 

@@ -7,7 +7,7 @@ from utils.data.corpus import folds, read_folder
 from utils.data.folds import split_utterances
 from utils.data.utterances import COLUMNS, SHOWN, Fault, unknown_labels
 from utils.errors import UserError, one_line_errors, printable
-from utils.files import refuse_tracked, spreadsheet_safe, whole_file, write_json
+from utils.files import atomic_write, refuse_tracked, spreadsheet_safe, write_json
 from utils.flags import Parser, named_path, positive_int
 
 
@@ -119,7 +119,7 @@ def _write_tables(args, corpus, found_folds):
     faults = pd.DataFrame(corpus.faults, columns=list(Fault._fields))
     for path, table in ((args.csv, corpus.utterances), (args.faults, faults)):
         if path:
-            with whole_file(path) as file:
+            with atomic_write(path) as file:
                 file.write(table.map(spreadsheet_safe).to_csv(index=False).encode(errors="surrogateescape"))
     if args.folds_json:
         write_json(args.folds_json, {str(index): fold for index, fold in enumerate(found_folds)})

@@ -70,7 +70,7 @@ class SpeechFeatures:
         return torch.from_numpy(np.array(self._mapped[start:stop]))
 
 
-def corpus_features(corpus, encoder, max_seq_len, precision, cache_root, device, say):
+def corpus_features(corpus, encoder, max_seq_len, precision, cache_root, device, log):
     """The features of every usable utterance of a corpus, from the cache, or computed and kept.
 
     Several runs may want the same at once: one computes, under a lock that ends with its process, the others wait.
@@ -82,7 +82,7 @@ def corpus_features(corpus, encoder, max_seq_len, precision, cache_root, device,
         precision: "float16" or "float32", in which features are kept.
         cache_root: folder of all caches.
         device: to compute on.
-        say: prints a line.
+        log: prints a line.
 
     Returns:
         SpeechFeatures.
@@ -96,10 +96,10 @@ def corpus_features(corpus, encoder, max_seq_len, precision, cache_root, device,
         found = _find(folder, *wanted)
         if found is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder, say):
+            with _locked(folder, log):
                 found = _find(folder, *wanted)  # another run may have made it meanwhile
                 if found is None:
-                    _compute(folder, corpus, encoder, max_seq_len, precision, device, say)
+                    _compute(folder, corpus, encoder, max_seq_len, precision, device, log)
                     found = _find(folder, *wanted)
     except BrokenPipeError:  # of what is said
         raise
@@ -117,7 +117,7 @@ def features_of(run, encoder, corpora):
     if args.no_speech_cache:
         return None
     root = args.speech_cache or Path(args.output_root) / "speech_features"
-    wanted = args.max_seq_len, args.speech_cache_precision, root, run.accelerator.device, run.say
+    wanted = args.max_seq_len, args.speech_cache_precision, root, run.accelerator.device, run.print
     return {name: corpus_features(corpus, encoder, *wanted) for name, corpus in corpora.items()}
 
 
@@ -141,12 +141,12 @@ def _find(folder, segment_ids, width, precision):
 
 
 @contextmanager
-def _locked(folder, say):
+def _locked(folder, log):
     path = folder.with_name(folder.name + ".lock")
     try:
         lock = LockFile(path, this_process())
     except Locked as held:
-        say(f"{folder} is being computed by {held}: waiting for it")
+        log(f"{folder} is being computed by {held}: waiting for it")
         lock = LockFile(path, this_process(), wait=True)
     try:
         yield
@@ -154,7 +154,7 @@ def _locked(folder, say):
         lock.release()
 
 
-def _compute(folder, corpus, encoder, max_seq_len, precision, device, say):
+def _compute(folder, corpus, encoder, max_seq_len, precision, device, log):
     shutil.rmtree(folder, ignore_errors=True)  # an incomplete or damaged copy
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(exist_ok=True)
@@ -166,7 +166,7 @@ def _compute(folder, corpus, encoder, max_seq_len, precision, device, say):
     needed = seconds * SAMPLE_RATE / stride * width * dtype.itemsize
     done = _resume(partial, width * dtype.itemsize)
     free = shutil.disk_usage(partial).free + (partial / FEATURES).stat().st_size
-    say(
+    log(
         f"{corpus.name}: computing the speech features once for all runs, {len(utterances):,} utterances, "
         f"{needed / 1e6:,.0f} MB in {folder}" + (f"; {len(done):,} are there from before" if done else "")
     )

@@ -11,7 +11,7 @@ matplotlib.use("Agg")  # to files, also where there is no screen
 import matplotlib.pyplot as plt
 from matplotlib import font_manager
 
-from utils.files import whole_file
+from utils.files import atomic_write
 from utils.methods import METHODS
 
 # Inches of one column and of both in a two-column paper; no text is smaller than SMALL points at that size.
@@ -113,7 +113,7 @@ def save(figure, folder, name):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for path, metadata in ((png, {"Software": None}), (pdf, {"CreationDate": None})):
-            with whole_file(path) as file:
+            with atomic_write(path) as file:
                 figure.savefig(file, format=path.suffix[1:], metadata=metadata)
     plt.close(figure)
     boxes = "; empty boxes stand for characters of no installed font (for Hangul, fonts-nanum)"

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from utils.errors import UserError, one_line_errors, printable
-from utils.files import BEST_MODEL, METRICS, read_json, whole_file, write_text
+from utils.files import BEST_MODEL, METRICS, atomic_write, read_json, write_text
 from utils.flags import Parser, encoder_name, named_path
 from utils.methods import JOINT, METHODS
 from utils.results import METRIC_TITLES
@@ -66,7 +66,7 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
     facts["whole"] = state.keys() == model.state_dict().keys()
     card, text = model_card(facts), json.dumps(facts, ensure_ascii=False)
     metadata = {FACTS: text, CARD: card, DIGEST: content_digest(state, text, card)}
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(safetensors.torch.save(state, metadata))
     write_text(card_path, card)
 

@@ -281,7 +281,7 @@ def train(run, model, tasks, strategy=None):
     dataset = UtteranceDataset.pooled([task.splits["train"] for task in trained])
     training = Training.of(run, model, dataset, strategy)
     if training.restore(run, model):
-        run.say(f"{run.path / LAST_CHECKPOINT}: resuming after epoch {training.epoch} of {args.num_epochs}")
+        run.print(f"{run.path / LAST_CHECKPOINT}: resuming after epoch {training.epoch} of {args.num_epochs}")
     else:
         run.log_epoch({"epoch": 0, "train_loss": None, **_validation_scores(run, model, tasks)})
     done = training.epoch
@@ -303,7 +303,7 @@ def train(run, model, tasks, strategy=None):
         training.save(run, model)
         if training.best_epoch == epoch:
             run.save_best(model)
-        run.say(_epoch_line(row, args.num_epochs, _validated(run, tasks), training.best_epoch))
+        run.print(_epoch_line(row, args.num_epochs, _validated(run, tasks), training.best_epoch))
     run.load_best(model)
     strategy.after_task(run, model, dataset)
     return training.best_epoch
@@ -346,7 +346,7 @@ def test_and_finish(run, model, tasks, best_epoch, before=None):
     ]
     run.finish(metrics, pd.concat(predictions))
     for name in tasks:
-        run.say(f"test {name}, best epoch {best_epoch}: F1 ({'/'.join(AVERAGES)}) {_f1_text(metrics['test'][name])}")
+        run.print(f"test {name}, best epoch {best_epoch}: F1 ({'/'.join(AVERAGES)}) {_f1_text(metrics['test'][name])}")
 
 
 def progress_bar(run, iterable, description, leave=False, **settings):

@@ -45,7 +45,9 @@ def run_facts(run, model, tasks, started_from):
     for kind, encoder in encoders.items():
         if encoder["drawn_at_random"]:
             frozen = " (and frozen)" if run.method.model == "adapter" else ""
-            run.say(f"the {kind} encoder {encoder['name']}: {', '.join(encoder['drawn_at_random'])} newly initialized{frozen}")
+            run.print(
+                f"the {kind} encoder {encoder['name']}: {', '.join(encoder['drawn_at_random'])} newly initialized{frozen}"
+            )
     return {
         "format": FORMAT,
         "method": run.method.name,

@@ -9,7 +9,7 @@ import os
 from contextlib import contextmanager
 
 from utils.errors import UserError, one_line_errors
-from utils.files import BEST_MODEL, LockFile, as_json, lock_of, this_process, whole_file
+from utils.files import BEST_MODEL, LockFile, as_json, atomic_write, lock_of, this_process
 from utils.flags import Parser, encoder_name, named_path, positive_int
 from utils.identity import fold_digest
 from utils.training.arguments import add_machine_flags
@@ -115,9 +115,9 @@ def _fisher_of(run, point, model, task):
         fisher = fisher_information(run, model, task.splits["train"], batch_size)
         if run.accelerator.is_main_process:
             fisher = {parameter: values.cpu() for parameter, values in fisher.items()}
-            with whole_file(beside) if writable else run.file(own.name) as file:
+            with atomic_write(beside) if writable else run.file(own.name) as file:
                 torch.save({**facts, "fisher": fisher}, file)
-            run.say(f"Fisher information of {name} → {beside if writable else own}")
+            run.print(f"Fisher information of {name} → {beside if writable else own}")
     return fisher
 
 
@@ -135,7 +135,7 @@ def _kept(run, places, facts, model):
             if all(kept.get(name) == value for name, value in facts.items()):
                 return str(path)
             if kept.get("task") == facts["task"]:
-                run.say(f"{path} is not used: it is of another model, other utterances or another batch size")
+                run.print(f"{path} is not used: it is of another model, other utterances or another batch size")
         return None
 
     path = run.from_main_process(find)
@@ -145,7 +145,7 @@ def _kept(run, places, facts, model):
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if wrong := describe_mismatch(fisher, parameters):
         raise UserError(f"{path} does not fit the model: {wrong}")
-    run.say(f"Fisher information of {facts['task']}: {path}")
+    run.print(f"Fisher information of {facts['task']}: {path}")
     return fisher
 
 

@@ -34,10 +34,10 @@ from utils.files import (
     Locked,
     LockFile,
     as_json,
+    atomic_write,
     lock_of,
     run_folder,
     this_process,
-    whole_file,
 )
 from utils.identity import arguments_that_matter, differences, identity
 from utils.machine import require_granted_gpu, require_open_files, require_whole_launch
@@ -96,7 +96,7 @@ class Run:
             fitting = " or ".join(str(size) for size in (below, below + processes) if size)
             raise UserError(f"--batch_size {args.batch_size} is not divided by {processes} processes: take {fitting}")
         if without_gpu:
-            self.say("no GPU found: running on the CPU (--cpu asks for it)")
+            self.print("no GPU found: running on the CPU (--cpu asks for it)")
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # signals reach no other
@@ -132,7 +132,7 @@ class Run:
                 os.write(2, f"\n{signal.Signals(number).name}{resumes}\n".encode())
         os._exit(RESUMABLE if self._resumable else 128 + number)
 
-    def say(self, line):
+    def print(self, line):
         """Print a line once, whatever the number of processes; unlike ``print`` it leaves progress bars whole."""
         if self.accelerator.is_main_process and not self.quiet:
             tqdm.write(printable(line))
@@ -155,9 +155,9 @@ class Run:
             self._claim()
             state = self._find()  # another process may have finished it meanwhile
             if state == "new" and not self.args.overwrite and (self.path / BEST_MODEL).exists():
-                self.say(f"{self.path} holds a {BEST_MODEL} and no {LAST_CHECKPOINT} to resume from: the run starts again")
+                self.print(f"{self.path} holds a {BEST_MODEL} and no {LAST_CHECKPOINT} to resume from: the run starts again")
         if state == "finished":
-            self.say(f"{self.path} is finished: skipped (--overwrite runs it again)")
+            self.print(f"{self.path} is finished: skipped (--overwrite runs it again)")
         return state
 
     def _find(self):
@@ -207,7 +207,7 @@ class Run:
             raise UserError(f"--output_root: {self.path} cannot be written ({error.strerror}); name another folder") from None
 
     def file(self, name):
-        """A file of the run folder, as ``whole_file``, for the main process.
+        """A file of the run folder, as ``atomic_write``, for the main process.
 
         Raises:
             UserError: if the folder is not this run's any more: somebody removed or moved it, and another run may lie there.
@@ -216,7 +216,7 @@ class Run:
             raise UserError(
                 f"{self.path} was removed or moved while this run was writing it: the run ends here and writes nothing more"
             )
-        return whole_file(self.path / name, through_links=False, writer=self.id)
+        return atomic_write(self.path / name, through_links=False, writer=self.id)
 
     def _write(self, name, text):
         with self.file(name) as file:
@@ -285,7 +285,7 @@ class Run:
             self._write(CONFIG, as_json(config))
         self.accelerator.wait_for_everyone()
         trained, total = (config["parameters"][kind] for kind in ("trained", "total"))
-        self.say(
+        self.print(
             f"{self.method.name} on {self.args.task} → {self.path} ({trained:,} of {total:,} parameters trained, "
             f"{self.accelerator.device}, {precision_name(self.precision, self.accelerator.device.type)})"
         )

@@ -44,7 +44,7 @@ def read_corpora(run, names, may_lack=()):
             try:
                 find_corpus(run.args.data_root, name)
             except UserError:
-                run.say(f"{name} is not under {run.args.data_root}: there will be no scores on it")
+                run.print(f"{name} is not under {run.args.data_root}: there will be no scores on it")
                 continue
         # The first to come looks at every file and leaves an index for the others.
         corpus = corpora[name] = run.main_process_first(lambda name=name: read_corpus(run.args.data_root, name))
@@ -82,15 +82,15 @@ def make_tasks(run, corpora, labels, speech=None):
         source = speech[name] if speech else Sound(args.max_seq_len)
         task = tasks[name] = make_task(corpus, args, labels, tokenizer, source)
         synthetic = ", SYNTHETIC" if corpus.synthetic else ""
-        run.say(
+        run.print(
             f"{name}: {len(corpus.utterances):,} usable of {corpus.rows:,} rows ({corpus.root}{synthetic}); fold "
             f"{args.num_fold}: " + ", ".join(f"{split} {len(task.splits[split]):,}" for split in SPLITS)
         )
         unknown = _unknown_share(task, tokenizer)
         if unknown > MANY_UNKNOWN:
-            run.say(f"{name}: {100 * unknown:.0f} % of the tokens are unknown to --text_model {args.text_model}")
+            run.print(f"{name}: {100 * unknown:.0f} % of the tokens are unknown to --text_model {args.text_model}")
         for warning in corpus.warnings():
-            run.say(f"{name}: {warning}")
+            run.print(f"{name}: {warning}")
     return tasks
 
 
@@ -177,7 +177,7 @@ class StartingPoint:
                     f"no finished run in {path.parent} to start from: make it with '{_command_for_start(run)}', or name a "
                     "--checkpoint"
                 )
-            run.say(f"starting from {path}")
+            run.print(f"starting from {path}")
         if not path.is_file():
             raise UserError(
                 f"--checkpoint {path}: there is no such file; it should be the best_model.pt of a run on "
@@ -188,7 +188,7 @@ class StartingPoint:
         except UserError as error:
             raise UserError(f"{error}; if it is of something else, put {path.name} into a folder without a {CONFIG}") from None
         if not config:
-            run.say(f"{path} has no {CONFIG} beside it: its tasks, fold and encoders cannot be checked")
+            run.print(f"{path} has no {CONFIG} beside it: its tasks, fold and encoders cannot be checked")
         if config.get("method") == JOINT:
             raise UserError(
                 f"--checkpoint {path} was trained on {', '.join(config['corpora'])} at once: what it forgets cannot be told; "
