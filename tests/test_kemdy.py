@@ -375,7 +375,7 @@ def test_only_what_may_be_the_real_corpus_is_compared_with_it(tmp_path, call_mai
     make_kemdy20(tmp_path / "KEMDy20", sessions=40, utterances=1)
     code, out, _ = call_main(audit, tmp_path / "KEMDy20")
     assert code == 0 and "real corpus" not in out and "\nno faults\n" in out
-    assert out.splitlines()[-1] == "OK to train: 0 blocking, 1 notes"  # CP949
+    assert out.splitlines()[-1] == "OK to train: 0 blocking, 1 note"  # CP949
     (tmp_path / "KEMDy20" / "SYNTHETIC").unlink()
     code, out, _ = call_main(audit, tmp_path / "KEMDy20")
     assert code == 0 and "the real corpus has 12,828" in out and "test: the real corpus has 2,513" in out
