@@ -272,10 +272,10 @@ def _words(value):
 
 
 def _command_for_start(run, labels=None):
-    """The command that makes what a run starts from."""
+    """The command that makes what a run starts from; with other labels, the first of its sequence."""
     args = run.args
     before = args.sequence[:-1]
-    if len(before) == 1:
+    if labels or len(before) == 1:
         experiment = args.init_name.removesuffix(ending(args)) if ending(args) else None
         name = {} if args.init_name == START else {"exp_name": args.init_name, "experiment": experiment}
         changes = {"exp_name": None, "experiment": None, "labels": labels or args.labels, "overwrite": None} | name
