@@ -27,7 +27,7 @@ def main():
     from utils.data.speech_cache import features_of
     from utils.training.engine import test_and_finish, train
     from utils.training.run import Run
-    from utils.training.start import labels_of, make_tasks, read_corpora, require_known_tokens
+    from utils.training.start import labels_of, make_tasks, read_corpora
 
     with Run(args, "adapter_wo_pretraining" if args.without_pretraining else "adapter") as run:
         if run.is_finished():
@@ -45,7 +45,6 @@ def main():
         )
         # The frozen speech encoder's output never changes: it is computed once and cached.
         tasks = make_tasks(run, corpora, labels, features_of(run, model.speech_encoder, corpora))
-        require_known_tokens(model.text_encoder, tasks, args)
         run.start(model, tasks, labels)
         best_epoch = train(run, model, tasks)
         test_and_finish(run, model, tasks, best_epoch)

@@ -16,7 +16,7 @@ def main():
     from models import FusionClassifier
     from utils.training.engine import test_and_finish, train
     from utils.training.run import Run
-    from utils.training.start import labels_of, make_tasks, read_corpora, require_known_tokens
+    from utils.training.start import labels_of, make_tasks, read_corpora
 
     with Run(args, "joint" if args.task == JOINT else "task_a") as run:
         if run.is_finished():
@@ -26,7 +26,6 @@ def main():
         tasks = make_tasks(run, corpora, labels)
         run.seed()
         model = FusionClassifier.from_pretrained(args.text_model, args.speech_model, num_labels=len(labels))
-        require_known_tokens(model.text_encoder, tasks, args)
         run.start(model, tasks, labels)
         best_epoch = train(run, model, tasks)
         test_and_finish(run, model, tasks, best_epoch)

@@ -1,14 +1,13 @@
 """Tables, continual-learning measures and figures from what the runs wrote, and the published numbers beside them."""
 
-import argparse
 import sys
 from pathlib import Path
 
 from utils.errors import UserError, one_line_errors
 from utils.files import write_text
-from utils.flags import Parser, count, encoder_name, named_path
-from utils.machine import available_cpus
+from utils.flags import Parser, count, named_path
 from utils.results import FORMATS, METRIC_TITLES
+from utils.training.arguments import add_reopening_flags
 
 METRICS = {name.removeprefix("f1_"): name for name in METRIC_TITLES}
 # Micro F1 is accuracy here: in the score table it stands, beside each other measure it would say little more.
@@ -53,18 +52,7 @@ def parse_args():
     figures.add_argument("--confusion_task", metavar="TASK", help="task that these are tested on (default: the last)")
 
     machine = parser.add_argument_group("machine, for --recompute")
-    machine.add_argument(
-        "--data_root", type=named_path, default=argparse.SUPPRESS, help="where the corpora lie now (default: as then)"
-    )
-    for kind in ("text", "speech"):
-        machine.add_argument(
-            f"--{kind}_model",
-            type=encoder_name,
-            default=argparse.SUPPRESS,
-            help=f"hub name or folder of the {kind} encoder (default: as then, if it is on this machine)",
-        )
-    machine.add_argument("--cpu", action="store_true", help="do not use a GPU")
-    machine.add_argument("--num_workers", type=count, default=min(4, available_cpus()), help="threads that read wavs ahead")
+    add_reopening_flags(machine)
     args = parser.parse_args()
     if args.figures and (args.published or args.list or args.recompute):
         parser.error("--figures goes with the tables, not with --published, --list or --recompute")

@@ -11,7 +11,7 @@ if asks_for_help "$@"; then
 fi
 find_python || [ -n "${DRY_RUN:-}" ] || no_python
 
-# Whoever shares the machine names the devices that are free.
+# On a shared machine the free devices are named.
 IFS=, read -ra devices <<<"${CUDA_VISIBLE_DEVICES:-}"
 gpus=${GPUS:-${#devices[@]}}
 [ -n "${GPUS:-}" ] || [ "$gpus" != 0 ] || gpus=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l | tr -d ' ')
@@ -52,7 +52,7 @@ stage() {
   ); fi
 }
 
-# What fails is said, and the rest goes on, unless a signal is the reason (124 is what xargs makes of 255).
+# What fails is said, and the rest is run, unless a signal is the reason (124 is what xargs makes of 255).
 failed=
 judge() {
   failed=yes

@@ -2,7 +2,7 @@
 
 The speech encoder runs in every step of adapter training, with its graph kept and back-propagated through; attention is written
 out; EWC's penalty stands in the autograd graph; the sampler opens every wav of the training set twice to count labels; text is
-encoded anew for every item. Faults that change results and not times (see the README) are not repeated.
+encoded again for every item. Faults that change results and not times (see the README) are not repeated.
 """
 
 import numpy as np

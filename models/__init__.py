@@ -1,6 +1,6 @@
 """The fusion model, its adapter variant, and the encoders and tokenizers that they are built from.
 
-Classes are imported when they are asked for: whoever parses flags or prints tables need not wait for torch.
+Classes are imported when they are asked for: parsing flags and printing tables need no torch.
 """
 
 from importlib import import_module

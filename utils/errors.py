@@ -36,7 +36,7 @@ def one_line_errors(main):
         except UserError as error:
             message = str(error)
         except BrokenPipeError:
-            # Whoever read the output has seen enough (``| head``); what is still buffered goes nowhere.
+            # The reader of the output has seen enough (``| head``); what is still buffered goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except OSError as error:

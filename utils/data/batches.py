@@ -19,6 +19,7 @@ from utils.data.corpus import fold_of
 from utils.data.folds import split_utterances
 from utils.data.utterances import Corpus
 from utils.errors import UserError
+from utils.identity import fold_digest
 
 # A storage that has not answered for so long is gone; the slowest that still works gives a batch in far less.
 SECONDS_FOR_A_BATCH = 300
@@ -237,6 +238,11 @@ class Task:
     corpus: Corpus
     fold: dict
     splits: dict
+
+    @property
+    def fold_digest(self):
+        """As ``utils.identity.fold_digest`` gives it of a run's config.json."""
+        return fold_digest({split: {"sessions": sessions} for split, sessions in self.fold.items()})
 
 
 def make_task(corpus, args, class_names, tokenizer, speech):

@@ -6,7 +6,7 @@ KEMDy19 and KEMDy20 have a reader of their own; any other folder with metadata.c
 
 import re
 
-from utils.data import SPLITS
+from utils.data import SPLITS, is_corpus_name
 from utils.data.folds import session_folds
 from utils.data.utterances import METADATA, unknown_labels
 from utils.errors import UserError, one_line_errors, printable
@@ -16,8 +16,8 @@ from utils.methods import JOINT, KEMDY
 
 
 def check_name(name):
-    """Raise UserError if a folder's name cannot be that of a corpus: runs of several corpora are named by joining theirs."""
-    if not name or name.startswith(".") or name == JOINT or re.search(r"[+/\x00-\x1f\x7f]", name):
+    """Raise UserError unless a folder's name can be that of a corpus."""
+    if not is_corpus_name(name):
         raise UserError(f"{name!r} cannot be the name of a corpus: no '+', no '/', no '.' at its beginning, and not '{JOINT}'")
 
 

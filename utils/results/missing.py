@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.methods import ALONE, JOINT, KEMDY, METHODS, START
-from utils.training.arguments import training_parser
+from utils.training.arguments import flag_words, training_parser
 
 # Flags that the run scripts set themselves, or that say nothing about a missing run.
 NOT_REPEATED = {
@@ -90,9 +90,7 @@ def _command(runs, rows, row, order, tasks, folds, seeds, output_root):
         words.append(f"SEEDS={_words(seeds)}")
     words += ["bash", shlex.quote(f"{at}{method.run_script or 'utils/shell/run-method.sh'}")]
     words += [] if method.run_script else [method.name]
-    for name, value in _flags_of_siblings(runs, row, method).items():
-        values = () if value is True else value if isinstance(value, list) else (value,)
-        words += [shlex.quote(f"--{name}"), *(shlex.quote(str(value)) for value in values)]
+    words += map(shlex.quote, flag_words(_flags_of_siblings(runs, row, method)))
     if os.path.abspath(output_root) != str(REPOSITORY / "outputs"):
         words += ["--output_root", shlex.quote(str(output_root))]
     return " ".join(words)
@@ -123,6 +121,6 @@ def _flags_of_siblings(runs, row, method):
         elif name == "data_root":
             told = os.path.abspath(str(value)) != str(REPOSITORY / "data")
         known = name in NOT_REPEATED or f"--{name}" in method.flags
-        if fits and told and not known and value is not None and value is not False:
+        if fits and told and not known:
             chosen[name] = value
     return chosen

@@ -4,7 +4,7 @@ import argparse
 import shlex
 from contextlib import suppress
 
-from utils.data import SECONDS
+from utils.data import SECONDS, is_corpus_name
 from utils.errors import UserError
 from utils.flags import (
     Parser,
@@ -19,7 +19,7 @@ from utils.flags import (
 )
 from utils.identity import checkpoint_facts
 from utils.machine import available_cpus
-from utils.methods import JOINT, KEMDY, METHODS, SEQUENCE, START
+from utils.methods import ALONE, JOINT, KEMDY, METHODS, SEQUENCE, START
 
 TEXT_MODEL = "skt/kobert-base-v1"
 SPEECH_MODEL = "facebook/wav2vec2-base-960h"
@@ -27,7 +27,7 @@ SPEECH_MODEL = "facebook/wav2vec2-base-960h"
 
 def corpus_name(text):
     """The name of a corpus, which is that of its folder; names joined by + are those of sequences."""
-    if folder_name(text) == JOINT or "+" in text or text.startswith("."):
+    if not is_corpus_name(folder_name(text)):
         raise argparse.ArgumentTypeError(
             f"{text!r} cannot be a corpus's name: rename its folder, without +, a leading dot, joint"
         )
@@ -127,6 +127,21 @@ def add_machine_flags(group):
     )
 
 
+def add_reopening_flags(group):
+    """Flags of what reopens a finished run: those that take the place of the run's own only where they are named."""
+    group.add_argument(
+        "--data_root", type=named_path, default=argparse.SUPPRESS, help="where the corpora lie now (default: as then)"
+    )
+    for kind in ("text", "speech"):
+        group.add_argument(
+            f"--{kind}_model",
+            type=encoder_name,
+            default=argparse.SUPPRESS,
+            help=f"hub name or folder of the {kind} encoder (default: as then, if it is on this machine)",
+        )
+    add_machine_flags(group)
+
+
 def add_start_flags(parser):
     """Flags of the methods that start from a model of earlier tasks."""
     start = parser.add_argument_group("the model to start from")
@@ -180,7 +195,7 @@ def complete(args, method):
         args.sequence = [args.task]
     if getattr(args, "together", None) and args.task != JOINT:
         raise UserError(f"--with goes with --task {JOINT}")
-    if len(set(args.sequence)) < max(len(args.sequence), 2 if how != "alone" else 1):
+    if len(set(args.sequence)) < max(len(args.sequence), 2 if how != ALONE else 1):
         raise UserError(f"--task {args.task}: {', '.join(args.sequence)} are to be several corpora, each once")
     return args
 
@@ -213,10 +228,15 @@ def command_for(args, method, **changes):
     """The command that makes a run of ``method`` with the shared flags of ``args``, but for ``changes``."""
     defaults = vars(training_parser("", method).parse_args(["--task", args.task]))
     values = {name: value for name, value in vars(args).items() if name in defaults and value != defaults[name]} | changes
-    words = ["python", METHODS[method].script]
+    return shlex.join(["python", METHODS[method].script, *flag_words(values)])
+
+
+def flag_words(values):
+    """Flags as the words of a command: ``{name: value}``, without those that are None or False."""
+    words = []
     for name, value in values.items():
         if value is True:
             words.append(f"--{name}")
         elif value is not None and value is not False:
             words += [f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
-    return shlex.join(words)
+    return words

@@ -213,7 +213,8 @@ def train_one_epoch(run, training, epoch):
         done = step + 1
         if accelerator.device.type == "cpu" or done % STEPS_BETWEEN_CHECKS == 0 or done == len(sampler):
             require_finite(run, training, "loss", accelerator.reduce(losses[:done]))
-            require_finite(run, training, "penalty", accelerator.reduce(terms[:done]) + penalties[:done])
+            if adds:
+                require_finite(run, training, "penalty", accelerator.reduce(terms[:done]) + penalties[:done])
     means = {"train_loss": accelerator.reduce(losses.sum()).item() / sum(map(sampler.global_size, range(len(sampler))))}
     if adds:
         means["penalty"] = (accelerator.reduce(terms) + penalties).mean().item()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from models.encoders import ENCODER_SEED, count_parameters, load_encoder
+from models.encoders import ENCODER_SEED, count_parameters, load_encoder, max_tokens
 from models.hub import local_folder
 from utils.data import SPLITS
 from utils.data.corpus import find_corpus, fold_of, read_corpus
@@ -148,6 +148,27 @@ def present_facts(args, config):
     if started_from is not None and (path := starting_checkpoint(args)).is_file():
         started_from = started_from | {"sha256": digests(path)[0]}
     return {"corpora": corpora, "encoders": encoders, "started_from": started_from}
+
+
+def require_known_tokens(text_encoder, tasks, args):
+    """Check that a text encoder has a position and an embedding for every token of the transcripts.
+
+    Raises:
+        UserError: if it has not.
+    """
+    encoded = [ids for task in tasks.values() for split in task.splits.values() for ids in split.input_ids]
+    longest, largest = max(map(len, encoded)), max(map(max, encoded))
+    room, known = max_tokens(text_encoder), text_encoder.config.vocab_size
+    if room is not None and longest > room:
+        raise UserError(
+            f"--max_text_len {args.max_text_len}: a transcript has {longest} tokens, and --text_model {args.text_model} reads "
+            f"at most {room}; name that or less"
+        )
+    if largest >= known:
+        raise UserError(
+            f"--text_model {args.text_model}: its vocabulary has a token {largest}, its weights know {known}; they are not of "
+            "one model"
+        )
 
 
 def require_room(folder, parameters):

@@ -4,15 +4,13 @@ It belongs to the first task, whose recordings it is computed from, and lies bes
 ``fisher-b<batch size>.pt``: the diagonal F, the digest of the model that it is of, and what it was computed on.
 """
 
-import argparse
 import os
 from contextlib import contextmanager
 
 from utils.errors import UserError, one_line_errors
 from utils.files import BEST_MODEL, LockFile, as_json, atomic_write, lock_of, this_process
-from utils.flags import Parser, encoder_name, named_path, positive_int
-from utils.identity import fold_digest
-from utils.training.arguments import add_machine_flags
+from utils.flags import Parser, named_path, positive_int
+from utils.training.arguments import add_reopening_flags
 
 FILE = "fisher-b{}.pt"
 
@@ -97,8 +95,9 @@ def _fisher_of(run, point, model, task):
     batch_size, name = run.args.fisher_batch_size, point.sequence[-1]
     facts = {"task": name, "model": state_digest(model.state_dict()), "batch_size": batch_size}
     if task is not None:
-        fold = fold_digest({split: {"sessions": sessions} for split, sessions in task.fold.items()})
-        facts["utterances"] = as_json([task.corpus.digest, fold, run.args.max_text_len, float(run.args.max_seq_len)])
+        facts["utterances"] = as_json(
+            [task.corpus.digest, task.fold_digest, run.args.max_text_len, float(run.args.max_seq_len)]
+        )
     beside = point.path.with_name(FILE.format(batch_size))
     own = run.path / f"fisher-b{batch_size}-of-{name}.pt"
     places = [*(run.args.fisher or []), beside, own]
@@ -125,6 +124,8 @@ def _kept(run, places, facts, model):
     """F from the first of some files that is of this model and these utterances, or None."""
     from utils.training.checkpoints import describe_mismatch, read_file
 
+    found = {}
+
     def find():
         for path in places:
             if not path.is_file():
@@ -133,6 +134,7 @@ def _kept(run, places, facts, model):
             if not isinstance(kept, dict) or "fisher" not in kept:
                 raise UserError(f"{path} holds no Fisher information, which 'python -m utils.training.fisher' makes")
             if all(kept.get(name) == value for name, value in facts.items()):
+                found["fisher"] = kept["fisher"]  # as large as the model: read once
                 return str(path)
             if kept.get("task") == facts["task"]:
                 run.print(f"{path} is not used: it is of another model, other utterances or another batch size")
@@ -141,7 +143,7 @@ def _kept(run, places, facts, model):
     path = run.from_main_process(find)
     if path is None:
         return None
-    fisher = read_file(path)["fisher"]
+    fisher = found["fisher"] if found else read_file(path)["fisher"]
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if wrong := describe_mismatch(fisher, parameters):
         raise UserError(f"{path} does not fit the model: {wrong}")
@@ -179,11 +181,7 @@ def main():
         default=10,
         help="for estimating F; F and thus the effective λ depend on it",
     )
-    parser.add_argument("--data_root", type=named_path, default=argparse.SUPPRESS, help="where the corpus lies now")
-    for kind in ("text", "speech"):
-        help = f"{kind} encoder (default: as then)"
-        parser.add_argument(f"--{kind}_model", type=encoder_name, default=argparse.SUPPRESS, help=help)
-    add_machine_flags(parser)
+    add_reopening_flags(parser)
     args = vars(parser.parse_args())
     from utils.training.start import StartingPoint, reopen
 

@@ -44,7 +44,7 @@ from utils.machine import require_granted_gpu, require_open_files, require_whole
 from utils.methods import JOINT, METHODS, joint_folder, task_folder
 from utils.training.arguments import complete
 from utils.training.checkpoints import read_config, read_file, read_state
-from utils.training.facts import present_facts, require_room, run_facts
+from utils.training.facts import present_facts, require_known_tokens, require_room, run_facts
 
 ENCODERS = ("text_model", "speech_model")  # flags that are a folder or a hub name
 HINT = "name another --exp_name, or --overwrite"
@@ -264,9 +264,10 @@ class Run:
             started_from: facts of a StartingPoint, where there is one.
 
         Raises:
-            UserError: if a run that would be resumed was begun with other corpora, encoders or another starting model, or if
-                the disk is too small.
+            UserError: if a transcript has more tokens, or other ones, than the text encoder knows, if a run that would be
+                resumed was begun with other corpora, encoders or another starting model, or if the disk is too small.
         """
+        require_known_tokens(model.text_encoder, tasks, self.args)
         model.to(self.accelerator.device)
         self.labels = list(labels)
         config = run_facts(self, model, tasks, started_from) | {"run": uuid.uuid4().hex}

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import FusionClassifier, load_tokenizer
-from models.encoders import max_tokens
 from utils.data import SPLITS
 from utils.data.batches import Sound, make_task
 from utils.data.corpus import find_corpus, read_corpus
@@ -94,27 +93,6 @@ def make_tasks(run, corpora, labels, speech=None):
     return tasks
 
 
-def require_known_tokens(text_encoder, tasks, args):
-    """Check that a text encoder has a position and an embedding for every token of the transcripts.
-
-    Raises:
-        UserError: if it has not.
-    """
-    encoded = [ids for task in tasks.values() for split in task.splits.values() for ids in split.input_ids]
-    longest, largest = max(map(len, encoded)), max(map(max, encoded))
-    room, known = max_tokens(text_encoder), text_encoder.config.vocab_size
-    if room is not None and longest > room:
-        raise UserError(
-            f"--max_text_len {args.max_text_len}: a transcript has {longest} tokens, and --text_model {args.text_model} reads "
-            f"at most {room}; name that or less"
-        )
-    if largest >= known:
-        raise UserError(
-            f"--text_model {args.text_model}: its vocabulary has a token {largest}, its weights know {known}; they are not of "
-            "one model"
-        )
-
-
 def _unknown_share(task, tokenizer):
     """Share of the transcripts' tokens, [CLS] and [SEP] aside, that are [UNK], in the split that has most of them."""
     tokens = [[token for ids in split.input_ids for token in ids[1:-1]] for split in task.splits.values()]
@@ -141,7 +119,6 @@ def continue_sequence(run):
     start.require_same_folds(tasks)
     run.seed()
     model = FusionClassifier.from_pretrained(args.text_model, args.speech_model, num_labels=len(labels))
-    require_known_tokens(model.text_encoder, tasks, args)
     start.load_into(model)
     run.start(model, tasks, labels, started_from=start.facts(args.output_root))
     return start, tasks, model, test(run, model, tasks)
@@ -219,7 +196,7 @@ class StartingPoint:
             if name not in tasks:
                 continue
             then = then if isinstance(then, str) else fold_digest(then["splits"])
-            if then != fold_digest({split: {"sessions": sessions} for split, sessions in tasks[name].fold.items()}):
+            if then != tasks[name].fold_digest:
                 raise UserError(
                     f"--checkpoint {self.path} was trained on other sessions of {name} than this fold has now, and may have "
                     f"seen the test split: train it again on the corpus in {tasks[name].corpus.root}"
@@ -277,8 +254,8 @@ def _command_for_start(run, labels=None):
     before = args.sequence[:-1]
     if labels or len(before) == 1:
         experiment = args.init_name.removesuffix(ending(args)) if ending(args) else None
-        name = {} if args.init_name == START else {"exp_name": args.init_name, "experiment": experiment}
-        changes = {"exp_name": None, "experiment": None, "labels": labels or args.labels, "overwrite": None} | name
+        names = (None, None) if args.init_name == START else (args.init_name, experiment)
+        changes = dict(zip(("exp_name", "experiment"), names), labels=labels or args.labels, overwrite=None)
         return command_for(args, START, task=before[0], **changes)
     return command_for(args, run.method.name, task=before[-1], after=before[:-1], overwrite=None)
 
