@@ -156,19 +156,19 @@ def centroids_of(folder, run, model, task):
     """
     import torch
 
-    from utils.training.checkpoints import read_state
+    from utils.training.checkpoints import read_file
     from utils.training.fisher import folder_lock
 
     path = folder / CENTROIDS
     with folder_lock(run, folder) as writable:
         if path.exists():
-            return read_state(path)["centroids"]
+            return read_file(path, hint="remove it, and it is made again")
         text_encoder = pristine_text_encoder(run)
         features = split_features(run, text_encoder, model.speech_encoder, task.splits["train"], f"centres of {task.name}")
         centroids = make_centroids(features)
         if writable:
             with atomic_write(path) as file:
-                torch.save({"centroids": centroids}, file)
+                torch.save(centroids, file)
     return centroids
 
 
