@@ -90,7 +90,7 @@ METHODS = {
                "The mean of two whole fusion models, before and after a corpus was learned.",
                "#882255", label="WiSE-FT", of="finetune"),
         Method("wise_ft_tuned", "", COMBINED, "fusion",
-               "A weighted mean of two whole fusion models, before and after a corpus was learned; α by validation on all corpora.",
+               "A weighted mean of two whole fusion models, before and after a corpus was learned; α by validation on all.",
                "#661100", label="WiSE-FT,\ntuned", of="finetune", keeps_data=True),
         Method("merged", "", COMBINED, "",
                "The weighted mean of two models.",
