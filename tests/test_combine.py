@@ -60,7 +60,7 @@ def test_the_answer_is_that_of_the_chosen_adapter(combined):
         by_own = np.isclose(routed, own, atol=1e-6).all(axis=1)
         assert (by_own | np.isclose(routed, other, atol=1e-5).all(axis=1)).all()
         metrics = read(folder(combined, "adapter_routed", SET) / "metrics.json")
-        assert metrics["routing"][task] == pytest.approx(by_own.mean())
+        assert metrics["test"][task]["routing"] == pytest.approx(by_own.mean())
         alone = read(folder(combined, "adapter", task) / "metrics.json")["test"][task]
         assert metrics["test_right"][task]["f1_macro"] == alone["f1_macro"]
         table = predictions(folder(combined, "adapter_mean", SET), task)

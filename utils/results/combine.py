@@ -193,8 +193,7 @@ def combine_adapters(job, changes, advance):
         if how:
             answers = {name: answer(how, probabilities[name], features[name], centroids) for name in names}
             if how != "mean":
-                right = {name: float((answers[name][1] == index).mean()) for index, name in enumerate(names)}
-                more = {"routing": right}
+                more = {name: {"routing": float((answers[name][1] == index).mean())} for index, name in enumerate(names)}
             answers = {name: of for name, (of, _) in answers.items()}
         else:
             model.load_checkpoint_state(merged)
@@ -202,7 +201,7 @@ def combine_adapters(job, changes, advance):
             for name in names:
                 answers[name] = softmax(logits_of(run, model, splits[name], name))
                 advance()
-        yield row, (run, model, tasks, answers, about | more, {})
+        yield row, (run, model, tasks, answers, more, about, {})
 
 
 def combine_weights(job, changes, advance):
@@ -231,10 +230,10 @@ def combine_weights(job, changes, advance):
     for row in job.rows:
         tuned = METHODS[row].keeps_data
         alpha = best if tuned else HALF
-        yield row, (run, model, tasks, answers[alpha], {"along_alpha": along} if tuned else {}, {"alpha": alpha})
+        yield row, (run, model, tasks, answers[alpha], {}, {"along_alpha": along} if tuned else {}, {"alpha": alpha})
 
 
-def _write(folder, row, job, parents, run, model, tasks, answers, more, arguments):
+def _write(folder, row, job, parents, run, model, tasks, answers, scores, more, arguments):
     """Write a row's run folder, metrics.json last.
 
     Args:
@@ -244,6 +243,7 @@ def _write(folder, row, job, parents, run, model, tasks, answers, more, argument
         parents: of ``_parents``.
         run, model, tasks: of the last parent, reopened.
         answers: ``{task: probabilities (n, classes) of its test split}``.
+        scores: further test scores, ``{task: {name: score}}``.
         more: further content of metrics.json.
         arguments: further arguments of config.json.
 
@@ -259,11 +259,11 @@ def _write(folder, row, job, parents, run, model, tasks, answers, more, argument
     from utils.training.facts import run_facts
 
     splits = {name: tasks[name].splits["test"] for name in job.sequence}
-    scores = {
-        name: test_scores(splits[name].labels, of.argmax(axis=1), run.labels)
-        | {"ece": calibration_error(of, splits[name].labels)}
-        for name, of in answers.items()
-    }
+    tests = {}
+    for name, of in answers.items():
+        labels = splits[name].labels
+        tests[name] = test_scores(labels, of.argmax(axis=1), run.labels) | {"ece": calibration_error(of, labels)}
+        tests[name] |= scores.get(name, {})
     predictions = pd.concat([prediction_table(name, splits[name], of, run.labels) for name, of in answers.items()])
     config = run_facts(run, model, tasks, None)
     del config["started_from"]
@@ -276,8 +276,8 @@ def _write(folder, row, job, parents, run, model, tasks, answers, more, argument
     (folder / METRICS).unlink(missing_ok=True)
     write_json(folder / CONFIG, config)
     write_text(folder / PREDICTIONS, predictions.to_csv(index=False, float_format="%.9g"))
-    write_json(folder / METRICS, {"run": config["run"], "task": task, "test": scores, **more})
-    return scores
+    write_json(folder / METRICS, {"run": config["run"], "task": task, "test": tests, **more})
+    return tests
 
 
 @one_line_errors
