@@ -134,7 +134,8 @@ def measure_tables(results, metric):
         "is no R[i,j] with j > i."
     ] * bool(alone)
     by_construction += [
-        f"R[1,j] of {listed(rows)} is {of}'s: after one task there is but one model." for of, rows in _combined(results).items()
+        f"R[1,j] of {listed(rows)} is {START if METHODS[of].how == SEQUENCE else of}'s: after one task there is but one model."
+        for of, rows in _combined(results).items()
     ]
     for order in results.orders:
         rows = {row: _estimates(measures(results, row, order, metric)) for row in rows_of}
@@ -204,14 +205,14 @@ def routing_tables(results, metric):
             cells = rows[row] = {}
             for task, order in columns:
                 of_task = results.run_of(row, order, task), task
-                cells[f"{task}, routed right"] = over_folds(results.scores(row, *of_task, "routing"))
-                for title, when in (("score", "test"), ("right adapter", "test_right"), ("wrong adapter", "test_wrong")):
+                cells[f"{task}, routed"] = over_folds(results.scores(row, *of_task, "routing"))
+                for title, when in (("score", "test"), ("right", "test_right"), ("wrong", "test_wrong")):
                     cells[f"{task}, {title}"] = over_folds(results.scores(row, *of_task, metric, when))
         notes = (
-            "routed right: share of the corpus's utterances that were given to its own adapter; right adapter, wrong adapter: "
-            "the score if all were given to it, or to another (the mean over the others).",
+            "routed: share of the corpus's utterances that were given to its own adapter; right, wrong: the score with its own "
+            "adapter for all, and with another (the mean over the others).",
         )
-        title = f"{which}{METRIC_TITLES[metric]} without being told the corpus"
+        title = f"{which}{'w' if which else 'W'}ithout being told the corpus: {METRIC_TITLES[metric]}"
         tables.append(Table("routing", title, "setting", rows, {"metric": metric}, notes))
     return tables
 
