@@ -66,18 +66,22 @@ def _one_line(problem):
     try:
         yield
     except (
-        *(errors.HTTPError, errors.HFValidationError, errors.OfflineModeIsEnabled),
-        *(errors.LocalEntryNotFoundError, errors.LocalTokenNotFoundError),
-        RuntimeError,  # what huggingface_hub raises where the upload of a large file fails
+        *(errors.HTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError, errors.LocalTokenNotFoundError),
+        *(
+            ConnectionError,
+            TimeoutError,
+            RuntimeError,
+        ),  # of the client for large files; the first also where HF_HUB_OFFLINE is set
     ) as error:
-        answer = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) else error
-        raise UserError(f"{problem}: {_reason(answer)}") from None
+        raise UserError(f"{problem}: {_reason(error)}") from None
 
 
 def _reason(error):
     from huggingface_hub import errors
 
     log_in = "log in with 'hf auth login'"
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
+        error = error.__cause__  # why it was looked for in the cache
     if isinstance(error, errors.HFValidationError):
         return "it is not of the form OWNER/NAME"
     if isinstance(error, errors.LocalTokenNotFoundError):
@@ -94,4 +98,5 @@ def _reason(error):
         may = {401: f": {log_in}", 403: ": take a token with the right to write, or name a repository of your own"}
         status = error.response.status_code
         return f"the hub answers {status} {error.server_message or error.response.reason_phrase}{may.get(status, '')}"
-    return "the hub cannot be reached: is there a network, and is HF_HUB_OFFLINE set?"
+    said = str(error).partition("\n")[0].rstrip(".:")
+    return f"the hub cannot be reached ({said}): is there a network, and is HF_HUB_OFFLINE set?"

@@ -151,7 +151,9 @@ def _how_to_load(facts):
             "\n\nTo train it on another corpus: `python finetune.py --task OTHER --checkpoint FILE`, or `ewc.py`, which also "
             "needs the model's Fisher information (`--fisher`)."
         )
-    return f"""```python
+    return f"""In the repository that it was exported with, "Continual learning in multimodal emotion recognition":
+
+```python
 from predict import load_predictor
 
 predictor = load_predictor("FILE"{named})
