@@ -22,11 +22,14 @@ def local_path(named):
     """
     if not str(named).startswith(PREFIX):
         return Path(named)
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     name, _, revision = str(named).removeprefix(PREFIX).partition("@")
-    with _one_line(f"{named} is not in the hub's cache, and cannot be downloaded"):
-        return Path(hf_hub_download(name, FILE, revision=revision or None))
+    with _one_line(f"{named} cannot be downloaded"):
+        file = dict(repo_id=name, filename=FILE, revision=revision or None)
+        if not isinstance(try_to_load_from_cache(**file), str):
+            get_hf_file_metadata(hf_hub_url(**file))  # asks once, where hf_hub_download tries for 23 seconds without a network
+        return Path(hf_hub_download(**file))
 
 
 def upload(name, files, private=False):
@@ -52,9 +55,8 @@ def upload(name, files, private=False):
             raise UserError(
                 f"{name} is there and public: make it private in its settings ({address}/settings), or name another"
             )
-        api.create_commit(
-            name, [CommitOperationAdd(there, content) for there, content in files.items()], commit_message="Exported model"
-        )
+        additions = [CommitOperationAdd(there, content) for there, content in files.items()]
+        api.create_commit(name, additions, commit_message="Exported model")
     return str(address)
 
 
@@ -63,16 +65,11 @@ def _one_line(problem):
     """Turn what the hub or the network refuses into one UserError: the problem, why, and what to do."""
     from huggingface_hub import errors
 
+    known = (errors.HTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError, errors.LocalTokenNotFoundError)
     try:
         yield
-    except (
-        *(errors.HTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError, errors.LocalTokenNotFoundError),
-        *(
-            ConnectionError,
-            TimeoutError,
-            RuntimeError,
-        ),  # of the client for large files; the first also where HF_HUB_OFFLINE is set
-    ) as error:
+    # The built-in ones are raised where HF_HUB_OFFLINE is set, and by the client for large files.
+    except (*known, ConnectionError, TimeoutError, RuntimeError) as error:
         raise UserError(f"{problem}: {_reason(error)}") from None
 
 
@@ -80,8 +77,6 @@ def _reason(error):
     from huggingface_hub import errors
 
     log_in = "log in with 'hf auth login'"
-    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
-        error = error.__cause__  # why it was looked for in the cache
     if isinstance(error, errors.HFValidationError):
         return "it is not of the form OWNER/NAME"
     if isinstance(error, errors.LocalTokenNotFoundError):
