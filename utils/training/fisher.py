@@ -1,9 +1,11 @@
 """Fisher information of a finished run: ``python -m utils.training.fisher RUN_FOLDER``.
 
 It belongs to the first task, whose recordings it is computed from, and lies beside that task's best_model.pt as
-``fisher-b<batch size>.pt``: the diagonal F, the digest of the model that it is of, and what it was computed on.
+``fisher-b<batch size>.pt``: the diagonal F, the digest of the model that it is of, and what it was computed on. The same is
+handed on with an exported model as ``NAME.fisher.safetensors``.
 """
 
+import json
 import os
 from contextlib import contextmanager
 
@@ -13,6 +15,8 @@ from utils.flags import Parser, named_path, positive_int
 from utils.training.arguments import add_reopening_flags
 
 FILE = "fisher-b{}.pt"
+# Its facts in the metadata of NAME.fisher.safetensors, and the checksum there.
+FACTS, DIGEST = "fisher", "sha256"
 
 
 def fisher_information(run, model, dataset, batch_size):
@@ -81,7 +85,7 @@ def guarded(run, start, model, tasks):
     for point in points:
         if len(points) > 1:
             point.load_into(model)
-        fisher = _fisher_of(run, point, model, tasks.get(point.sequence[-1]))
+        fisher = _fisher_of(run, point, model, tasks.get(point.sequence[-1]))["fisher"]
         anchors = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if name in fisher}
         result.append((anchors, {name: values.to(run.accelerator.device) for name, values in fisher.items()}))
     return result
@@ -117,12 +121,83 @@ def _fisher_of(run, point, model, task):
             with atomic_write(beside) if writable else run.file(own.name) as file:
                 torch.save({**facts, "fisher": fisher}, file)
             run.print(f"Fisher information of {name} → {beside if writable else own}")
-    return fisher
+    return {**facts, "fisher": fisher}
+
+
+def of_run(folder, batch_size=10, quiet=True, **changes):
+    """F of a finished run, from beside its best_model.pt, or computed there.
+
+    Args:
+        folder: the run's folder.
+        batch_size: for estimating F.
+        quiet: print nothing.
+        changes: flags that take the place of the run's own, as ``reopen`` takes them.
+
+    Returns:
+        What ``fisher-b<batch size>.pt`` holds: ``fisher`` ({name: tensor}), ``task``, ``model`` (a digest), ``batch_size`` and
+        ``utterances`` (digests).
+
+    Raises:
+        UserError: as ``reopen``, or if the folder cannot be written.
+    """
+    from utils.training.start import StartingPoint, reopen
+
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} is not there, or cannot be written")
+    run, model, config, tasks = reopen(folder, changes | {"fisher": None, "fisher_batch_size": batch_size}, quiet=quiet)
+    point = StartingPoint(folder / BEST_MODEL, config, tuple(config["sequence"]))
+    return _fisher_of(run, point, model, tasks[config["sequence"][-1]])
+
+
+def write_fisher(path, kept):
+    """Write F in safetensors format, to hand on.
+
+    Args:
+        path: the file to write.
+        kept: as ``of_run`` returns it.
+    """
+    import safetensors.torch
+
+    from utils.training.checkpoints import content_digest
+
+    fisher = {name: values.contiguous() for name, values in kept["fisher"].items()}
+    facts = json.dumps({name: value for name, value in kept.items() if name != "fisher"})
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(fisher, {FACTS: facts, DIGEST: content_digest(fisher, facts, "")}))
+
+
+def read_fisher(path):
+    """Read F from ``fisher-b<batch size>.pt`` or from what ``write_fisher`` wrote: a dictionary as ``of_run`` returns it.
+
+    Raises:
+        UserError: if the file is damaged, or holds something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from utils.training.checkpoints import content_digest, is_export, read_file
+
+    other = UserError(f"{path} holds no Fisher information, which 'python -m utils.training.fisher' makes")
+    if not is_export(path):
+        kept = read_file(path, hint="remove it, and it is computed again")
+        if not isinstance(kept, dict) or "fisher" not in kept:
+            raise other
+        return kept
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if FACTS not in metadata:
+                raise other
+            fisher = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}): copy it again") from None
+    if metadata.get(DIGEST) != content_digest(fisher, metadata[FACTS], ""):
+        raise UserError(f"{path} is damaged (its checksum is another): copy it again")
+    return {**json.loads(metadata[FACTS]), "fisher": fisher}
 
 
 def _kept(run, places, facts, model):
-    """F from the first of some files that is of this model and these utterances, or None."""
-    from utils.training.checkpoints import describe_mismatch, read_file
+    """F and its facts from the first of some files that is of this model and these utterances, or None."""
+    from utils.training.checkpoints import describe_mismatch
 
     found = {}
 
@@ -130,11 +205,9 @@ def _kept(run, places, facts, model):
         for path in places:
             if not path.is_file():
                 continue
-            kept = read_file(path, hint="remove it, and it is computed again")
-            if not isinstance(kept, dict) or "fisher" not in kept:
-                raise UserError(f"{path} holds no Fisher information, which 'python -m utils.training.fisher' makes")
+            kept = read_fisher(path)
             if all(kept.get(name) == value for name, value in facts.items()):
-                found["fisher"] = kept["fisher"]  # as large as the model: read once
+                found["kept"] = kept  # as large as the model: read once
                 return str(path)
             if kept.get("task") == facts["task"]:
                 run.print(f"{path} is not used: it is of another model, other utterances or another batch size")
@@ -143,12 +216,12 @@ def _kept(run, places, facts, model):
     path = run.from_main_process(find)
     if path is None:
         return None
-    fisher = found["fisher"] if found else read_file(path)["fisher"]
+    kept = found["kept"] if found else read_fisher(path)
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if wrong := describe_mismatch(fisher, parameters):
+    if wrong := describe_mismatch(kept["fisher"], parameters):
         raise UserError(f"{path} does not fit the model: {wrong}")
     run.print(f"Fisher information of {facts['task']}: {path}")
-    return fisher
+    return kept
 
 
 @contextmanager
@@ -183,15 +256,7 @@ def main():
     )
     add_reopening_flags(parser)
     args = vars(parser.parse_args())
-    from utils.training.start import StartingPoint, reopen
-
-    folder = args.pop("run_folder")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder} is not there, or cannot be written")
-    changes = args | {"fisher": None, "fisher_batch_size": args.pop("batch_size")}
-    run, model, config, tasks = reopen(folder, changes, quiet=False)
-    name = config["sequence"][-1]
-    _fisher_of(run, StartingPoint(folder / BEST_MODEL, config, tuple(config["sequence"])), model, tasks[name])
+    of_run(args.pop("run_folder"), args.pop("batch_size"), quiet=False, **args)
 
 
 if __name__ == "__main__":
