@@ -8,7 +8,16 @@ import pytest
 import torch
 from conftest import digest, folder, read, run_main
 
+import finetune
+from utils.files import write_json
 from utils.methods import COMBINED, METHODS
+from utils.metrics import softmax
+from utils.results import combine, merge
+from utils.results.export import export
+from utils.training.checkpoints import read_export, read_state
+from utils.training.engine import logits_of
+from utils.training.sources import load_model
+from utils.training.start import reopen
 
 ADAPTERS = ("adapter_routed", "adapter_entropy", "adapter_mean", "adapter_merged")
 SET = "KEMDy19+KEMDy20"
@@ -88,8 +97,6 @@ def test_wise_ft_runs_from_the_model_before_to_the_one_after(combined):
 
 
 def test_finished_rows_are_skipped_until_their_models_change(combined, tmp_path, call_main):
-    from utils.results import combine
-
     shutil.copytree(combined, tmp_path / "outputs")
     flags = ("--output_root", tmp_path / "outputs", "--cpu", "--num_workers", 0)
     path = folder(tmp_path / "outputs", "wise_ft", "KEMDy20")
@@ -106,3 +113,92 @@ def test_finished_rows_are_skipped_until_their_models_change(combined, tmp_path,
     assert digest(path / "config.json") != before
     code, _, stderr = call_main(combine, "--output_root", tmp_path / "outputs", "--seeds", 99)
     assert code == 1 and "nothing to combine" in stderr and stderr.count("\n") == 1
+
+
+def merged(first, second, path, alpha=0.5, **more):
+    merge.merge(first, second, path, alpha, **more)
+    return read_export(path)
+
+
+def test_a_mean_of_weights_is_a_file_like_any_other(outputs, tmp_path):
+    before, after = (folder(outputs, *of) for of in (("task_a", "KEMDy19"), ("finetune", "KEMDy20")))
+    states = [read_state(path / "best_model.pt") for path in (before, after)]
+    # Of two equal models, and at both ends, bit for bit.
+    for first, second, alpha, expected in (
+        (before, before, 0.5, states[0]),
+        (before, before, 0.3, states[0]),
+        (before, after, 0.0, states[0]),
+        (before, after, 1.0, states[1]),
+    ):
+        file = merged(first, second, tmp_path / "mean.safetensors", alpha, overwrite=True)
+        assert file.state.keys() == expected.keys()
+        assert all(torch.equal(file.state[name], tensor) for name, tensor in expected.items())
+    file = merged(before, after, tmp_path / "half.safetensors")
+    for name, tensor in file.state.items():
+        assert torch.allclose(tensor, (states[0][name] + states[1][name]) / 2, atol=1e-7)
+    facts = file.facts
+    assert facts["method"] == "merged" and facts["sequence"] == ["KEMDy19", "KEMDy20"] and facts["alpha"] == 0.5
+    assert facts["parents"] == [load_model(path).digest for path in (before, after)]
+    assert facts["scores"] == {} and facts["temperature"] is None and "None were measured." in file.card
+    # Through files that were exported before, the same.
+    export(before, tmp_path / "a.safetensors")
+    export(after, tmp_path / "b.safetensors")
+    again = merged(tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "c.safetensors")
+    assert all(torch.equal(again.state[name], tensor) for name, tensor in file.state.items()) and again.facts == facts
+
+
+@pytest.mark.parametrize(
+    ("row", "task", "parents"),
+    [
+        ("wise_ft", "KEMDy20", (("task_a", "KEMDy19"), ("finetune", "KEMDy20"))),
+        ("adapter_merged", SET, (("adapter", "KEMDy19"), ("adapter", "KEMDy20"))),
+    ],
+)
+def test_rows_are_those_of_merged_files(combined, tmp_path, encoders, row, task, parents):
+    named = {f"{kind}_model": str(encoders / kind) for kind in ("text", "speech")}
+    merged(*(folder(combined, *of) for of in parents), tmp_path / "mean", **named)
+    source = load_model(tmp_path / "mean", **named)
+    # As the last parent was tested.
+    run, model, _, tasks = reopen(
+        folder(combined, *parents[-1]), {"output_root": combined}, ["KEMDy19", "KEMDy20"], cached=True
+    )
+    model.load_checkpoint_state(source.model.checkpoint_state())
+    for tested in tasks:
+        found = softmax(logits_of(run, model, tasks[tested].splits["test"], ""))
+        assert found == pytest.approx(probabilities(folder(combined, row, task), tested), abs=1e-6)
+
+
+def test_a_merged_file_is_a_start(outputs, tmp_path, call):
+    merged(folder(outputs, "task_a", "KEMDy19"), folder(outputs, "task_a", "KEMDy19"), tmp_path / "mean")
+    flags = ("--task", "KEMDy20", "--checkpoint", tmp_path / "mean")
+    code, _, stderr = call(finetune, *flags, output_root=tmp_path / "outputs")
+    assert code == 0, stderr
+    ours, usual = (read(folder(root, "finetune", "KEMDy20") / "metrics.json") for root in (tmp_path / "outputs", outputs))
+    assert ours["test"] == usual["test"] and ours["test_before"] == usual["test_before"]
+
+
+def test_what_has_no_mean_is_refused_in_one_line(outputs, tmp_path, call_main):
+    adapter, whole = folder(outputs, "adapter", "KEMDy19"), folder(outputs, "task_a", "KEMDy19")
+
+    def changed(name, **facts):
+        shutil.copytree(adapter, tmp_path / name)
+        config = read(tmp_path / name / "config.json")
+        facts["arguments"] = config["arguments"] | facts.get("arguments", {})
+        write_json(tmp_path / name / "config.json", config | facts)
+        return tmp_path / name
+
+    output = ("--output", tmp_path / "mean")
+    labels = read(adapter / "config.json")["labels"]
+    for other, answer in (
+        (whole, "of models adapter and fusion"),
+        (changed("labels", labels=labels[::-1]), "the same ones in the same order"),
+        (folder(outputs, "adapter_wo_pretraining", "KEMDy19"), "over different text encoders"),
+    ):
+        code, _, stderr = call_main(merge, adapter, other, *output)
+        assert code == 1 and answer in stderr and str(other) in stderr and stderr.count("\n") == 1, stderr
+    code, stdout, stderr = call_main(merge, adapter, changed("seed", seed=13), *output)
+    assert code == 0 and stderr.count("\n") == 1 and "of seed 12 and" in stderr and "wrote" in stdout
+    code, _, stderr = call_main(merge, adapter, adapter, *output)
+    assert code == 1 and "exists: name another file, or --overwrite" in stderr
+    code, _, stderr = call_main(merge, adapter, adapter, *output, "--alpha", 1.5)
+    assert code == 2 and "--alpha" in stderr
