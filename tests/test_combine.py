@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import digest, folder, read, run_main
+from conftest import digest, folder, read, run_main, shell
 
 import finetune
 from utils.files import write_json
@@ -111,6 +111,8 @@ def test_finished_rows_are_skipped_until_their_models_change(combined, tmp_path,
     code, stdout, stderr = call_main(combine, *flags)
     assert code == 0 and stdout.count("is finished: skipped") == 6 and stdout.count("made again") == 2, stderr
     assert digest(path / "config.json") != before
+    done = shell("bash", "run-combine.sh", "--output_root", tmp_path / "outputs", FOLDS="0", SEEDS="12")
+    assert done.returncode == 0 and done.stdout.count("is finished: skipped") == 8, done.stderr
     code, _, stderr = call_main(combine, "--output_root", tmp_path / "outputs", "--seeds", 99)
     assert code == 1 and "nothing to combine" in stderr and stderr.count("\n") == 1
 

@@ -106,7 +106,7 @@ def adapter_jobs(runs, tell):
     orders = {sequence for row, sequence, _ in runs if METHODS[row].how == SEQUENCE}
     sets = {frozenset(order[:length]) for order in orders for length in range(2, len(order) + 1)}
     own = [(sequence[0], key) for row, sequence, key in runs if row == "adapter"]
-    rows = _rows_of("adapter")
+    rows, told = _rows_of("adapter"), []
     for tasks in sorted(map(sorted, sets or {frozenset(task for task, _ in own)})):
         for key in sorted(dict.fromkeys(key for _, key in own)):
             if len(tasks) < 2 or not all((task, key) in own for task in tasks):
@@ -117,7 +117,9 @@ def adapter_jobs(runs, tell):
                 for parent in parents[1:]:
                     require_alike(parents[0].config, parent.config, parents[0].path, parent.path)
             except UserError as reason:
-                tell(f"adapter_merged is not made: {reason}")
+                if tasks not in told:  # the same for every fold and seed
+                    tell(f"adapter_merged is not made of {', '.join(tasks)}: {reason}")
+                    told.append(tasks)
                 made = tuple(row for row in rows if METHODS[row].answers)
             evaluations = len(tasks) * (len(tasks) + ("adapter_merged" in made))
             yield Job(combine_adapters, made, parents, tuple(tasks), evaluations)
