@@ -255,6 +255,8 @@ def test_the_demonstration_draws_tracked_figures_only_when_it_is_told_to(flags, 
     runs = [words for words in calls if "--num_epochs" in words]
     assert done.returncode == 0 and len(runs) == (2 * (11 * 3 + 2 * 5 + 2 * 2 * 3) if flags else 2 * 11)
     assert {value(words, "--num_epochs") for words in runs} == {"6", "12"} and all("--cpu" in words for words in runs)
+    combined = [words for words in calls if "utils.results.combine" in words]
+    assert [value(words, "--seeds") for words in combined] == ["12 13 14"] * flags.startswith("--full")
     assert [value(words, "--figures") for words in calls if "--figures" in words] == [DEMO[flags]]
 
 

@@ -120,7 +120,7 @@ def _keeping(results):
 
 def _what_is_kept(results):
     keeping, tuned = _keeping(results), results.rows_that(lambda m: m.keeps_data and m.how == COMBINED)
-    why = f"; {listed(tuned)} to choose α by the validation splits of all" if tuned else ""
+    why = f" ({listed(tuned)} to choose α by the validation splits of all)" if tuned else ""
     return [f"† {_say(keeping, 'needs', 'need')} the recordings of earlier tasks{why}."] if keeping else []
 
 
@@ -408,7 +408,7 @@ def run_table(found, output_root):
             "trained on": run.task,
             "fold": str(run.fold),
             "seed": str(config.get("seed", "")),
-            "epochs": f"{epochs_done(run)}/{arguments.get('num_epochs', '?')}",
+            "epochs": None if run.is_combined else f"{epochs_done(run)}/{arguments.get('num_epochs', '?')}",
             "best": str(metrics["best_epoch"]) if "best_epoch" in metrics else None,
             "valid micro F1": metrics.get("valid", {}).get(run.task, {}).get("f1_micro"),
             **{f"test {task}": test[task]["f1_weighted"] if task in test else None for task in sorted(tasks)},
