@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 import torch
-from invented import FOUR, A, B, C, invent, three_tasks, two_tasks
+from invented import FOUR, A, B, C, change_metrics, invent, three_tasks, two_tasks
 from matplotlib import pyplot as plt
 from matplotlib.text import Text
 
@@ -119,3 +119,20 @@ def test_the_figures_of_the_models_follow_them():
     model.new_part = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="new_part"):
         architecture.parts_of(model)
+
+
+def test_combined_rows_have_a_curve_and_no_panel_of_emotions_unless_named(tmp_path):
+    two_tasks(tmp_path)
+    invent(tmp_path, "adapter_mean", [A, B], {A: 0.5, B: 0.5})
+    path = invent(tmp_path, "wise_ft_tuned", [A, B], {A: 0.5, B: 0.5}, arguments={"alpha": 0.5})
+    scores_at = {alpha: {"f1_weighted": alpha, "f1_macro": alpha / 2} for alpha in (0.0, 0.5, 1.0)}
+    change_metrics(path, along_alpha=[{"alpha": at, "test": {A: of, B: of}} for at, of in scores_at.items()])
+    results = Results(find_runs(tmp_path))
+    figure = scores.draw_lambda(results, [(A, B)])
+    require_readable(figure)
+    assert [list(panel.lines[0].get_xdata()) for panel in figure.axes] == [[0, 0.5, 1], [0, 0.25, 0.5]]
+    assert "WiSE-FT, α 0 to 1" in [text.get_text() for text in figure.legends[0].get_texts()]
+    titles = {panel.get_title() for panel in scores.draw_emotions(results, [(A, B)]).axes}
+    assert "adapter" in titles and "adapter, mean" not in titles
+    named = Results(find_runs(tmp_path), ["finetune", "adapter_mean"])
+    assert "adapter, mean" in {panel.get_title() for panel in scores.draw_emotions(named, [(A, B)]).axes}

@@ -145,13 +145,13 @@ def test_the_curve_along_alpha_is_on_the_folds_and_seeds_of_lambda(tmp_path):
 
     add(0, 0.8)
     add(1, 0.4)
-    curve = alpha_curve(Results(find_runs(tmp_path)), (A, B), "f1_weighted")
+    curve, _ = alpha_curve(Results(find_runs(tmp_path)), (A, B), "f1_weighted")
     assert list(curve) == [0.0, 0.5, 1.0] and curve[0.5][0].per_fold == pytest.approx({0: 0.75, 1: 0.35})
     for value in (1.0, 10.0):
         invent(tmp_path, f"ewc{value}", [A, B], {A: 0.5, B: 0.5}, fold=1, method="ewc", arguments={"ewc_lambda": value})
-    curve = alpha_curve(Results(find_runs(tmp_path)), (A, B), "f1_weighted")
+    curve, _ = alpha_curve(Results(find_runs(tmp_path)), (A, B), "f1_weighted")
     assert curve[1.0][0].per_fold == pytest.approx({1: 0.3}) and curve[1.0][1].per_fold == {1: 1.0}
     for value in (1.0, 10.0):
         about = {"method": "ewc", "arguments": {"ewc_lambda": value}, "seed": 13}
         invent(tmp_path, f"ewc{value}", [A, B], {A: 0.5, B: 0.5}, fold=1, **about)
-    assert alpha_curve(Results(find_runs(tmp_path)), (A, B), "f1_weighted") == {}
+    assert alpha_curve(Results(find_runs(tmp_path)), (A, B), "f1_weighted") == ({}, {})

@@ -249,7 +249,7 @@ def draw_lambda(results, orders):
     shades = dict(zip(values, colormaps["YlOrBr"](np.linspace(0.3, 1, len(values)))))
     for panel_row, metric in zip(panels, SHOWN):
         for panel, order in zip(panel_row, orders):
-            (curve, others), along_alpha = lambda_curve(results, order, metric), alpha_curve(results, order, metric)
+            (curve, others), (along_alpha, more) = (of(results, order, metric) for of in (lambda_curve, alpha_curve))
             if not curve and not along_alpha:
                 panel.axis("off")
                 continue
@@ -261,7 +261,7 @@ def draw_lambda(results, orders):
                 x, _, y, _ = zip(*map(_old_and_new, along_alpha.values()))
                 panel.plot(x, y, ".-", color=of_alpha, linewidth=0.8, markersize=3, zorder=2)
             panel.margins(0.15)
-            for row, of in others.items():
+            for row, of in (others or more).items():
                 x, _, y, _ = _old_and_new(of)
                 panel.plot(x, y, styles[row][1], color=styles[row][0], markersize=4.5, zorder=3)
             panel.set_xlabel(f"{order[0]} (old)" if len(order) == 2 else "mean of the old tasks", labelpad=2)
@@ -283,7 +283,8 @@ def draw_lambda(results, orders):
         handles.append(Line2D([], [], color=of_alpha, marker=".", markersize=3, linewidth=0.8, label=words))
     folds, seeds = (max(map(len, counts)) for counts in zip(*((of.per_fold, of.seeds) for of in estimates)))
     what = " and ".join(filter(None, ("EWC along λ" if values else "", "WiSE-FT along α" if alphas else "")))
-    text = f"{_order_of(orders)}{what}:\nmean and standard deviation over {over_counts(folds, seeds)}"
+    spread = " and standard deviation" if values else ""
+    text = f"{_order_of(orders)}{what}:\nmean{spread} over {over_counts(folds, seeds)}"
     legend_below(figure, handles, 4 if values else 2, text)
     return figure
 

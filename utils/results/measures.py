@@ -127,12 +127,19 @@ def lambda_curve(results, order, metric):
     if len(best) < 2:
         return {}, {}
 
-    def after_all(row):
-        found = (results.final_scores(row, order, task, metric) for task in order)
-        return [over_folds({key: score for key, score in scores.items() if key in keys}) for scores in found]
+    curve = {value: _after_all(results, best[value], order, metric, keys) for value in sorted(best)}
+    return curve, _baselines(results, order, metric, keys, but=best.values())
 
-    others = {row: estimates for row in results.baselines if row not in best.values() and all(estimates := after_all(row))}
-    return {value: after_all(best[value]) for value in sorted(best)}, others
+
+def _after_all(results, row, order, metric, keys):
+    """A row's score on each task after the last, over some folds and seeds."""
+    found = (results.final_scores(row, order, task, metric) for task in order)
+    return [over_folds({key: score for key, score in scores.items() if key in keys}) for scores in found]
+
+
+def _baselines(results, order, metric, keys, but=()):
+    found = {row: _after_all(results, row, order, metric, keys) for row in results.baselines if row not in but}
+    return {row: estimates for row, estimates in found.items() if all(estimates)}
 
 
 def alpha_curve(results, order, metric):
@@ -141,7 +148,8 @@ def alpha_curve(results, order, metric):
     On the folds and seeds of the curve along λ, where there is one.
 
     Returns:
-        ``{α: [Estimate a task]}`` in ascending order; empty where there are no such runs.
+        (curve, others): ``{α: [Estimate a task]}`` in ascending order, and the baselines as for ``lambda_curve``. Both empty
+        where there are no such runs.
     """
     runs = {run.key: run for run in results.of_row("wise_ft_tuned") if run.sequence == tuple(order)}
     keys = runs.keys()
@@ -149,10 +157,11 @@ def alpha_curve(results, order, metric):
         some = next(iter(curve.values()))[0]
         keys = {(fold, seed) for fold in some.per_fold for seed in some.seeds}
     if not keys <= runs.keys():
-        return {}
+        return {}, {}
     scores = defaultdict(lambda: [{} for _ in order])
     for key in sorted(keys):
         for point in runs[key].metrics["along_alpha"]:
             for of_task, task in zip(scores[point["alpha"]], order):
                 of_task[key] = point["test"][task][metric]
-    return {alpha: list(map(over_folds, of_tasks)) for alpha, of_tasks in scores.items()}
+    curve = {alpha: list(map(over_folds, of_tasks)) for alpha, of_tasks in scores.items()}
+    return curve, _baselines(results, order, metric, keys) if curve else {}
