@@ -8,11 +8,12 @@ import pytest
 import torch
 from conftest import digest, folder, read, run_main, shell
 
+import evaluate
 import finetune
 from utils.files import write_json
 from utils.methods import COMBINED, METHODS
 from utils.metrics import softmax
-from utils.results import combine, merge
+from utils.results import combine, merge, recompute
 from utils.results.export import export
 from utils.training.checkpoints import read_export, read_state
 from utils.training.engine import logits_of
@@ -115,6 +116,32 @@ def test_finished_rows_are_skipped_until_their_models_change(combined, tmp_path,
     assert done.returncode == 0 and done.stdout.count("is finished: skipped") == 8, done.stderr
     code, _, stderr = call_main(combine, "--output_root", tmp_path / "outputs", "--seeds", 99)
     assert code == 1 and "nothing to combine" in stderr and stderr.count("\n") == 1
+
+
+def test_evaluate_shows_them_and_says_what_they_are(combined, call_main, monkeypatch):
+    code, stdout, stderr = call_main(evaluate, "--output_root", combined, "--metric", "macro")
+    assert code == 0, stderr
+    text = " ".join(stdout.split())
+    assert "adapter_routed, adapter_entropy and adapter_mean are not told: the adapter is chosen" in text
+    assert "wise_ft_tuned and joint need the recordings of earlier tasks (wise_ft_tuned to choose α" in text
+    assert "adapter and adapter_wo_pretraining have a model a task, which later ones do not change: BWT is 0 by" in text
+    assert "R[1,j] of wise_ft and wise_ft_tuned is task_a's" in text and "\nwise_ft_tuned † " in stdout
+    table = stdout[stdout.index("Without being told the corpus: macro F1") :].splitlines()
+    cells = {row.split()[0]: row.split()[1:] for row in table[4:8]}
+    assert tuple(cells) == ADAPTERS
+    for row in ADAPTERS:
+        metrics = read(folder(combined, row, SET) / "metrics.json")
+        found = [metrics["test"]["KEMDy20"].get("routing")]
+        found += [metrics[when]["KEMDy20"]["f1_macro"] for when in ("test", "test_right", "test_wrong")]
+        assert cells[row][4:] == ["-" if value is None else f"{value:.3f}" for value in found]
+    assert "run-method.sh" not in stdout  # no command would train them
+    # There is no model to be tested again.
+    tested = []
+    monkeypatch.setattr(recompute, "retest", lambda run, **machine: tested.append(run) or recompute.Verdict(True, "equal"))
+    code, stdout, stderr = call_main(evaluate, "--output_root", combined, "--recompute")
+    assert code == 0 and len(tested) == 12 and not any(run.is_combined for run in tested), stderr
+    code, stdout, stderr = call_main(evaluate, "--output_root", combined, "--list")
+    assert code == 0 and f"adapter_routed/fold_0/{SET}" in stdout, stderr
 
 
 def merged(first, second, path, alpha=0.5, **more):

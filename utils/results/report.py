@@ -198,7 +198,7 @@ def paired_tables(results, metric):
 
 def routing_tables(results, metric):
     """Scores of adapters that are combined, since nobody says which corpus an utterance is from, and of each adapter alone."""
-    tables, rows_of = [], results.rows_that(lambda method: method.how == COMBINED and not method.in_order)
+    tables, rows_of = [], results.rows_that(lambda method: method.of and not method.in_order)
     for which, columns in views(results):
         rows = {}
         for row in rows_of:

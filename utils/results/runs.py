@@ -50,9 +50,9 @@ class FoundRun:
 
     @cached_property
     def sequence(self):
-        """Tasks in the order learned; those of a joint run, whose order means nothing, sorted."""
+        """Tasks in the order learned; sorted where the order means nothing, as of a joint run."""
         tasks = self.config["sequence"]
-        return tuple(sorted(tasks) if METHODS[self.method].how == JOINT else tasks)
+        return tuple(tasks if METHODS[self.method].in_order else sorted(tasks))
 
     @property
     def fold(self):
