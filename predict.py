@@ -46,8 +46,8 @@ def load_predictor(*models, adapter=None, calibrated=False, text_model=None, spe
 def parse_args():
     parser = Parser(
         description=__doc__,
-        epilog="A file that cannot be used is a row with its error, and the exit code is 1. In a .csv, a cell that a spreadsheet "
-        "would take for a formula is preceded by an apostrophe.",
+        epilog="A file that cannot be used is a row with its error, and the exit code is 1. In a .csv, a cell that a "
+        "spreadsheet would take for a formula is preceded by an apostrophe.",
     )
     parser.add_argument(
         "models", nargs="+", type=named_path, metavar="MODEL", help="run folder, exported file, or hub:OWNER/NAME"

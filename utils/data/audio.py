@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import re
+import shlex
 import shutil
 import socket
 import stat
@@ -287,7 +288,7 @@ def decoded(path):
         return Decoded(header, path)
     name, ffmpeg = os.path.basename(path), shutil.which("ffmpeg")
     if ffmpeg is None:
-        convert = f"convert it (ffmpeg -i {name} {os.path.splitext(name)[0]}.wav)"
+        convert = f"convert it (ffmpeg -i {shlex.quote(name)} {shlex.quote(os.path.splitext(name)[0] + '.wav')})"
         return Decoded(f"is in no format that can be read here without ffmpeg: {convert}", path)
     before, wav = os.stat(path), NamedTemporaryFile(suffix=".wav")
     # Only files: a playlist under the name of a recording could name anything on the net.

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from utils.data.judge import not_text
 from utils.data.manifest import LINE_END, NO_NAME, is_outside, read_table, seconds
-from utils.files import existing_path
 
 
 class Recording(NamedTuple):
@@ -47,7 +46,7 @@ def recordings_of(files, texts=None):
     names = [os.fspath(file) for file in files]
     # What pandas has for a missing text is not equal to itself.
     texts = ["" if text is None or text != text else str(text) for text in texts]
-    return [_recording(name, str(existing_path(name)) if name else "", text) for name, text in zip(names, texts)]
+    return [_recording(name, name, text) for name, text in zip(names, texts)]
 
 
 def read_recordings(path):

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from models.encoders import load_encoder
+from models.encoders import load_encoder, max_tokens
 from models.speech import speech_features
 from utils.data.audio import Decoded, decoded, read_waveform, unchanged
 from utils.data.batches import padded
@@ -132,7 +132,10 @@ class Predictor:
     def __init__(self, sources, how, calibrated, device, batch_size, num_workers):
         self.sources, self.how, self.device, self.batch_size, self.num_workers = sources, how, device, batch_size, num_workers
         arguments = sources[0].facts["arguments"]
-        self.max_seq_len, self.max_text_len = arguments["max_seq_len"], arguments["max_text_len"]
+        self.max_seq_len = arguments["max_seq_len"]
+        # In training no transcript was longer than the encoder's positions.
+        room = max_tokens(sources[0].model.text_encoder) or arguments["max_text_len"]
+        self.max_text_len = min(arguments["max_text_len"], room)
         self.labels = routing.union([source.facts["labels"] for source in sources])
         self.temperatures = [source.facts["temperature"] if calibrated else 1.0 for source in sources]
         self.adapters = sources[0].facts["model"] == "adapter"
@@ -194,7 +197,7 @@ class Predictor:
         return lines
 
     def answers(self, recordings, noted, windows=False, segments=False):
-        """Rows for Recordings, chunk by chunk in their order: lists of ``{column: value}``, in which what is missing is left out.
+        """Rows for Recordings, chunk by chunk in their order: lists of ``{column: value}`` without what is missing.
 
         Args:
             recordings: a list of Recordings.
