@@ -415,7 +415,7 @@ def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, kind, answer):
 @pytest.mark.parametrize(
     "module",
     [
-        *("continual_learning_init", "finetune", "ewc", "adapter", "evaluate"),
+        *("continual_learning_init", "finetune", "ewc", "adapter", "evaluate", "predict"),
         *(
             "utils.training.fisher",
             "utils.training.routing",

@@ -36,6 +36,8 @@ CHECKED_BY_LIBSNDFILE = ("FLAC", "CAF")
 SILENCE = 2**-14
 # Frames that are decoded at a time: a file that rows cut into utterances may last for hours.
 BLOCK = 2**21
+# Seconds from which an MP3 is decoded once, and not for each part of it.
+LONG_MP3 = 60
 # What ``read_header`` says of a file that is not there.
 MISSING = os.strerror(errno.ENOENT)
 # What it says of a format that libsndfile does not read.
@@ -269,7 +271,7 @@ def _gone_bad(path, reason):
 class Decoded(NamedTuple):
     """A sound file as soundfile can read it: its WavHeader, or a str that says why it cannot be used, and where to read it.
 
-    ``temporary`` is the file that ffmpeg made of it, which is there as long as this object is.
+    ``temporary`` is the wav that was made of it, which is there as long as this object is.
     """
 
     header: WavHeader | str
@@ -285,7 +287,8 @@ def decoded(path):
     """
     header = read_header(path)
     if header != UNKNOWN_FORMAT:
-        return Decoded(header, path)
+        long = isinstance(header, WavHeader) and header.duration > LONG_MP3
+        return _with_quick_seeks(path, header) if long else Decoded(header, path)
     name, ffmpeg = os.path.basename(path), shutil.which("ffmpeg")
     if ffmpeg is None:
         convert = f"convert it (ffmpeg -i {shlex.quote(name)} {shlex.quote(os.path.splitext(name)[0] + '.wav')})"
@@ -300,4 +303,19 @@ def decoded(path):
     header = read_header(wav.name)
     if isinstance(header, WavHeader):
         header = header._replace(size=before.st_size, mtime_ns=before.st_mtime_ns)
+    return Decoded(header, wav.name, wav)
+
+
+def _with_quick_seeks(path, header):
+    """A Decoded; of an MP3 as a wav of one channel: in an MP3, a place takes the longer to find the later it is."""
+    try:
+        with soundfile.SoundFile(path) as sound:
+            if sound.format != "MP3":
+                return Decoded(header, path)
+            wav = NamedTemporaryFile(suffix=".wav")
+            with soundfile.SoundFile(wav.name, "w", sound.samplerate, 1, "FLOAT", format="RF64") as copy:
+                while len(samples := sound.read(BLOCK, dtype="float32", always_2d=True)):
+                    copy.write(samples.mean(axis=1))
+    except (OSError, soundfile.LibsndfileError):  # such as no room for it
+        return Decoded(header, path)
     return Decoded(header, wav.name, wav)

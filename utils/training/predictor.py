@@ -58,7 +58,8 @@ def load(
         if source.facts["temperature"] is None:
             raise UserError(f"--calibrated: {source.path} has no temperature, as runs of earlier versions: train it again")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Predictor(sources, how, calibrated, device, batch_size, num_workers or min(4, available_cpus()))
+    num_workers = min(4, available_cpus()) if num_workers is None else num_workers
+    return Predictor(sources, how, calibrated, device, batch_size, num_workers)
 
 
 def _require_together(first, other):
