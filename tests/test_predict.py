@@ -44,14 +44,14 @@ def whole(outputs, data_root, encoders, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def routed(outputs, data_root):
+def routed(outputs, tmp_path_factory):
     """Run folders of two adapters with centroids.pt."""
-    runs = [folder(outputs, "adapter", task) for task in KEMDY]
+    root = tmp_path_factory.mktemp("routed")
+    runs = [shutil.copytree(folder(outputs, "adapter", task), root / task) for task in KEMDY]
     for run in runs:
-        if not (run / "centroids.pt").exists():
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sys, "argv", ["routing", str(run), "--cpu", "--num_workers", "0"])
-                routing.main()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["routing", str(run), "--cpu", "--num_workers", "0"])
+            routing.main()
     return runs
 
 

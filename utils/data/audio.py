@@ -40,7 +40,7 @@ BLOCK = 2**21
 LONG_MP3 = 60
 # What ``read_header`` says of a file that is not there.
 MISSING = os.strerror(errno.ENOENT)
-# What it says of a format that libsndfile does not read.
+# The same of a format that libsndfile does not read.
 UNKNOWN_FORMAT = soundfile.LibsndfileError(1).error_string.rstrip(".")
 
 
@@ -183,7 +183,7 @@ def index_wavs(root, paths, progress=True):
 
 
 def unchanged(path, header):
-    """Has a file the size and the time of change that its WavHeader says?"""
+    """Does a file still have the size and the time of change of its WavHeader?"""
     try:
         stat = os.stat(path)
     except OSError:

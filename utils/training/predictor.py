@@ -23,8 +23,8 @@ from utils.machine import available_cpus
 from utils.training import routing
 from utils.training.sources import load_model
 
-# How one answer is made of several adapters'.
-COMBINED = ("routed", "entropy", "mean")
+# How several adapters give one answer.
+WAYS = ("routed", "entropy", "mean")
 # Recordings (or windows of them) that are looked at, sorted by length, and answered for together.
 CHUNK = 256
 # Of the model's digest, in a row.
@@ -36,7 +36,7 @@ TEXTS = ("predicted", "adapter", "task_by", "model", "error")
 def load(
     models, adapter=None, calibrated=False, text_model=None, speech_model=None, device=None, batch_size=16, num_workers=None
 ):
-    """A Predictor; ``predict.load_predictor`` has the same arguments, and says what they are.
+    """A Predictor. Its arguments are those of ``predict.load_predictor``, and:
 
     Args:
         models: a list of run folders, exported files, or hub names.
@@ -77,10 +77,10 @@ def _answering(sources, adapter):
     if sources[0].facts["model"] != "adapter":
         raise UserError(f"--adapter {adapter}: {sources[0].path} is no adapter, but a whole model")
     tasks = [source.facts["task"] for source in sources]
-    choices = f"{', '.join(dict.fromkeys(tasks))}, {', '.join(COMBINED[:-1])} or {COMBINED[-1]}"
+    choices = f"{', '.join(dict.fromkeys(tasks))}, {', '.join(WAYS[:-1])} or {WAYS[-1]}"
     if adapter is None:
         raise UserError(f"{len(sources)} adapters are given: say which answers by --adapter {choices}")
-    if adapter not in COMBINED:
+    if adapter not in WAYS:
         if tasks.count(adapter) != 1:
             raise UserError(
                 f"--adapter {adapter}: {tasks.count(adapter)} of the models are adapters of it; there are {choices}"
@@ -158,7 +158,7 @@ class Predictor:
 
         Returns:
             A table with a row for each file, in their order: file_name, predicted, score, the probability of each label as
-            p_<label>, entropy (nats), adapter, task_by, model and error, which says what is wrong with a file and else is "".
+            p_<label>, entropy (nats), adapter, task_by, model, and error, "" where nothing is wrong with a file.
 
         Raises:
             ValueError: if there is not one text for each file.
