@@ -16,6 +16,8 @@ from utils.methods import JOINT, KEMDY, METHODS, SEQUENCE, START
 from utils.metrics import majority_scores
 from utils.results import METRIC_TITLES
 
+# What a run holds scores of: its model, the model that it started from, its model with every transcript empty.
+TESTS = ("test", "test_before", "test_without_text")
 COLUMNS = ("experiment", "method", "sequence", "trained", "fold", "seed", "tested", "when", "metric", "value")
 # Rows that paired differences are formed to unless others are named.
 BASELINES = ("finetune", "adapter")
@@ -28,12 +30,16 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run folder. ``metrics`` is None for a run that is not finished; ``problem`` says why its files cannot be used."""
+    """A run folder, or a score file of a run that may lie elsewhere (see utils/results/score.py).
+
+    ``metrics`` is None for a run that is not finished; ``problem`` says why its files cannot be used.
+    """
 
     path: Path
     config: dict
     metrics: dict | None = None
     problem: str | None = None
+    from_file: bool = False
 
     @property
     def experiment(self):
@@ -155,7 +161,7 @@ class Results:
             sequence: tasks in the order learned; of joint in any order.
             tested: the task tested.
             metric: f1_weighted, f1_macro, f1_micro, or a class for its own F1.
-            when: "test" for the best model, "test_before" for the model that the run started from.
+            when: one of TESTS.
         """
         return self._scores.get((row, tuple(sequence), tested, metric, when), {})
 
@@ -234,7 +240,7 @@ def score_table(runs):
     records = []
     for run in runs:
         about = (run.experiment, run.method, run.sequence, run.task, *run.key)
-        for when in ("test", "test_before"):
+        for when in TESTS:
             for tested, test in run.metrics.get(when, {}).items():
                 values = {metric: test[metric] for metric in METRIC_TITLES}
                 values |= {label: of["f1"] for label, of in test["per_class"].items()}
@@ -319,6 +325,8 @@ def run_differences(one, other, more=(), words="{} and {}"):
         words: of a flag's two values.
     """
     here, there = one.identity, other.identity
+    if one.from_file or other.from_file:  # a score file holds only some of the arguments
+        here, there = ({name: of[name] for name in here.keys() & there.keys()} for of in (here, there))
     corpora = {name for name in here | there if name.startswith(("corpus ", "folds of "))}
     return differences(here, there, {*MAY_DIFFER, *more, *corpora}, words)
 
