@@ -105,7 +105,7 @@ def tables(found, args):
         for metric in metrics if args.metric else MEASURED:
             for make in (report.measure_tables, report.paired_tables, report.lambda_tables):
                 shown += make(results, metric)
-        shown += [*report.class_tables(results), report.parameter_table(results)]
+        shown += [*report.class_tables(results), *report.calibration_tables(results), report.parameter_table(results)]
     rows = {name: METHODS[name] for name in args.settings or METHODS if name in METHODS}
     rows |= {name: results.method(name) for name in results.rows} if results else {}
     orders = results.orders if results else ()

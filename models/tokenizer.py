@@ -7,6 +7,8 @@ that vocabulary without a warning and break every Hangul syllable into jamo, nea
 import hashlib
 import json
 import unicodedata
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import sentencepiece
 from transformers import AutoTokenizer
@@ -14,6 +16,7 @@ from transformers import AutoTokenizer
 from models.errors import UserError
 from models.hub import find_file, split_revision, user_error_on_load_failure
 
+SENTENCEPIECE = "spiece.model"
 # What tokenizers treat differently: case, accents, digits, white space, composition, widths, what no vocabulary has.
 PROBE = (
     *("오늘 정말 기분이 좋아요!", unicodedata.normalize("NFD", "버스가 늦게 왔어요, 화가 났어."), "ㅋㅋㅋ ㅠㅠ 그래서…"),
@@ -68,7 +71,7 @@ def load_tokenizer(name_or_folder):
     named = str(name_or_folder)
     name, revision = split_revision(named)
     with user_error_on_load_failure("text", named):
-        spiece = find_file(named, "spiece.model")
+        spiece = find_file(named, SENTENCEPIECE)
         if spiece is not None:
             tokenizer = SentencePieceTokenizer(spiece)
             # [UNK] is the answer for pieces that a vocabulary lacks: ALBERT's and XLNet's name theirs otherwise.
@@ -79,6 +82,27 @@ def load_tokenizer(name_or_folder):
         # transformers makes a tokenizer of special tokens alone where a vocabulary is missing: all text is [UNK] to it.
         raise UserError(f"--text_model {named}: its vocabulary is missing (vocab.txt, tokenizer.json or spiece.model)")
     return tokenizer
+
+
+def tokenizer_files(tokenizer):
+    """The files of a tokenizer, ``{name: bytes}``, without a path in them."""
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return {SENTENCEPIECE: tokenizer.processor.serialized_model_proto()}
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def tokenizer_from_files(files):
+    """The tokenizer of what ``tokenizer_files`` returned.
+
+    Raises:
+        UserError: if it cannot be loaded from them.
+    """
+    with TemporaryDirectory() as folder:
+        for name, content in files.items():
+            Path(folder, Path(name).name).write_bytes(content)
+        return load_tokenizer(folder)
 
 
 def tokenizer_digest(tokenizer):

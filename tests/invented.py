@@ -21,7 +21,8 @@ def scored(score, counts):
     per_class = {name: {"precision": score, "recall": score, "f1": score, "support": n} for name, n in counts.items()}
     f1 = {"f1_weighted": score, "f1_macro": score / 2, "f1_micro": score}
     matrix = np.diag(list(counts.values())).tolist()
-    return {"n": sum(counts.values()), **f1, "per_class": per_class, "confusion_matrix": matrix}
+    calibration = {"ece": 0.2, "ece_calibrated": 0.1}
+    return {"n": sum(counts.values()), **f1, **calibration, "per_class": per_class, "confusion_matrix": matrix}
 
 
 def invent(root, experiment, sequence, test, before=None, fold=0, seed=12, counts=None, method=None, **config):
@@ -52,7 +53,7 @@ def invent(root, experiment, sequence, test, before=None, fold=0, seed=12, count
     facts["arguments"] = flags | config.get("arguments", {})
     (path / "config.json").write_text(json.dumps(facts))
     scores = [{name: scored(score, counts) for name, score in of.items()} for of in (test, before or {})]
-    metrics = {"run": "1", "best_epoch": 1, "test": scores[0], "test_before": scores[1]}
+    metrics = {"run": "1", "best_epoch": 1, "temperature": 1.5, "test": scores[0], "test_before": scores[1]}
     (path / "metrics.json").write_text(json.dumps(metrics))
     history = {f"{name}_valid_{what}": [0.1, 0.3, 0.2] for name in test for what in ("loss", "f1_weighted", "f1_macro")}
     pd.DataFrame({"epoch": [0, 1, 2], "train_loss": [None, 1.0, 0.5], **history}).to_csv(path / "history.csv", index=False)

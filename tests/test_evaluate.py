@@ -300,11 +300,11 @@ def test_every_form_tells_the_same(ask, tmp_path, form):
     else:
         assert "0.2500" in stdout and ", synthetic" in stdout and "SYNTHETIC" in stdout
     if form == "latex":
-        assert stdout.count(r"\begin{tabular}") == stdout.count(r"\end{tabular}") == 2
+        assert stdout.count(r"\begin{tabular}") == stdout.count(r"\end{tabular}") == 3
         assert r"task\_a" in stdout and not re.search(r"(?<!\\)_", re.sub("(?m)^%.*", "", stdout))
     if form == "markdown":
         found = re.findall(r"(?m)(?:^\|.*\n)+", stdout)
-        assert all(len({row.count("|") for row in table.splitlines()}) == 1 for table in found) and len(found) == 2
+        assert all(len({row.count("|") for row in table.splitlines()}) == 1 for table in found) and len(found) == 3
     ask(tmp_path, "--format", form, "--metric", "macro", "--settings", "task_a", "=1+1", "--output", tmp_path / "report")
     assert (tmp_path / "report").read_text(encoding="utf-8") == stdout
 

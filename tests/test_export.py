@@ -17,6 +17,7 @@ import evaluate
 import finetune
 from models import FusionClassifier
 from models.encoders import load_encoder
+from models.tokenizer import load_tokenizer, tokenizer_digest
 from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG, METRICS
 from utils.identity import FORMAT
@@ -36,6 +37,7 @@ from utils.training.checkpoints import (
     read_weights,
     state_digest,
 )
+from utils.training.sources import load_model
 
 EXPORTED = ("task_a", "finetune", "adapter", "adapter_wo_pretraining")
 KINDS = ("text", "speech")
@@ -99,12 +101,15 @@ def test_an_exported_model_equals_its_run_bit_by_bit(made, encoders, method, mon
     model, config = load_run(run)
     named = {f"{kind}_model": encoders / kind for kind in KINDS} if method == "adapter" else {}
     if not named:
-        monkeypatch.setattr("models.encoders.load_encoder", None)  # no encoder's folder is needed
+        monkeypatch.setattr("utils.training.sources.load_encoder", None)  # no encoder's folder is needed
     again, facts = load_export(path, **named)
     assert not again.training and logits(model).shape == (2, len(LABELS)) and torch.equal(logits(again), logits(model))
     assert {name: facts[name] for name in FACTS_OF_RUN} == {name: config[name] for name in FACTS_OF_RUN}
     scores = {name: of["f1_macro"] for name, of in facts["scores"].items()}
     assert scores == {name: of["f1_macro"] for name, of in read(run / METRICS)["test"].items()}
+    sources = load_model(run), load_model(path, **named)
+    assert sources[0].digest == sources[1].digest and sources[0].facts["temperature"] == sources[1].facts["temperature"] == 1.5
+    assert tokenizer_digest(sources[1].tokenizer) == tokenizer_digest(load_tokenizer(encoders / "text"))
     # It holds what was trained, and random encoders.
     state, trained = read_weights(path), read_weights(run / BEST_MODEL)
     assert all(torch.equal(state[name], tensor) for name, tensor in trained.items())
@@ -167,7 +172,7 @@ def test_only_finished_runs_are_exported_and_nothing_is_overwritten(call_main, c
 
 
 def test_what_is_no_exported_file_is_refused(made, tmp_path, call_main):
-    state, facts, card = read_export(made["task_a"][1])
+    state, facts, card, _ = read_export(made["task_a"][1])
 
     def write(name, state=state, **changes):
         text = json.dumps(facts | changes)
@@ -178,7 +183,7 @@ def test_what_is_no_exported_file_is_refused(made, tmp_path, call_main):
     save_file({"a": torch.zeros(1)}, tmp_path / "plain")
     (tmp_path / "half").write_bytes(made["task_a"][1].read_bytes()[:-1000])
     for name, answer in (
-        ("former", "is of format 2, this version reads 3: export it again"),
+        ("former", "is of format 2, this version reads 4: export it again"),
         ("newer", "is of a model 'mixture', and models/__init__.py has fusion, adapter"),
         *((name, "is not a whole file that 'python -m utils.results.export' wrote") for name in ("plain", "half", "none")),
     ):

@@ -27,7 +27,7 @@ from models.adapter import Bottleneck
 from models.encoders import architecture, build_encoder, count_parameters, fingerprint, load_encoder, max_tokens
 from models.hub import split_revision
 from models.speech import PaddingInvariantGroupNorm
-from models.tokenizer import tokenizer_digest
+from models.tokenizer import tokenizer_digest, tokenizer_files, tokenizer_from_files
 from utils.errors import UserError
 
 LABELS = 7
@@ -498,6 +498,12 @@ def test_sentencepiece_vocabularies_are_read_by_sentencepiece(spiece_folder, tmp
 
 
 @pytest.mark.skipif(not KOBERT.is_dir(), reason="KoBERT's vocabulary is not here")
+def test_a_tokenizer_is_made_again_of_its_files(encoders, spiece_folder):
+    for folder in (encoders / "text", spiece_folder):
+        tokenizer = load_tokenizer(folder)
+        assert tokenizer_digest(tokenizer_from_files(tokenizer_files(tokenizer))) == tokenizer_digest(tokenizer)
+
+
 def test_kobert_encodings():
     tokenizer = load_tokenizer(KOBERT)
     expected = json.loads((KOBERT / "encodings.json").read_text(encoding="utf-8"))

@@ -16,7 +16,12 @@ from models import FusionClassifier, load_tokenizer
 from utils.data.batches import BalancedBatchSampler, Loader, Sound, UtteranceDataset, derived_seed, ordered_loader
 from utils.data.corpus import read_corpus
 from utils.data.kemdy import EMOTIONS
-from utils.metrics import majority_scores  # pytest would take it for a test
+from utils.metrics import (
+    calibration_error,
+    fit_temperature,
+    majority_scores,  # pytest would take it for a test
+    softmax,
+)
 from utils.metrics import test_scores as scores_of
 from utils.training.engine import Training, evaluate, micro_batches, to_device, train_one_epoch
 from utils.training.fisher import fisher_information
@@ -277,6 +282,17 @@ def test_scores_equal_scikit_learns():
     assert scores["confusion_matrix"][0] == [1, 0, 0, 1, 0, 0, 0]
     assert scores["per_class"]["neutral"]["support"] == 3
     assert scores["per_class"]["angry"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
+
+
+def test_calibration_equals_what_is_worked_out_by_hand():
+    # Logits that are twice too large: T = 2 gives back the shares 3 : 1 of the labels.
+    logits, labels = np.tile([2 * np.log(3), 0.0], (4, 1)), np.array([0, 0, 0, 1])
+    assert fit_temperature(logits, labels) == pytest.approx(2, abs=1e-3)
+    assert calibration_error(softmax(logits / 2), labels) == pytest.approx(0, abs=1e-9)
+    assert calibration_error(softmax(logits), labels) == pytest.approx(0.9 - 0.75)
+    # Two bins: .9 and .95 are in one of fifteen, .6 in another.
+    probabilities = np.array([[0.95, 0.05], [0.06, 0.94], [0.6, 0.4]])
+    assert calibration_error(probabilities, np.array([0, 0, 0])) == pytest.approx((abs(1 - 1.89) + 0.4) / 3)
 
 
 def test_majority_scores_of_the_published_corpus():

@@ -2,4 +2,6 @@
 
 # What evaluate.py lets the user choose, here so that --help need not load pandas.
 METRIC_TITLES = {"f1_weighted": "weighted F1", "f1_macro": "macro F1", "f1_micro": "micro F1"}
+# Expected calibration errors of the probabilities, as they are and with the run's temperature.
+CALIBRATION = {"ece": "ECE", "ece_calibrated": "calibrated"}
 FORMATS = ("text", "markdown", "latex", "csv", "json")

@@ -51,9 +51,8 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
     card_path = path.with_suffix(".md")
     _require_writable(run_folder, path, card_path, overwrite)
 
-    import safetensors.torch
-
-    from utils.training.checkpoints import CARD, DIGEST, FACTS, content_digest, load_run, read_state
+    from models.tokenizer import load_tokenizer
+    from utils.training.checkpoints import load_run, read_state
 
     model, config = load_run(run_folder, text_model, speech_model)
     if config["method"] not in METHODS:
@@ -61,14 +60,36 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
     trained = read_state(run_folder / BEST_MODEL)
     # Random encoders are in no other file.
     state = model.state_dict() if config["arguments"].get("without_pretraining") else trained
-    state = {name: tensor.contiguous() for name, tensor in state.items()}
-    facts = _facts(model, config, read_json(run_folder / METRICS)["test"])
+    facts = _facts(model, config, read_json(run_folder / METRICS))
     facts["whole"] = state.keys() == model.state_dict().keys()
+    write_export(path, state, facts, load_tokenizer(model.text_encoder.provenance["name"]))
+
+
+def write_export(path, state, facts, tokenizer):
+    """Write an exported file, and its model card beside it.
+
+    Args:
+        path: the file.
+        state: the model's tensors.
+        facts: what stands for a run's config.json.
+        tokenizer: of its text encoder.
+    """
+    import safetensors.torch
+    import torch
+
+    from models.tokenizer import tokenizer_files
+    from utils.training.checkpoints import CARD, DIGEST, EXTRA, FACTS, content_digest
+
+    files = {
+        name: torch.frombuffer(bytearray(content), dtype=torch.uint8) for name, content in tokenizer_files(tokenizer).items()
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    tensors |= {f"{EXTRA}tokenizer/{name}": content for name, content in files.items()}
     card, text = model_card(facts), json.dumps(facts, ensure_ascii=False)
-    metadata = {FACTS: text, CARD: card, DIGEST: content_digest(state, text, card)}
+    metadata = {FACTS: text, CARD: card, DIGEST: content_digest(tensors, text, card)}
     with atomic_write(path) as file:
-        file.write(safetensors.torch.save(state, metadata))
-    write_text(card_path, card)
+        file.write(safetensors.torch.save(tensors, metadata))
+    write_text(path.with_suffix(".md"), card)
 
 
 def _require_writable(run_folder, path, card_path, overwrite):
@@ -84,46 +105,13 @@ def _require_writable(run_folder, path, card_path, overwrite):
 
 
 def load_export(path, text_model=None, speech_model=None):
-    """Rebuild the model of an exported file, on any machine.
+    """Rebuild the model of an exported file: ``utils.training.sources.load_export``, where its docstring is."""
+    from utils.training import sources
 
-    Args:
-        path: the file.
-        text_model, speech_model: hub names or folders of the encoders that adapters of pretrained ones were trained on.
-            Without them the hub names in the file are loaded if they are in the hub's cache: nothing is fetched that is not
-            named here. All other models are whole in their file and need no encoders.
-
-    Returns:
-        (model, facts): the model in evaluation mode, and what the file holds in the place of config.json; the model's classes
-        are ``facts["labels"]``, in this order.
-
-    Raises:
-        UserError: if the file cannot be used, or the encoders are missing or are others.
-    """
-    from models.encoders import build_encoder, load_encoder
-    from models.hub import local_folder
-    from utils.training.checkpoints import assemble, describe_mismatch, read_export, require_same_encoders
-
-    state, facts, _ = read_export(path)
-    of = facts["encoders"]
-    if facts["whole"]:
-        model = assemble(facts, *(build_encoder(kind, of[kind]["architecture"], path) for kind in ("text", "speech")))
-        own = model.state_dict()
-    else:
-        encoders = [
-            load_encoder(kind, named or local_folder(kind, of[kind]["name"]))
-            for kind, named in (("text", text_model), ("speech", speech_model))
-        ]
-        model = assemble(facts, *encoders)
-        require_same_encoders(model, facts, path)
-        own = model.checkpoint_state()
-    mismatch = describe_mismatch(state, own)
-    if mismatch:
-        raise UserError(f"{path} does not hold the model that it describes: {mismatch}")
-    model.load_state_dict(state, strict=facts["whole"])
-    return model.eval(), facts
+    return sources.load_export(path, text_model, speech_model)
 
 
-def _facts(model, config, tests):
+def _facts(model, config, metrics):
     """What stands for config.json in the file: nothing of a machine, a recording, or a user's names."""
     from models.encoders import architecture
     from utils.identity import fold_digest
@@ -144,7 +132,8 @@ def _facts(model, config, tests):
         "corpora": {name: fold_digest(of["splits"]) for name, of in sorted(config["corpora"].items())},
         "arguments": {name: config["arguments"][name] for name in ARGUMENTS if name in config["arguments"]},
         "encoders": encoders,
-        "scores": {task: {score: test[score] for score in SCORES} for task, test in tests.items()},
+        "temperature": metrics.get("temperature"),
+        "scores": {task: {score: test[score] for score in SCORES} for task, test in metrics["test"].items()},
     }
 
 
@@ -247,7 +236,7 @@ def main():
             raise UserError(f"{args.source} is a folder: name the FILE to write it to as well")
         from utils.training.checkpoints import read_export
 
-        print(printable(read_export(args.source)[2]), end="")
+        print(printable(read_export(args.source).card), end="")
         return
     export(args.source, args.file, args.overwrite, args.text_model, args.speech_model)
     print(f"wrote {args.file} ({args.file.stat().st_size / 1e6:,.1f} MB) and {args.file.with_suffix('.md')}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from utils.files import BEST_MODEL, DIGESTS
 from utils.identity import FileDigests
 from utils.methods import ALONE, JOINT, KEMDY, METHODS, SEQUENCE, START
-from utils.results import METRIC_TITLES
+from utils.results import CALIBRATION, METRIC_TITLES
 from utils.results.measures import formulas, lambda_curve, measures, over_orders, result_matrix
 from utils.results.runs import (
     LABELS,
@@ -198,6 +198,25 @@ def class_tables(results):
             about |= {"order": "+".join(order)} if len(order) > 2 else {}
             title = f"{then(order)}: F1 of each emotion on {task}"
             tables.append(Table("per_class", title, "emotion", rows, about, (note,)))
+    return tables
+
+
+def calibration_tables(results):
+    """Expected calibration error on every task after the last, of the probabilities as they are and with the temperature."""
+    tables = []
+    for which, columns in views(results):
+        rows = {}
+        for row in results.rows:
+            cells = rows[row] = {}
+            for task, order in columns:
+                for metric, title in CALIBRATION.items():
+                    cells[f"{task}, {title}"] = over_folds(results.final_scores(row, order, task, metric))
+        notes = (
+            "ECE: mean over 15 equal bins of the top probability of |accuracy - probability| (Guo et al. 2017). calibrated: "
+            "with the temperature that maximises the likelihood of the validation split of the task trained last.",
+        )
+        title = f"{which}{'e' if which else 'E'}xpected calibration error"
+        tables.append(Table("calibration", title, "setting", rows, {"metric": "ece"}, notes))
     return tables
 
 

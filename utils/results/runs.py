@@ -14,7 +14,7 @@ from utils.files import CONFIG, HISTORY, METRICS, read_json
 from utils.identity import differences, identity, read_run_config
 from utils.methods import JOINT, KEMDY, METHODS, SEQUENCE, START
 from utils.metrics import majority_scores
-from utils.results import METRIC_TITLES
+from utils.results import CALIBRATION, METRIC_TITLES
 
 # What a run holds scores of: its model, the model that it started from, its model with every transcript empty.
 TESTS = ("test", "test_before", "test_without_text")
@@ -120,7 +120,8 @@ class Results:
     Attributes:
         rows, baselines: names of those shown, in order.
         runs: the finished runs of all rows kept.
-        table: a DataFrame with COLUMNS; ``sequence`` is a tuple, ``metric`` an F1 or a class for its own F1.
+        table: a DataFrame with COLUMNS; ``sequence`` is a tuple, ``metric`` an F1, a calibration error, or a
+            class for its own F1.
         left_out: a line for each row that is left out, why.
 
     Raises:
@@ -242,7 +243,7 @@ def score_table(runs):
         about = (run.experiment, run.method, run.sequence, run.task, *run.key)
         for when in TESTS:
             for tested, test in run.metrics.get(when, {}).items():
-                values = {metric: test[metric] for metric in METRIC_TITLES}
+                values = {metric: test[metric] for metric in (*METRIC_TITLES, *CALIBRATION) if metric in test}
                 values |= {label: of["f1"] for label, of in test["per_class"].items()}
                 records += [(*about, tested, when, metric, value) for metric, value in values.items()]
     return pd.DataFrame(records, columns=COLUMNS)

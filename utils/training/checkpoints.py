@@ -7,6 +7,7 @@ import struct
 import warnings
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,8 +21,10 @@ from utils.identity import read_run_config
 
 # Parts of an exported file's metadata.
 FACTS, CARD, DIGEST = "facts", "card", "sha256"
+# What its tensors begin with that are not the model's.
+EXTRA = "extra/"
 # Raised when files of before are no longer read.
-EXPORT_FORMAT = 3
+EXPORT_FORMAT = 4
 # Buffers saved by older transformers versions, now non-persistent.
 FORMER_BUFFERS = ("text_encoder.embeddings.position_ids", "text_encoder.embeddings.token_type_ids")
 FORMER_NAMES = {
@@ -128,11 +131,24 @@ def is_export(path):
         return False
 
 
-def read_export(path):
-    """Read a file that utils/results/export.py wrote; nothing in it can run.
+class Exported(NamedTuple):
+    """Content of an exported file.
 
-    Returns:
-        (state, facts, card): a dictionary of tensors on the CPU, what stands for a run's config.json, and the model card.
+    Attributes:
+        state: the model's tensors, on the CPU.
+        facts: what stands for a run's config.json.
+        card: the model card.
+        extras: further tensors by name: ``tokenizer/<file>`` (bytes) and, where they were exported, ``centroids``.
+    """
+
+    state: dict
+    facts: dict
+    card: str
+    extras: dict
+
+
+def read_export(path):
+    """Read a file that utils/results/export.py wrote; nothing in it can run. Returns an Exported.
 
     Raises:
         UserError: if the file is missing, damaged, or not one of those.
@@ -140,17 +156,18 @@ def read_export(path):
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         facts, card, digest = json.loads(metadata[FACTS]), metadata[CARD], metadata[DIGEST]
     except (SafetensorError, OSError, LookupError, ValueError) as error:
         whole = "a whole file that 'python -m utils.results.export' wrote"
         raise UserError(f"{path} is not {whole} ({first_line(error)}): name another, or copy it again") from None
     if facts.get("format") != EXPORT_FORMAT:
         raise UserError(f"{path} is of format {facts.get('format')}, this version reads {EXPORT_FORMAT}: export it again")
-    if digest != content_digest(state, metadata[FACTS], card):
+    if digest != content_digest(tensors, metadata[FACTS], card):
         raise UserError(f"{path} is damaged (its checksum is another): copy it again")
     _require_known_model(facts, path)
-    return state, facts, card
+    extras = {name.removeprefix(EXTRA): tensors.pop(name) for name in sorted(tensors) if name.startswith(EXTRA)}
+    return Exported(tensors, facts, card, extras)
 
 
 def state_digest(state):
@@ -162,9 +179,9 @@ def state_digest(state):
     return digest.hexdigest()
 
 
-def content_digest(state, facts, card):
+def content_digest(tensors, facts, card):
     """SHA-256 of all that an exported file holds: its tensors, the facts as JSON text, and the card."""
-    return hashlib.sha256(json.dumps([state_digest(state), facts, card]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([state_digest(tensors), facts, card]).encode()).hexdigest()
 
 
 def read_weights(path):
@@ -174,7 +191,7 @@ def read_weights(path):
         UserError: as ``read_state`` and ``read_export``.
     """
     if is_export(path):
-        return read_export(path)[0]
+        return read_export(path).state
     # Older torch and transformers saved other names, the published code's files for one.
     state, present = read_state(path), {}
     for name, tensor in state.items():

@@ -23,7 +23,7 @@ from utils.data.batches import BalancedBatchSampler, Loader, UtteranceDataset, d
 from utils.errors import UserError
 from utils.files import BEST_MODEL, LAST_CHECKPOINT
 from utils.methods import JOINT
-from utils.metrics import AVERAGES, f1_scores, softmax, test_scores
+from utils.metrics import AVERAGES, calibration_error, f1_scores, fit_temperature, softmax, test_scores
 from utils.training.strategy import Strategy
 
 # Steps after which GPUs are asked whether all losses were finite; processors after each.
@@ -318,6 +318,9 @@ def test(run, model, tasks):
 def test_and_finish(run, model, tasks, best_epoch, before=None):
     """Test the best model on every task that it knows, and write predictions.csv and metrics.json.
 
+    metrics.json also has the ``temperature`` of the trained task's validation split, and of each test split the expected
+    calibration error without it (``ece``) and with it (``ece_calibrated``).
+
     Args:
         run: the Run.
         model: with the parameters of its best epoch.
@@ -326,6 +329,7 @@ def test_and_finish(run, model, tasks, best_epoch, before=None):
         before: ``{name: Evaluation}`` of the test splits before the first epoch, where the model started from another.
     """
     evaluations = test(run, model, tasks)
+    temperature = _temperature(run, model, tasks)
     best_row = next(row for row in run.history if row["epoch"] == best_epoch)
     metrics = {
         "task": run.args.task,
@@ -336,7 +340,11 @@ def test_and_finish(run, model, tasks, best_epoch, before=None):
             name: {key: best_row[f"{name}_valid_{key}"] for key in ("loss", "f1_micro", "f1_macro", "f1_weighted")}
             for name in _validated(run, tasks)
         },
-        "test": {name: test_scores(result.labels, result.predicted, run.labels) for name, result in evaluations.items()},
+        "temperature": temperature,
+        "test": {
+            name: test_scores(result.labels, result.predicted, run.labels) | _calibration(result, temperature)
+            for name, result in evaluations.items()
+        },
     }
     if before is not None:
         metrics["test_before"] = {
@@ -348,6 +356,18 @@ def test_and_finish(run, model, tasks, best_epoch, before=None):
     run.finish(metrics, pd.concat(predictions))
     for name in tasks:
         run.print(f"test {name}, best epoch {best_epoch}: F1 ({'/'.join(AVERAGES)}) {_f1_text(metrics['test'][name])}")
+
+
+def _temperature(run, model, tasks):
+    """Of the model on the validation split of the trained task, or of all tasks of joint."""
+    trained = list(tasks) if run.args.task == JOINT else [run.args.task]
+    valid = Evaluation.pooled([evaluate(run, model, tasks[name].splits["valid"], f"valid {name}") for name in trained])
+    return fit_temperature(valid.logits, valid.labels)
+
+
+def _calibration(result, temperature):
+    logits = {"ece": result.logits, "ece_calibrated": result.logits / temperature}
+    return {name: calibration_error(softmax(of), result.labels) for name, of in logits.items()}
 
 
 def progress_bar(run, iterable, description, leave=False, **settings):

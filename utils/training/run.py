@@ -343,7 +343,7 @@ class Run:
     def finish(self, metrics, predictions):
         """Write predictions.csv (a table) and, last, metrics.json (a dictionary)."""
         if self.accelerator.is_main_process:
-            self._write(PREDICTIONS, predictions.to_csv(index=False, float_format="%.6g"))
+            self._write(PREDICTIONS, predictions.to_csv(index=False, float_format="%.9g"))
             self._write(METRICS, as_json({"run": self.id} | metrics))
             self._remove_progress(self.args.keep_last)
         self.accelerator.wait_for_everyone()

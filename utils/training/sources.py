@@ -1,0 +1,119 @@
+"""A model by where it lies: a run folder, an exported file, or ``hub:OWNER/NAME``."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from models.encoders import build_encoder, load_encoder
+from models.hub import local_folder
+from models.tokenizer import load_tokenizer, tokenizer_from_files
+from utils.errors import UserError
+from utils.files import METRICS, read_json
+from utils.hub import local_path
+from utils.training.checkpoints import (
+    assemble,
+    describe_mismatch,
+    load_run,
+    read_export,
+    read_file,
+    require_same_encoders,
+    state_digest,
+)
+
+# Beside an adapter's best_model.pt: the centres by which an utterance's task is told.
+CENTROIDS = "centroids.pt"
+
+
+class Source(NamedTuple):
+    """A model and what goes with it.
+
+    Attributes:
+        path: the run folder, or the exported file.
+        model: in evaluation mode, on the CPU.
+        facts: config.json of a run, or what an exported file holds in its place; ``labels``, ``arguments`` and ``temperature``
+            (None where it was not measured) are in both.
+        tokenizer: of the text encoder.
+        centroids: (clusters, features) for routing, of an adapter where they were made; else None.
+        digest: SHA-256 of the trained tensors, the same for a run and the file exported of it.
+    """
+
+    path: Path
+    model: torch.nn.Module
+    facts: dict
+    tokenizer: object
+    centroids: torch.Tensor | None
+    digest: str
+
+
+def load_model(named, text_model=None, speech_model=None):
+    """Load a model.
+
+    Args:
+        named: a run folder, an exported file, or ``hub:OWNER/NAME``.
+        text_model, speech_model: hub names or folders of the encoders, as ``load_run`` and ``load_export`` take them.
+
+    Returns:
+        A Source.
+
+    Raises:
+        UserError: if there is none, or it cannot be used.
+    """
+    path = local_path(named)
+    if path.is_dir():
+        model, config = load_run(path, text_model, speech_model)
+        metrics = read_json(path / METRICS) if (path / METRICS).exists() else {}
+        facts = config | {"temperature": metrics.get("temperature")}
+        tokenizer = load_tokenizer(model.text_encoder.provenance["name"])
+        kept = path / CENTROIDS
+        centroids = read_file(kept, hint="remove it, and make it again") if kept.exists() else None
+    elif path.exists():
+        exported = read_export(path)
+        model, facts = _of_export(exported, path, text_model, speech_model), exported.facts
+        start, files = "tokenizer/", exported.extras
+        files = {name: tensor.numpy().tobytes() for name, tensor in files.items() if name.startswith(start)}
+        tokenizer, centroids = tokenizer_from_files(files), exported.extras.get("centroids")
+    else:
+        raise UserError(f"{named}: there is no such run folder or file")
+    return Source(path, model, facts, tokenizer, centroids, state_digest(model.checkpoint_state()))
+
+
+def load_export(path, text_model=None, speech_model=None):
+    """Rebuild the model of an exported file, on any machine.
+
+    Args:
+        path: the file.
+        text_model, speech_model: hub names or folders of the encoders that adapters of pretrained ones were trained on.
+            Without them the hub names in the file are loaded if they are in the hub's cache: nothing is fetched that is not
+            named here. All other models are whole in their file and need no encoders.
+
+    Returns:
+        (model, facts): the model in evaluation mode, and what the file holds in the place of config.json; the model's classes
+        are ``facts["labels"]``, in this order.
+
+    Raises:
+        UserError: if the file cannot be used, or the encoders are missing or are others.
+    """
+    exported = read_export(path)
+    return _of_export(exported, path, text_model, speech_model), exported.facts
+
+
+def _of_export(exported, path, text_model, speech_model):
+    state, facts = exported.state, exported.facts
+    of = facts["encoders"]
+    if facts["whole"]:
+        model = assemble(facts, *(build_encoder(kind, of[kind]["architecture"], path) for kind in ("text", "speech")))
+        own = model.state_dict()
+    else:
+        encoders = [
+            load_encoder(kind, named or local_folder(kind, of[kind]["name"]))
+            for kind, named in (("text", text_model), ("speech", speech_model))
+        ]
+        model = assemble(facts, *encoders)
+        require_same_encoders(model, facts, path)
+        own = model.checkpoint_state()
+    mismatch = describe_mismatch(state, own)
+    if mismatch:
+        raise UserError(f"{path} does not hold the model that it describes: {mismatch}")
+    model.load_state_dict(state, strict=facts["whole"])
+    return model.eval()
