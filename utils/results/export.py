@@ -119,7 +119,7 @@ def _facts(model, config, metrics):
 
     encoders = {
         kind: {
-            "name": _name_without_path(of),
+            "name": name_without_path(of),
             "fingerprint": of["fingerprint"],
             "synthetic": of["synthetic"],
             "architecture": architecture(getattr(model, f"{kind}_encoder")),
@@ -137,7 +137,7 @@ def _facts(model, config, metrics):
     }
 
 
-def _name_without_path(encoder):
+def name_without_path(encoder):
     from models.hub import HUB_NAME
 
     name = encoder["name"]

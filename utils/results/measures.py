@@ -38,8 +38,8 @@ def result_matrix(results, row, order, metric):
     """R by its indices from 1, ``{(i, j): {(fold, seed): score}}``; empty where nothing was measured.
 
     A run that learned task i is tested on tasks 1 to i, and the model that it started from is too: row i, and R[i-1,i]. Where
-    the corpus was not there to do so, these are the scores of that model itself, from whom they come. A model a task stays as
-    it is while later ones are learned, so that R[i,j] = R[j,j]; for a task before its own there is none.
+    the run did not test it, R[i-1,i] comes from the tests of that model itself. A model a task stays as it is while later ones
+    are learned, so that R[i,j] = R[j,j]; for a task before its own there is none.
 
     Args:
         results: Results.

@@ -220,6 +220,24 @@ def calibration_tables(results):
     return tables
 
 
+def without_text_tables(results, metric):
+    """Scores of the models that were also tested with every transcript empty, with and without text."""
+    rows = {}
+    measured = results.table[results.table["when"] == "test_without_text"]
+    for row, sequence, tested in dict.fromkeys(zip(measured["experiment"], measured["sequence"], measured["tested"])):
+        if row not in results.rows:
+            continue
+        without = results.scores(row, sequence, tested, metric, "test_without_text")
+        scores = {key: score for key, score in results.scores(row, sequence, tested, metric).items() if key in without}
+        rows[f"{row}, {then(sequence)}; tested on {tested}"] = {
+            "with text": over_folds(scores),
+            "without text": over_folds(without),
+            "change": over_folds(difference(without, scores), Change),
+        }
+    notes = ("The same models and test splits, with every transcript empty.",)
+    return [Table("without_text", f"{METRIC_TITLES[metric]} without transcripts", "model", rows, {"metric": metric}, notes)]
+
+
 def lambda_tables(results, metric):
     """All tasks' scores along EWC's λ, a table for each order; none where there are no two values of it."""
     tables = []
@@ -323,7 +341,7 @@ def other_starts(results, output_root):
     for run in results.of_row(*results.rows):
         owner = START if len(run.sequence) == 2 else run.experiment
         model = models.get((owner, run.sequence[:-1], run.key))
-        if METHODS[run.method].how == SEQUENCE and run.config["started_from"] and model and model.is_file():
+        if METHODS[run.method].how == SEQUENCE and run.config.get("started_from") and model and model.is_file():
             starts.append((run, owner, model))
     digests = FileDigests(Path(output_root) / DIGESTS)(*(model for *_, model in starts))
     return [

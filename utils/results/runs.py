@@ -14,10 +14,8 @@ from utils.files import CONFIG, HISTORY, METRICS, read_json
 from utils.identity import differences, identity, read_run_config
 from utils.methods import JOINT, KEMDY, METHODS, SEQUENCE, START
 from utils.metrics import majority_scores
-from utils.results import CALIBRATION, METRIC_TITLES
+from utils.results import CALIBRATION, METRIC_TITLES, TESTS
 
-# What a run holds scores of: its model, the model that it started from, its model with every transcript empty.
-TESTS = ("test", "test_before", "test_without_text")
 COLUMNS = ("experiment", "method", "sequence", "trained", "fold", "seed", "tested", "when", "metric", "value")
 # Rows that paired differences are formed to unless others are named.
 BASELINES = ("finetune", "adapter")
