@@ -80,7 +80,7 @@ def test_a_folder_bears_the_order_and_holds_a_row_of_r(chain):
     step = metrics(chain, "finetune", "IEM+MELD")
     assert metrics(chain, "finetune", "IEM+MELD+RAV")["test_before"].keys() == set(ORDER)
     for task in ORDER[:2]:  # the model that it starts from, on the same fold
-        assert metrics(chain, "finetune", "IEM+MELD+RAV")["test_before"][task] == step["test"][task]
+        assert metrics(chain, "finetune", "IEM+MELD+RAV")["test_before"][task].items() <= step["test"][task].items()
     assert set(pd.read_csv(last / "predictions.csv")["task"]) == set(ORDER)
 
 
