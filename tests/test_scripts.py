@@ -415,15 +415,9 @@ def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, kind, answer):
 @pytest.mark.parametrize(
     "module",
     [
+        "utils.results.score",
         *("continual_learning_init", "finetune", "ewc", "adapter", "evaluate"),
-        *(
-            "utils.training.fisher",
-            "utils.results.export",
-            "utils.results.score",
-            "utils.data.audit",
-            "utils.data.corpus",
-            "utils.methods",
-        ),
+        *("utils.training.fisher", "utils.results.export", "utils.data.audit", "utils.data.corpus", "utils.methods"),
     ],
 )
 def test_help_waits_for_no_library(module):
