@@ -16,7 +16,7 @@ cd "$repository"
 
 data=${DEMO_DATA:-data/demo} roots=${HANDOVER:-outputs/handover}  # elsewhere and in miniature for the tests
 a=$roots/A b=$roots/B
-export OMP_NUM_THREADS=2
+export OMP_NUM_THREADS=1  # small models gain nothing from more
 machine="--cpu --num_workers 0"
 encoders="--text_model $data/encoders/text --speech_model $data/encoders/speech"
 training="--batch_size 32 $encoders $machine"

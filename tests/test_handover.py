@@ -1,18 +1,23 @@
 """What two institutions hand to each other: F, score files, and the whole story on two roots."""
 
 import json
+import shlex
 import shutil
+from glob import glob
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import folder, read
+from conftest import folder, read, run_main, shell
 from corpora import make_ravdess
 from invented import A, B, C, invent, three_tasks
+from test_grid import executable, fake  # noqa: F401
 
 import evaluate
 from utils.data.corpus import read_corpus
 from utils.errors import UserError
 from utils.files import BEST_MODEL, METRICS
+from utils.methods import KEMDY
 from utils.results import score
 from utils.results.export import export
 from utils.results.measures import measures
@@ -194,3 +199,77 @@ def test_what_is_no_score_file_is_one_line(files, call_main, tmp_path):
         wrong.write_text(content)
         code, _, stderr = call_main(evaluate, "--output_root", tmp_path / "nowhere", "--scores", files[1], wrong)
         assert code == 1 and stderr.count("\n") == 1 and f"{wrong} {what}" in stderr
+
+
+@pytest.fixture()
+def story(fake, data_root, encoders, tmp_path):  # noqa: F811
+    """The commands of run-handover.sh, as lists of words, and the folder of both roots."""
+    material = tmp_path / "material"
+    material.mkdir()
+    for name, path in (("KEMDy19", data_root / "KEMDy19"), ("KEMDy20", data_root / "KEMDy20"), ("encoders", encoders)):
+        (material / name).symlink_to(path)
+    executable(Path(fake["VIRTUAL_ENV"]) / "bin" / "cp", "")
+    done = shell("bash", "run-handover.sh", DEMO_DATA=str(material), HANDOVER=str(tmp_path / "roots"), **fake)
+    assert done.returncode == 0, done.stderr
+    lines = [line.removeprefix("$ ") for line in done.stdout.splitlines() if line.startswith("$ ")]
+    assert lines[0].startswith("python continual_learning_init.py --task KEMDy19 ") and len(lines) > 20
+    return [shlex.split(line) for line in lines], tmp_path / "roots", material
+
+
+def play(words):
+    """One of the script's commands, in this process: nothing is imported 20 times."""
+    words = [found for word in words for found in (sorted(glob(word)) if "*" in word else [word])]
+    if words[0] == "cp":
+        for path in words[1:-1]:
+            shutil.copy(path, words[-1])
+    elif words[1] == "-m":
+        run_main(words[2], *words[3:])
+    else:
+        run_main(words[1], *words[2:], *(("--num_epochs", "1") if "--num_epochs" in words else ()))
+
+
+def test_the_story_of_two_institutions(story, capsys, tmp_path):
+    commands, roots, material = story
+    both = tmp_path / "both"
+    reports, answers = [], 0
+    for words in commands:
+        whose = {root for root in "AB" if any(f"/{root}/" in word for word in words)}
+        if words[0] == "cp":
+            assert whose == {"A", "B"}
+            play(words)
+            continue
+        # Whoever's command it is, the other's disk is not there.
+        (mine,) = whose
+        other = roots / ("B" if mine == "A" else "A")
+        other.rename(tmp_path / "away")
+        capsys.readouterr()
+        play([*words, "--format", "json"] if "--scores" in words else words)
+        (tmp_path / "away").rename(other)
+        if "--scores" in words:
+            reports.append(json.loads(capsys.readouterr().out))
+        elif "predict.py" in words:
+            out = capsys.readouterr().out
+            answers += 1
+            assert "routed" in out and "KEMDy19" in out + "KEMDy20"
+        elif "--num_epochs" in words:  # the same run where both corpora are
+            words = [word.replace(str(roots / mine), str(both)) for word in words]
+            for flag in ("--checkpoint", "--fisher"):
+                if flag in words:
+                    del words[words.index(flag) : words.index(flag) + 2]
+            (both / "data").mkdir(parents=True, exist_ok=True)
+            for name in KEMDY:
+                if not (both / "data" / name).exists():
+                    (both / "data" / name).symlink_to(material / name)
+            play(words)
+    assert answers == 2
+    capsys.readouterr()
+    run_main("evaluate.py", "--output_root", both / "outputs", "--folds", "0", "--format", "json")
+    on_one_disk = json.loads(capsys.readouterr().out)
+    (joined,) = reports
+    assert joined["tables"] == on_one_disk["tables"]
+    (matrix,) = [of for of in joined["tables"] if of["table"] == "continual" and "KEMDy19, then" in of["title"] and
+                 of["cells"][0]["metric"] == "f1_weighted"]  # fmt: skip
+    cells = {(cell["row"], cell["column"]): cell.get("value") for cell in matrix["cells"]}
+    for row in ("finetune", "ewc"):
+        assert all(cells[row, f"R[{i},{j}]"] is not None for i in (1, 2) for j in (1, 2)) and cells[row, "BWT"] is not None
+    assert cells["adapter", "BWT"] == 0
