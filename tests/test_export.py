@@ -4,11 +4,12 @@ import json
 import pickle
 import shutil
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import digest, folder, read, small_speech_encoder, small_text_encoder
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 from invented import change, invent
 from safetensors.torch import save_file
 from test_models import batch_of
@@ -19,11 +20,11 @@ from models import FusionClassifier
 from models.encoders import load_encoder
 from models.tokenizer import load_tokenizer, tokenizer_digest
 from utils.errors import UserError
-from utils.files import BEST_MODEL, CONFIG, METRICS
+from utils.files import BEST_MODEL, CONFIG, METRICS, write_json
 from utils.identity import FORMAT
 from utils.methods import KEMDY, METHODS
 from utils.results import export as export_module
-from utils.results.export import FACTS_OF_RUN, export, load_export
+from utils.results.export import FACTS_OF_RUN, export, load_export, write_export
 from utils.training.checkpoints import (
     CARD,
     DIGEST,
@@ -37,6 +38,7 @@ from utils.training.checkpoints import (
     read_weights,
     state_digest,
 )
+from utils.training.fisher import read_fisher
 from utils.training.sources import load_model
 
 EXPORTED = ("task_a", "finetune", "adapter", "adapter_wo_pretraining")
@@ -127,8 +129,10 @@ def test_the_file_and_its_card_name_no_utterance_and_no_path(made, encoders, met
     assert code == 0 and stdout == card.read_text(encoding="utf-8")
     scores = [line for line in stdout.splitlines() if line.startswith("| SYNTHETIC ")]
     assert [line.split()[2] for line in scores] == (["A", "B"] if method == "finetune" else ["A"])
-    for text in (METHODS[method].sentence, "membership inference", "load_export", "calm, cross, glad", "lr 0.001"):
+    for text in (METHODS[method].sentence, "membership inference", "load_predictor", "calm, cross, glad", "lr 0.001"):
         assert text in stdout
+    assert "first 5 s" in stdout and "32 tokens" in stdout and "Temperature 1.5," in stdout and "centroids" not in stdout
+    assert ("Nothing else is needed" in stdout) == (", text_model=" not in stdout) == (method != "adapter")
     assert ("--checkpoint FILE" in stdout) == (METHODS[method].model == "fusion")
     assert ("On A, then B;" in stdout) == (method == "finetune")
 
@@ -144,6 +148,84 @@ def test_the_card_of_a_real_run_and_of_hub_encoders(copied, tmp_path):
     assert [of["name"] for of in facts["encoders"].values()] == ["klue/bert-base@main", "wav2vec2"]
     card = (tmp_path / "file.md").read_text(encoding="utf-8")
     assert "SYNTHETIC" not in card and "| CC BY-SA 4.0 |" in card and "ask its publisher" in card
+    data = ModelCard(card).data
+    assert data.base_model == ["klue/bert-base"] and "synthetic" not in data.tags and data.language is None
+
+
+def test_the_hub_reads_the_scores_in_the_card(made):
+    for method, (run, path) in made.items():
+        card = ModelCard.load(path.with_suffix(".md"))
+        assert str(card) == read_export(path).card and card.data.base_model is card.data.license is None
+        assert card.data.pipeline_tag == "audio-classification" and {method, "synthetic"} <= set(card.data.tags)
+        found = {(result.dataset_name, result.metric_args["average"]): result for result in card.data.eval_results}
+        expected = {
+            (f"SYNTHETIC {task}", average): scores[f"f1_{average}"]
+            for task, scores in read(run / METRICS)["test"].items()
+            for average in ("weighted", "macro", "micro")
+        }
+        assert {name: result.metric_value for name, result in found.items()} == expected
+        assert {result.dataset_split for result in found.values()} == {"test"}
+
+
+def test_what_missing_transcripts_cost_is_in_the_card(copied, tmp_path):
+    run = copied("task_a")
+    metrics = read(run / METRICS)
+    low = {"A": metrics["test"]["A"] | {"f1_weighted": 0.125}}
+    write_json(run / METRICS, metrics | {"test_without_text": low})
+    export(run, tmp_path / "file")
+    exported = read_export(tmp_path / "file")
+    assert exported.facts["scores_without_text"]["A"]["f1_weighted"] == 0.125
+    assert "| SYNTHETIC A, without transcripts | 0.1250 | " in exported.card
+
+
+def test_a_file_that_is_of_no_run(made, encoders, tmp_path, monkeypatch):
+    """As of a mean of two models, which nobody has tested."""
+    monkeypatch.setitem(METHODS, "merged", replace(METHODS["task_a"], name="merged", sentence="The mean of two models."))
+    source = load_model(made["task_a"][1])
+    facts = source.facts | {"method": "merged", "parents": ["12" * 32, "ab" * 32], "alpha": 0.25, "temperature": None}
+    facts |= {"scores": {}, "scores_without_text": {}, "sequence": ["A", "B"]}
+    write_export(tmp_path / "mean", source.model.checkpoint_state(), facts, source.tokenizer)
+    again = load_model(tmp_path / "mean")
+    assert again.digest == source.digest and again.facts == facts
+    card = ModelCard.load(tmp_path / "mean.md")
+    assert card.data.eval_results is None and "None were measured." in card.text and "Temperature" not in card.text
+    assert "0.75 × those of model `121212121212` + 0.25 × those of `abababababab`. On A and B;" in card.text
+
+
+def test_centroids_leave_only_where_that_is_asked_for(copied, encoders, tmp_path, call_main):
+    run, path, named = copied("adapter"), tmp_path / "file", {f"{kind}_model": encoders / kind for kind in KINDS}
+    code, _, stderr = call_main(export_module, run, path, "--with_centroids")
+    assert code == 1 and "has no centroids.pt: 'python -m utils.training.routing " in stderr and not path.exists()
+    centroids = torch.arange(10.0).reshape(5, 2)
+    torch.save(centroids, run / "centroids.pt")
+    export(run, path)
+    assert load_model(path, **named).centroids is None and "centroids" not in read_export(path).card
+    code, _, stderr = call_main(export_module, run, path, "--with_centroids", "--overwrite")
+    assert code == 0, stderr
+    source = load_model(path, **named)
+    assert torch.equal(source.centroids, centroids) and source.digest == load_model(run).digest
+    assert "means of the features of people's utterances" in read_export(path).card.split("## Privacy")[1]
+
+
+def test_fisher_information_is_written_beside_the_file(copied, tmp_path, call_main):
+    run, path = copied("task_a"), tmp_path / "file.safetensors"
+    fisher = tmp_path / "file.fisher.safetensors"
+
+    def keep(batch_size):
+        facts = {"task": "A", "model": "1" * 64, "batch_size": batch_size, "utterances": "1"}
+        torch.save(facts | {"fisher": {"classifier.bias": torch.ones(3)}}, run / f"fisher-b{batch_size}.pt")
+
+    code, _, stderr = call_main(export_module, run, path, "--with_fisher")
+    assert code == 1 and "has no fisher-b10.pt: 'python -m utils.training.fisher " in stderr and not path.exists()
+    for batch_size in (1, 10):  # the only one, and of two the usual one
+        keep(batch_size)
+        code, stdout, stderr = call_main(export_module, run, path, "--with_fisher", "--overwrite")
+        assert code == 0 and str(fisher) in stdout, stderr
+        assert read_fisher(fisher)["batch_size"] == batch_size
+    assert b"secret" not in fisher.read_bytes()
+    path.unlink(), path.with_suffix(".md").unlink()
+    code, _, stderr = call_main(export_module, run, path, "--with_fisher")
+    assert code == 1 and f"{fisher} exists" in stderr and not path.exists()
 
 
 def test_only_finished_runs_are_exported_and_nothing_is_overwritten(call_main, copied, tmp_path):

@@ -4,14 +4,16 @@ Nothing in the file can run. It holds the weights that the run trained (with ada
 recipient must know in the place of config.json, and the model card. It names no utterance and no path.
 """
 
+import argparse
 import json
+import re
 from pathlib import Path
 
 from utils.errors import UserError, one_line_errors, printable
-from utils.files import BEST_MODEL, METRICS, atomic_write, read_json, write_text
+from utils.files import METRICS, atomic_write, read_json, write_text
 from utils.flags import Parser, encoder_name, named_path
-from utils.methods import JOINT, METHODS
-from utils.results import METRIC_TITLES
+from utils.methods import METHODS
+from utils.results.card import SCORES
 
 # torch and all that is built on it are imported within functions: --help need not wait for it.
 
@@ -21,21 +23,11 @@ ARGUMENTS = (
     *("ewc_gamma", "fisher_batch_size", "adapter_size", "without_pretraining", "encoder_seed"),
 )
 FACTS_OF_RUN = ("method", "model", "task", "sequence", "fold", "k_fold", "seed", "synthetic", "labels", "versions")
-SCORES = METRIC_TITLES | {"n": "utterances"}
-LICENCES = {
-    "skt/kobert-base-v1": "Apache-2.0",
-    "facebook/wav2vec2-base-960h": "Apache-2.0",
-    "klue/bert-base": "CC BY-SA 4.0",
-}
-PRIVACY = """## Privacy
-
-There is no recording and no transcript in this file, but weights can leak what they were trained on: whether a recording was \
-among it (membership inference), and voices or words that the model has memorised. Share it only with those who may know that, \
-and as the licence of the corpora allows.
-"""
+# Suffix of the file beside an exported one that holds its Fisher information.
+FISHER = ".fisher.safetensors"
 
 
-def export(run_folder, path, overwrite=False, text_model=None, speech_model=None):
+def export(run_folder, path, overwrite=False, text_model=None, speech_model=None, with_fisher=False, with_centroids=False):
     """Write a finished run as one file, the model card also beside it with the suffix .md.
 
     Args:
@@ -43,29 +35,35 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
         path: the file to write.
         overwrite: replace existing files.
         text_model, speech_model: as ``load_run`` takes them.
+        with_fisher: write the run's Fisher information as well, beside the file with the suffix .fisher.safetensors.
+        with_centroids: put the centroids for routing into the file, which are means of people's utterances.
 
     Raises:
-        UserError: if the run is unfinished or cannot be used, or the files exist or cannot be written.
+        UserError: if the run is unfinished or cannot be used, lacks what is asked for, or the files exist or cannot be written.
     """
     run_folder, path = Path(run_folder), Path(path)
-    card_path = path.with_suffix(".md")
-    _require_writable(run_folder, path, card_path, overwrite)
+    _require_writable(run_folder, path, overwrite, with_fisher)
+    fisher = _fisher_of(run_folder) if with_fisher else None
 
-    from models.tokenizer import load_tokenizer
-    from utils.training.checkpoints import load_run, read_state
+    from utils.training.fisher import read_fisher, write_fisher
+    from utils.training.sources import CENTROIDS, load_model
 
-    model, config = load_run(run_folder, text_model, speech_model)
+    source = load_model(run_folder, text_model, speech_model)
+    model, config = source.model, source.facts
     if config["method"] not in METHODS:
         raise UserError(f"{run_folder} is of method {config['method']}, which utils/methods.py does not declare")
-    trained = read_state(run_folder / BEST_MODEL)
+    if with_centroids and source.centroids is None:
+        raise UserError(f"{run_folder} has no {CENTROIDS}: 'python -m utils.training.routing {run_folder}' makes it")
     # Random encoders are in no other file.
-    state = model.state_dict() if config["arguments"].get("without_pretraining") else trained
+    state = model.state_dict() if config["arguments"].get("without_pretraining") else model.checkpoint_state()
     facts = _facts(model, config, read_json(run_folder / METRICS))
     facts["whole"] = state.keys() == model.state_dict().keys()
-    write_export(path, state, facts, load_tokenizer(model.text_encoder.provenance["name"]))
+    write_export(path, state, facts, source.tokenizer, source.centroids if with_centroids else None)
+    if with_fisher:
+        write_fisher(path.with_suffix(FISHER), read_fisher(fisher))
 
 
-def write_export(path, state, facts, tokenizer):
+def write_export(path, state, facts, tokenizer, centroids=None):
     """Write an exported file, and its model card beside it.
 
     Args:
@@ -73,11 +71,13 @@ def write_export(path, state, facts, tokenizer):
         state: the model's tensors.
         facts: what stands for a run's config.json.
         tokenizer: of its text encoder.
+        centroids: (clusters, features) for routing, if they are to be in it.
     """
     import safetensors.torch
     import torch
 
     from models.tokenizer import tokenizer_files
+    from utils.results.card import model_card
     from utils.training.checkpoints import CARD, DIGEST, EXTRA, FACTS, content_digest
 
     files = {
@@ -85,23 +85,68 @@ def write_export(path, state, facts, tokenizer):
     }
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     tensors |= {f"{EXTRA}tokenizer/{name}": content for name, content in files.items()}
-    card, text = model_card(facts), json.dumps(facts, ensure_ascii=False)
+    if centroids is not None:
+        tensors[f"{EXTRA}centroids"] = centroids.contiguous()
+    card, text = model_card(facts, centroids is not None), json.dumps(facts, ensure_ascii=False)
     metadata = {FACTS: text, CARD: card, DIGEST: content_digest(tensors, text, card)}
     with atomic_write(path) as file:
         file.write(safetensors.torch.save(tensors, metadata))
     write_text(path.with_suffix(".md"), card)
 
 
-def _require_writable(run_folder, path, card_path, overwrite):
+def push(path, name, private=False, with_fisher=False):
+    """Upload an exported file and its model card to the Hugging Face hub, and nothing else.
+
+    Args:
+        path: the file.
+        name: OWNER/NAME of the repository, which is made if it is not there.
+        private: is it to be private?
+        with_fisher: upload the Fisher information beside the file too.
+
+    Returns:
+        (names of what was uploaded, the repository's address).
+
+    Raises:
+        UserError: if one of the files is missing or damaged, or the hub refuses them.
+    """
+    from utils.hub import FILE, upload
+    from utils.training.checkpoints import read_export, state_digest
+    from utils.training.fisher import read_fisher
+
+    exported, fisher = read_export(path), path.with_suffix(FISHER)
+    files = {FILE: path, "README.md": exported.card.encode()}
+    if with_fisher:
+        if not fisher.exists() or read_fisher(fisher)["model"] != state_digest(exported.state):
+            raise UserError(f"{fisher} is not there, or of another model: export the run again, --with_fisher")
+        files[Path(FILE).with_suffix(FISHER).name] = fisher
+    return list(files), upload(name, files, private)
+
+
+def _fisher_of(run_folder):
+    """The run's Fisher information: with the usual batch size, else the one that there is."""
+    from utils.training.fisher import FILE
+
+    found = sorted(run_folder.glob(FILE.format("*")))
+    usual = run_folder / FILE.format(10)
+    if usual not in found and len(found) != 1:
+        raise UserError(f"{run_folder} has no {usual.name}: 'python -m utils.training.fisher {run_folder}' makes it")
+    return usual if usual in found else found[0]
+
+
+def _require_writable(run_folder, path, overwrite, with_fisher):
     if not (run_folder / METRICS).exists():
         raise UserError(f"{run_folder} is not a finished run (it has no {METRICS}): name the folder of one")
     if path.is_dir() or path.suffix == ".md":
         raise UserError(f"{path} is a folder, or ends as the model card beside it will: name a file, such as model.safetensors")
     if path.resolve().parent == run_folder.resolve():
         raise UserError(f"{path} would lie among the run's own files: name a file elsewhere")
-    for existing in (path, card_path):
+    for existing in _written(path, with_fisher):
         if existing.exists() and not overwrite:
             raise UserError(f"{existing} exists: name another file, or --overwrite")
+
+
+def _written(path, with_fisher):
+    return [path, path.with_suffix(".md"), *[path.with_suffix(FISHER)] * with_fisher]
 
 
 def load_export(path, text_model=None, speech_model=None):
@@ -133,8 +178,13 @@ def _facts(model, config, metrics):
         "arguments": {name: config["arguments"][name] for name in ARGUMENTS if name in config["arguments"]},
         "encoders": encoders,
         "temperature": metrics.get("temperature"),
-        "scores": {task: {score: test[score] for score in SCORES} for task, test in metrics["test"].items()},
+        "scores": _scores(metrics["test"]),
+        "scores_without_text": _scores(metrics.get("test_without_text", {})),
     }
+
+
+def _scores(tests):
+    return {task: {score: test[score] for score in SCORES} for task, test in tests.items()}
 
 
 def name_without_path(encoder):
@@ -144,86 +194,37 @@ def name_without_path(encoder):
     return name if encoder["hub_commit"] and HUB_NAME.fullmatch(name) else Path(name).name or Path(name).resolve().name
 
 
-def model_card(facts):
-    """The model card that ``facts`` describe, in Markdown."""
-    method, arguments = METHODS[facts["method"]], facts["arguments"]
-    tasks = (" and " if method.how == JOINT else ", then ").join(facts["sequence"])
-    synthetic = "SYNTHETIC " if facts["synthetic"] else ""
-    stamp = "SYNTHETIC: made of generated data or encoders. Its scores say nothing about real speech.\n\n" if synthetic else ""
-    used = ", ".join(f"{name} {value}" for name, value in arguments.items() if value not in (None, False))
-    labels = ", ".join(facts["labels"])
-    return f"""# {synthetic}speech emotion recognition: {method.name} on {facts["task"]}
-
-{stamp}{method.sentence} Its input is speech of at most {arguments["max_seq_len"]} s at 16 kHz, of zero mean and unit \
-variance, and its transcript of at most {arguments["max_text_len"]} tokens; its output the logits of {labels}.
-
-## Training
-
-On {tasks}; fold {facts["fold"]} of {facts["k_fold"]}, seed {facts["seed"]}: {used}. \
-With {", ".join(f"{name} {version}" for name, version in facts["versions"].items())}.
-
-{_encoder_table(facts)}
-
-## Scores on the test split
-
-{_score_table(facts["scores"], synthetic)}
-
-## Loading
-
-{_how_to_load(facts)}
-
-{PRIVACY}"""
-
-
-def _encoder_table(facts):
-    lines = ["| encoder | name | fingerprint | licence |", "|---|---|---|---|"]
-    drawn = ", random" if facts["arguments"].get("without_pretraining") else ""
-    for kind, of in facts["encoders"].items():
-        licence = LICENCES.get(of["name"].partition("@")[0], "not known here: ask its publisher")
-        stamp = " (SYNTHETIC)" if of["synthetic"] else ""
-        lines.append(f"| {kind} | {of['name']}{stamp}{drawn} | {of['fingerprint'][:12]} | {licence} |")
-    return "\n".join(lines)
-
-
-def _score_table(scores, synthetic):
-    lines = [f"| tested on | {' | '.join(SCORES.values())} |", "|---" * (1 + len(SCORES)) + "|"]
-    for task, of in scores.items():
-        values = (f"{value:.4f}" if isinstance(value, float) else str(value) for value in of.values())
-        lines.append(f"| {synthetic}{task} | {' | '.join(values)} |")
-    return "\n".join(lines)
-
-
-def _how_to_load(facts):
-    named, needed, start = "", "the text encoder's tokenizer (about 1 MB).", ""
-    if not facts["whole"]:
-        named = ', text_model="NAME OR FOLDER", speech_model="NAME OR FOLDER"'
-        needed = "the two encoders of the table above; another encoder is detected by its fingerprint and refused."
-    if facts["model"] == "fusion":
-        start = (
-            "\n\nTo train it on another corpus: `python finetune.py --task OTHER --checkpoint FILE`, or `ewc.py`, which also "
-            "needs the model's Fisher information (`--fisher`)."
-        )
-    return f"""```python
-from utils.results.export import load_export
-
-model, facts = load_export("FILE"{named})
-logits = model(speech_inputs, text_inputs)  # (batch, {len(facts["labels"])})
-```
-
-You also need {needed}{start}"""
+def _repository(text):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form OWNER/NAME")
+    return text
 
 
 @one_line_errors
 def main():
     parser = Parser(
         prog="python -m utils.results.export",
-        description="Write a finished run as a shareable safetensors file with a model card, or print the card of such a file.",
+        description="Write a finished run as a shareable safetensors file with a model card; or print the card of such a file.",
     )
     parser.add_argument(
         "source", type=named_path, metavar="RUN_FOLDER", help="folder of a finished run; alone: an exported file"
     )
     parser.add_argument("file", type=named_path, metavar="FILE", nargs="?", help="file to write, such as model.safetensors")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE and its card")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE and what is written beside it")
+    parser.add_argument(
+        "--with_fisher",
+        action="store_true",
+        help=f"also write (and upload) the run's Fisher information, which EWC needs: FILE's name with {FISHER}",
+    )
+    parser.add_argument(
+        "--with_centroids",
+        action="store_true",
+        help="put an adapter's centroids into FILE, by which its task is recognised: they are means of people's utterances",
+    )
+    parser.add_argument(
+        "--push", type=_repository, metavar="OWNER/NAME", help="upload the exported file and its card to the Hugging Face hub"
+    )
+    parser.add_argument("--private", action="store_true", help="the repository of --push is to be private")
     for kind in ("text", "speech"):
         parser.add_argument(
             f"--{kind}_model",
@@ -231,15 +232,24 @@ def main():
             help=f"{kind} encoder of the run (default: the run's, if it is on this machine)",
         )
     args = parser.parse_args()
-    if args.file is None:
-        if args.source.is_dir():
-            raise UserError(f"{args.source} is a folder: name the FILE to write it to as well")
+    path = args.file or args.source
+    if args.file is not None:
+        export(args.source, path, args.overwrite, args.text_model, args.speech_model, args.with_fisher, args.with_centroids)
+        print(
+            "wrote "
+            + ", ".join(f"{written} ({written.stat().st_size / 1e6:,.1f} MB)" for written in _written(path, args.with_fisher))
+        )
+    elif path.is_dir():
+        raise UserError(f"{path} is a folder: name the FILE to write it to as well")
+    elif args.with_centroids:
+        raise UserError(f"--with_centroids: {path} stays as it is; export the run again")
+    if args.push:
+        names, address = push(path, args.push, args.private, args.with_fisher)
+        print(f"uploaded {', '.join(names)} to {address}")
+    elif args.file is None:
         from utils.training.checkpoints import read_export
 
-        print(printable(read_export(args.source).card), end="")
-        return
-    export(args.source, args.file, args.overwrite, args.text_model, args.speech_model)
-    print(f"wrote {args.file} ({args.file.stat().st_size / 1e6:,.1f} MB) and {args.file.with_suffix('.md')}")
+        print(printable(read_export(path).card), end="")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from utils.flags import (
     positive_int,
     seed_number,
 )
+from utils.hub import PREFIX, local_path
 from utils.identity import checkpoint_facts
 from utils.machine import available_cpus
 from utils.methods import ALONE, JOINT, KEMDY, METHODS, SEQUENCE, START
@@ -142,14 +143,19 @@ def add_reopening_flags(group):
     add_machine_flags(group)
 
 
+def _checkpoint(text):
+    """A path, of ``hub:OWNER/NAME`` that of the copy in the hub's cache."""
+    return local_path(text) if text.startswith(PREFIX) else named_path(text)
+
+
 def add_start_flags(parser):
     """Flags of the methods that start from a model of earlier tasks."""
     start = parser.add_argument_group("the model to start from")
     start.add_argument(
         "--checkpoint",
-        type=named_path,
-        help="best_model.pt or exported file of the tasks before; without it, that of --init_name, or of this experiment's "
-        "step before, for the same fold",
+        type=_checkpoint,
+        help="best_model.pt, exported file, or hub:OWNER/NAME of the tasks before; without it, the model of --init_name, or of "
+        "this experiment's step before, for the same fold",
     )
     start.add_argument(
         "--init_name",
