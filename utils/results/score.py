@@ -206,7 +206,7 @@ def join_scores(found, paths):
         UserError: if a file cannot be used, if two are of different models that would be one run, or if they tell different
             results of one test.
     """
-    parts = {}  # of one model, whose first is a run where there is one
+    parts = {}  # of one model; the first is a run folder where there is one
     for run in found:
         if run.metrics:
             parts.setdefault(_key(run), [run])
@@ -215,9 +215,9 @@ def join_scores(found, paths):
         for other in same:
             _require_agreement(other, run)
         same.append(run)
-    firsts = [of[0] for of in parts.values()]
-    others = [run for run in found if not any(run is first for first in firsts)]
-    return [*others, *(reduce(_united, of) for of in parts.values())]
+    united = [reduce(_united, of) for of in parts.values()]
+    here = {run.path: run for run in united}
+    return [*(here.pop(run.path, run) for run in found), *here.values()]
 
 
 def _key(run):
