@@ -27,7 +27,7 @@ from tqdm import tqdm  # noqa: E402
 
 from utils.errors import UserError, one_line_errors  # noqa: E402
 from utils.files import BEST_MODEL, HISTORY, METRICS, PREDICTIONS, read_json, run_folder  # noqa: E402
-from utils.methods import METHODS, PAPER, SEQUENCE  # noqa: E402
+from utils.methods import COMBINED, METHODS, PAPER, SEQUENCE  # noqa: E402
 from utils.training import start as _  # noqa: E402, F401  (imported before the fork)
 
 
@@ -121,7 +121,8 @@ def stress(setting, args, folder, generator, bar):
 @one_line_errors
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--settings", nargs="+", choices=METHODS, default=list(PAPER), help="which methods")
+    trained = [name for name, method in METHODS.items() if method.how != COMBINED]
+    parser.add_argument("--settings", nargs="+", choices=trained, default=list(PAPER), help="which methods")
     parser.add_argument("--kills", type=int, default=50, help="kills of each")
     parser.add_argument("--encoders", type=Path, default=ROOT / "data" / "demo" / "encoders", help="text/ and speech/")
     parser.add_argument("--num_epochs", type=int, default=5, help="epochs of each run")

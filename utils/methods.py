@@ -8,8 +8,9 @@ import shlex
 import sys
 from dataclasses import dataclass
 
-# How a method learns several tasks: a model for each, one model task after task, or one model of all at once.
-ALONE, SEQUENCE, JOINT = "alone", "sequence", "joint"
+# How a method learns several tasks: a model for each, one model task after task, or one model of all at once. The last is not
+# trained: finished models of another method are combined.
+ALONE, SEQUENCE, JOINT, COMBINED = "alone", "sequence", "joint", "combined"
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Method:
 
     Attributes:
         name: in config.json, and of its experiments unless they are named otherwise.
-        script: the training script.
-        how: ALONE, SEQUENCE or JOINT. A method of the kind SEQUENCE starts from START's model of the first task.
+        script: the training script; none for COMBINED.
+        how: ALONE, SEQUENCE, JOINT or COMBINED. A method of the kind SEQUENCE starts from START's model of the first task.
         model: key of ``models.MODELS``.
         sentence: what a model card says of its models.
         colour: in figures.
@@ -28,6 +29,9 @@ class Method:
         flags: those of ``script`` that make it this method.
         told_task: is the model told at test time which task an utterance is of?
         keeps_data: does it need recordings of earlier tasks?
+        of: COMBINED: the method whose models are combined.
+        answers: COMBINED: how several models give one answer, as for ``utils.training.routing.answer``; empty where it is one
+            model, the mean of their weights.
     """
 
     name: str
@@ -41,6 +45,13 @@ class Method:
     flags: tuple = ()
     told_task: bool = False
     keeps_data: bool = False
+    of: str = ""
+    answers: str = ""
+
+    @property
+    def in_order(self):
+        """Does the order matter in which the tasks of one of its models are learned?"""
+        return (METHODS[self.of].how if self.of else self.how) == SEQUENCE
 
 
 # fmt: off
@@ -63,6 +74,27 @@ METHODS = {
                "Adapters of one corpus over frozen encoders with random weights, which are in this file.",
                "#56B4E9", label="adapter w/o\npretraining", run_script="run-adapter-wo-pretraining.sh",
                flags=("--without_pretraining",), told_task=True),
+        Method("adapter_routed", "", COMBINED, "adapter",
+               "Several corpora's adapters; the one with the nearest centre of frozen features answers.",
+               "#332288", label="adapter,\nrouted", of="adapter", answers="routed"),
+        Method("adapter_entropy", "", COMBINED, "adapter",
+               "Several corpora's adapters; the one with the lowest prediction entropy answers.",
+               "#AA4499", label="adapter,\nentropy", of="adapter", answers="entropy"),
+        Method("adapter_mean", "", COMBINED, "adapter",
+               "Several corpora's adapters; the mean of their probabilities is the answer.",
+               "#117733", label="adapter,\nmean", of="adapter", answers="mean"),
+        Method("adapter_merged", "", COMBINED, "adapter",
+               "The mean of several corpora's adapters, over frozen pretrained encoders.",
+               "#44AA99", label="adapter,\nmerged", of="adapter"),
+        Method("wise_ft", "", COMBINED, "fusion",
+               "The mean of two whole fusion models, before and after a corpus was learned.",
+               "#882255", label="WiSE-FT", of="finetune"),
+        Method("wise_ft_tuned", "", COMBINED, "fusion",
+               "A weighted mean of two whole fusion models, before and after a corpus was learned; α by validation on all corpora.",
+               "#661100", label="WiSE-FT,\ntuned", of="finetune", keeps_data=True),
+        Method("merged", "", COMBINED, "",
+               "The weighted mean of two models.",
+               "#777777"),
         Method("joint", "continual_learning_init.py", JOINT, "fusion",
                "The whole fusion model, trained on several corpora at once.",
                "#CC79A7", run_script="run-joint.sh", keeps_data=True),
@@ -91,16 +123,17 @@ def main(names):
     """Tell the run scripts what they need to know.
 
     Args:
-        names: one method, whose kind, script and flags are printed, quoted for a shell; or none: then every method on a line,
-            those of the kind SEQUENCE last, with its kind, model and run script. START's kind is "start".
+        names: one method, whose kind, script and flags are printed, quoted for a shell; or none: then every method that is
+            trained on a line, those of the kind SEQUENCE last, with its kind, model and run script. START's kind is "start".
     """
-    kinds = {name: "start" if name == START else method.how for name, method in METHODS.items()}
+    trained = {name: method for name, method in METHODS.items() if method.how != COMBINED}
+    kinds = {name: "start" if name == START else method.how for name, method in trained.items()}
     for name in names:
-        if name not in METHODS:
-            sys.exit(f"error: there is no method {name!r} in utils/methods.py, but {', '.join(METHODS)}")
+        if name not in trained:
+            sys.exit(f"error: there is no method {name!r} to train in utils/methods.py, but {', '.join(trained)}")
         print(*map(shlex.quote, (kinds[name], METHODS[name].script, *METHODS[name].flags)))
     if not names:
-        for name, method in sorted(METHODS.items(), key=lambda item: item[1].how == SEQUENCE):
+        for name, method in sorted(trained.items(), key=lambda item: item[1].how == SEQUENCE):
             print(name, kinds[name], method.model, method.run_script or f"utils/shell/run-method.sh {name}")
 
 

@@ -5,10 +5,14 @@ import errno
 import math
 import os
 import re
+import shlex
+import shutil
 import socket
 import stat
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +38,8 @@ SILENCE = 2**-14
 BLOCK = 2**21
 # What ``read_header`` says of a file that is not there.
 MISSING = os.strerror(errno.ENOENT)
+# What it says of a format that libsndfile does not read.
+UNKNOWN_FORMAT = soundfile.LibsndfileError(1).error_string.rstrip(".")
 
 
 class WavHeader(NamedTuple):
@@ -163,7 +169,7 @@ def index_wavs(root, paths, progress=True):
     index_path, prefix = Path(root) / INDEX_NAME, os.path.join(root, "")
     known = _read_index(index_path)
     headers = {path: known.get(path.removeprefix(prefix)) for path in paths}
-    unseen = [path for path, header in headers.items() if header is None or not _unchanged(path, header)]
+    unseen = [path for path, header in headers.items() if header is None or not unchanged(path, header)]
     if unseen:
         # Threads: on network storage, where corpora often lie, the time goes into waiting for each file.
         with ThreadPoolExecutor(8) as pool:
@@ -174,7 +180,8 @@ def index_wavs(root, paths, progress=True):
     return headers
 
 
-def _unchanged(path, header):
+def unchanged(path, header):
+    """Has a file the size and the time of change that its WavHeader says?"""
     try:
         stat = os.stat(path)
     except OSError:
@@ -256,6 +263,41 @@ def _gone_bad(path, reason):
     """What to raise of a wav that went bad: what another look at it says, or else the reason given."""
     found = read_header(path)
     reason = found if isinstance(found, str) else reason
-    return UserError(
-        f"{path} went bad since it was looked at: {reason}; copy it again, or start again with --skip_bad_files to leave it out"
-    )
+    return UserError(f"{path} went bad since it was looked at: {reason}")
+
+
+class Decoded(NamedTuple):
+    """A sound file as soundfile can read it: its WavHeader, or a str that says why it cannot be used, and where to read it.
+
+    ``temporary`` is the file that ffmpeg made of it, which is there as long as this object is.
+    """
+
+    header: WavHeader | str
+    path: str
+    temporary: object = None
+
+
+def decoded(path):
+    """``read_header`` of a file in any format: what soundfile does not read (m4a, mp4, aac) is decoded by ffmpeg, where it is.
+
+    Returns:
+        A Decoded; size and time of change in its header are those of the file itself.
+    """
+    header = read_header(path)
+    if header != UNKNOWN_FORMAT:
+        return Decoded(header, path)
+    name, ffmpeg = os.path.basename(path), shutil.which("ffmpeg")
+    if ffmpeg is None:
+        convert = f"convert it (ffmpeg -i {shlex.quote(name)} {shlex.quote(os.path.splitext(name)[0] + '.wav')})"
+        return Decoded(f"is in no format that can be read here without ffmpeg: {convert}", path)
+    before, wav = os.stat(path), NamedTemporaryFile(suffix=".wav")
+    # Only files: a playlist under the name of a recording could name anything on the net.
+    command = [ffmpeg, "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-i", f"file:{path}", "-vn", "-y", wav.name]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["it ended without a word"]
+        return Decoded(f"cannot be read, by ffmpeg neither ({said[-1]})", path)
+    header = read_header(wav.name)
+    if isinstance(header, WavHeader):
+        header = header._replace(size=before.st_size, mtime_ns=before.st_mtime_ns)
+    return Decoded(header, wav.name, wav)

@@ -22,7 +22,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = "#000000 #E69F00 #56B4E9 #0
 GREY = "#777777"
 LABEL_COLOURS = dict(angry=VERMILION, disgust=GREEN, fear=PURPLE, happy=ORANGE, neutral=BLACK, sad=BLUE, surprise=SKY)
 # For other classes, and for rows that are no method's: dark enough on white, and not among those above.
-FURTHER = ("#882255", "#999933", "#44AA99", "#6699CC", "#AA4466", "#661100", "#888888")
+FURTHER = ("#CC6677", "#999933", "#6699CC", "#AA7744", "#AA4466", "#665544", "#888888")
 # Of the first task, the second, and so on.
 TASK_COLOURS = BLUE, VERMILION, GREEN, ORANGE, PURPLE, BLACK, *FURTHER
 MARKERS = "sD^vPX<>*hp"

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from accelerate.state import AcceleratorState
 
 from utils.errors import UserError
 from utils.files import BEST_MODEL, METRICS, PREDICTIONS
-from utils.metrics import test_scores
+from utils.metrics import softmax, test_scores
 from utils.results import METRIC_TITLES
 from utils.training.engine import prediction_table, test
 from utils.training.start import reopen
@@ -42,13 +41,14 @@ def retest(run, **machine):
         return Verdict(False, f"cannot be tested: {run.problem}")
     try:
         stored = _stored_predictions(run)
-        AcceleratorState._reset_state(reset_partial_state=True)  # the run before may have had another precision
         reopened, model, config, tasks = reopen(run.path, machine, list(run.metrics["test"]))
         results = test(reopened, model, tasks)
     except UserError as error:
         return Verdict(False, f"cannot be tested: {error}")
     labels = config["labels"]
-    tables = [prediction_table(name, tasks[name].splits["test"], result, labels) for name, result in results.items()]
+    tables = [
+        prediction_table(name, tasks[name].splits["test"], softmax(result.logits), labels) for name, result in results.items()
+    ]
     return _compare(run, stored, pd.concat(tables), _tolerance(config["arguments"]))
 
 

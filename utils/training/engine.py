@@ -75,14 +75,21 @@ def micro_batches(batch, size):
     return parts
 
 
-@torch.inference_mode()
 def evaluate(run, model, dataset, description):
-    """Run a model over a split, divided among the processes; every process gets the whole Evaluation.
+    """Run a model over a split; every process gets the whole Evaluation. Arguments are those of ``logits_of``."""
+    logits = logits_of(run, model, dataset, description)
+    loss = cross_entropy(torch.from_numpy(logits), torch.from_numpy(dataset.labels)).item()
+    return Evaluation(logits, dataset.labels, loss)
+
+
+@torch.inference_mode()
+def logits_of(run, model, dataset, description):
+    """Logits (n, classes) of a split in table order, divided among the processes; every process gets them all.
 
     Args:
         run: the Run.
         model: not wrapped for several processes.
-        dataset: an UtteranceDataset.
+        dataset: an UtteranceDataset, whose labels need not be the model's classes.
         description: what the progress bar says.
     """
     accelerator = run.accelerator
@@ -99,9 +106,7 @@ def evaluate(run, model, dataset, description):
     if accelerator.num_processes > 1:
         scored = gather_object(scored)
     indices, logits = (np.concatenate(parts) for parts in zip(*scored))
-    logits = logits[np.argsort(indices)]
-    loss = cross_entropy(torch.from_numpy(logits), torch.from_numpy(dataset.labels)).item()
-    return Evaluation(logits, dataset.labels, loss)
+    return logits[np.argsort(indices)]
 
 
 @dataclass
@@ -351,7 +356,8 @@ def test_and_finish(run, model, tasks, best_epoch, before=None):
             name: test_scores(result.labels, result.predicted, run.labels) for name, result in before.items()
         }
     predictions = [
-        prediction_table(name, tasks[name].splits["test"], result, run.labels) for name, result in evaluations.items()
+        prediction_table(name, tasks[name].splits["test"], softmax(result.logits), run.labels)
+        for name, result in evaluations.items()
     ]
     run.finish(metrics, pd.concat(predictions))
     for name in tasks:
@@ -407,11 +413,18 @@ def _epoch_line(row, num_epochs, names, best_epoch):
     )
 
 
-def prediction_table(task_name, dataset, result, labels):
-    """One row an utterance: ids, true and predicted emotion, and the probability of every emotion, by their names."""
+def prediction_table(task_name, dataset, probabilities, labels):
+    """One row an utterance: ids, true and predicted emotion, and the probability of every emotion, by their names.
+
+    Args:
+        task_name: of the task tested.
+        dataset: its test split.
+        probabilities: (n, classes).
+        labels: names of the classes.
+    """
     table = dataset.utterances[["segment_id", "session", "emotion"]].copy()
     table.insert(0, "task", task_name)
-    table["predicted"] = [labels[index] for index in result.predicted]
-    for emotion, column in zip(labels, softmax(result.logits).T):
+    table["predicted"] = [labels[index] for index in probabilities.argmax(axis=1)]
+    for emotion, column in zip(labels, probabilities.T):
         table[f"p_{emotion}"] = column
     return table

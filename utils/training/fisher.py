@@ -112,7 +112,7 @@ def _fisher_of(run, point, model, task):
             f"the Fisher information of {name} is not in {beside}, and cannot be computed without its corpus: name the file "
             "that came with the model (--fisher), or ask for it ('python -m utils.training.fisher RUN_FOLDER' makes it)"
         )
-    with _folder_of(run, beside.parent) as writable:
+    with folder_lock(run, beside.parent) as writable:
         if kept := _kept(run, places, facts, model):  # another run has made it meanwhile
             return kept
         fisher = fisher_information(run, model, task.splits["train"], batch_size)
@@ -225,7 +225,7 @@ def _kept(run, places, facts, model):
 
 
 @contextmanager
-def _folder_of(run, folder):
+def folder_lock(run, folder):
     """Hold a run folder's lock, in the main process. Gives whether it can be written, in that process."""
     lock = None
     if run.accelerator.is_main_process:

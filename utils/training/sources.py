@@ -9,7 +9,7 @@ from models.encoders import build_encoder, load_encoder
 from models.hub import local_folder
 from models.tokenizer import load_tokenizer, tokenizer_from_files
 from utils.errors import UserError
-from utils.files import METRICS, read_json
+from utils.files import CENTROIDS, METRICS, read_json
 from utils.hub import local_path
 from utils.training.checkpoints import (
     assemble,
@@ -20,9 +20,6 @@ from utils.training.checkpoints import (
     require_same_encoders,
     state_digest,
 )
-
-# Beside an adapter's best_model.pt: the centres by which an utterance's task is told.
-CENTROIDS = "centroids.pt"
 
 
 class Source(NamedTuple):

@@ -4,10 +4,13 @@ from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
+from accelerate.state import AcceleratorState
+
 from models import FusionClassifier, load_tokenizer
 from utils.data import SPLITS
 from utils.data.batches import Sound, make_task
 from utils.data.corpus import find_corpus, read_corpus
+from utils.data.speech_cache import features_of
 from utils.errors import UserError
 from utils.files import CONFIG, DIGESTS, METRICS
 from utils.identity import FileDigests, checkpoint_facts, checkpoint_of, fold_digest, starting_checkpoint
@@ -262,7 +265,7 @@ def _command_for_start(run, labels=None):
     return command_for(args, run.method.name, task=before[-1], after=before[:-1], overwrite=None)
 
 
-def reopen(folder, changes, names=None, quiet=True):
+def reopen(folder, changes, names=None, quiet=True, cached=False, classes=None):
     """Rebuild a finished run: its device, its model and its tasks.
 
     Args:
@@ -271,6 +274,8 @@ def reopen(folder, changes, names=None, quiet=True):
             ``speech_model``. Encoders that are not named here are not fetched.
         names: of the tasks; without it the one that it was trained on.
         quiet: print nothing.
+        cached: take a frozen speech encoder's output from the cache as training did, if the run lies where it was trained.
+        classes: by which the utterances are labelled; by default the model's.
 
     Returns:
         (run, model, config, tasks).
@@ -280,7 +285,11 @@ def reopen(folder, changes, names=None, quiet=True):
     """
     model, config = load_run(folder, changes.get("text_model"), changes.get("speech_model"))
     encoders = {f"{kind}_model": getattr(model, f"{kind}_encoder").provenance["name"] for kind in ("text", "speech")}
+    AcceleratorState._reset_state(reset_partial_state=True)  # a run that was reopened before may have had another precision
     run = Run(Namespace(**config["arguments"] | encoders | changes), config["method"], quiet)
-    run.labels = config["labels"]
-    tasks = make_tasks(run, read_corpora(run, names or [config["task"]]), run.labels)
+    run.labels = classes or config["labels"]
+    corpora, speech = read_corpora(run, names or [config["task"]]), None
+    if cached and config["model"] == "adapter" and run.path.is_dir() and run.path.samefile(folder):
+        speech = features_of(run, model.speech_encoder, corpora)
+    tasks = make_tasks(run, corpora, run.labels, speech)
     return run, model.to(run.accelerator.device), config, tasks
