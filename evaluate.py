@@ -109,7 +109,8 @@ def tables(found, args):
     if results and results.rows:
         shown = [table for metric in metrics for table in report.score_tables(results, metric)]
         for metric in metrics if args.metric else MEASURED:
-            for make in (report.measure_tables, report.paired_tables, report.lambda_tables, report.without_text_tables):
+            parts = (report.measure_tables, report.paired_tables, report.routing_tables, report.without_text_tables)
+            for make in (*parts, report.lambda_tables):
                 shown += make(results, metric)
         shown += [*report.class_tables(results), *report.calibration_tables(results), report.parameter_table(results)]
     rows = {name: METHODS[name] for name in args.settings or METHODS if name in METHODS}
@@ -149,7 +150,7 @@ def recompute_table(found, args):
 
     machine = {name: value for name, value in vars(args).items() if name in MACHINE_FLAGS}
     rows = {}
-    tested = [run for run in found if run.metrics or run.problem]
+    tested = [run for run in found if (run.metrics or run.problem) and not run.is_combined]
     if not tested:
         raise UserError(f"--output_root {args.output_root}: no finished run to test again")
     for run in tqdm(tested, desc="runs", disable=None):

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The whole experiment on synthetic corpora with two small encoders, in less than ten minutes on two cores, and its tables:
 # bash run-demo.sh [--full [--publish]]. What is finished is skipped, so the same command resumes where it was stopped.
-# --full adds what the README's tables come from: three seeds, a grid of λ, and task_a by voice alone and by words alone.
+# --full adds what the README's tables come from: three seeds, a grid of λ, task_a by voice alone and by words alone, and the
+# rows that are not told the corpus.
 # --publish draws its figures into figures/demo/, which git tracks, and not into outputs/demo/figures/.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
@@ -73,6 +74,8 @@ one_fold 0 & first=$!
 one_fold 1 & second=$!
 wait $first && first=
 wait $second && [ -z "$first" ] || fail "a run of the demonstration failed (see above); the same command resumes from there"
+[ -z "$full" ] || bash "${at}run-combine.sh" --cpu --num_workers 0 --data_root "$data" --output_root "$outputs" \
+  --text_model "$data/encoders/text" --speech_model "$data/encoders/speech"
 
 echo
 "$PYTHON" "${at}evaluate.py" --output_root "$outputs" --folds 0 1 --figures "$figures"

@@ -58,7 +58,7 @@ def test_figures_are_written_as_png_and_pdf_or_say_what_they_lack(tmp_path):
     lines = list(draw_all(results, tmp_path / "figures"))
     for name, start in (("storage.png", b"\x89PNG"), ("storage.pdf", b"%PDF"), ("forgetting.pdf", b"%PDF")):
         assert (tmp_path / "figures" / name).read_bytes().startswith(start)
-    assert "lambda: not drawn, no experiments that differ in --ewc_lambda alone" in lines
+    assert "lambda: not drawn, no experiments that differ in --ewc_lambda alone, and no wise_ft_tuned" in lines
     (tmp_path / "in the way").write_text("")
     with pytest.raises(UserError, match="--figures"):
         list(draw_all(results, tmp_path / "in the way" / "figures"))

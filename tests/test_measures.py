@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from invented import FOUR, A, B, C, invent, three_tasks, two_tasks
+from invented import FOUR, A, B, C, change_metrics, invent, three_tasks, two_tasks
 from scipy import stats
 
-from utils.results.measures import lambda_curve, measures, over_orders, result_matrix
+from utils.results.measures import alpha_curve, lambda_curve, measures, over_orders, result_matrix
 from utils.results.runs import Estimate, Results, combine, difference, find_runs, over_folds
 
 
@@ -112,3 +112,46 @@ def test_the_curve_along_lambda_is_of_runs_that_differ_in_it_alone(tmp_path):
     assert {value: pair[0].per_fold for value, pair in curve.items()} == {10: {0: 0.5}, 100: {0: 0.55}, 1000: {0: 0.6}}
     assert list(others) == ["finetune"] and others["finetune"][0].per_fold == {0: 0.3}
     assert lambda_curve(Results(find_runs(tmp_path)), (B, A), "f1_weighted") == ({}, {})
+
+
+def test_combined_models_are_compared_with_the_single_one_after_the_first_task(tmp_path):
+    two_tasks(tmp_path)
+    for fold in (0, 1):
+        invent(tmp_path, "adapter_routed", [A, B], {A: 0.6, B: 0.7}, fold=fold)
+        invent(tmp_path, "wise_ft", [A, B], {A: 0.5, B: 0.75}, fold=fold)
+    results = Results(find_runs(tmp_path))
+    routed = estimates(results, "adapter_routed", (A, B))
+    assert {name: routed[name] for name in ("R[1,1]", "R[2,1]", "R[2,2]", "ACC", "BWT", "intransigence")} == close(
+        {
+            "R[1,1]": (0.65, 0), "R[2,1]": (0.6, 0), "R[2,2]": (0.7, 0), "ACC": (0.65, 0), "BWT": (-0.05, 0),
+            "intransigence": (0.2, 0),
+        }
+    )  # fmt: skip
+    # One set of adapters serves both orders.
+    assert estimates(results, "adapter_routed", (B, A))["R[2,1]"] == (0.7, 0)
+    wise = estimates(results, "wise_ft", (A, B))
+    assert {name: wise[name] for name in ("R[1,1]", "R[1,2]", "R[2,1]", "BWT")} == close(
+        {"R[1,1]": (0.7, 0), "R[1,2]": (0.2, 0), "R[2,1]": (0.5, 0), "BWT": (-0.2, 0)}
+    )
+
+
+def test_the_curve_along_alpha_is_on_the_folds_and_seeds_of_lambda(tmp_path):
+    def add(fold, score):
+        path = invent(tmp_path, "wise_ft_tuned", [A, B], {A: 0.5, B: 0.5}, fold=fold, arguments={"alpha": fold / 2})
+        points = [
+            {"alpha": at, "test": {A: {"f1_weighted": score - at / 10}, B: {"f1_weighted": at}}} for at in (0.0, 0.5, 1.0)
+        ]
+        change_metrics(path, along_alpha=points)
+
+    add(0, 0.8)
+    add(1, 0.4)
+    curve = alpha_curve(Results(find_runs(tmp_path)), (A, B), "f1_weighted")
+    assert list(curve) == [0.0, 0.5, 1.0] and curve[0.5][0].per_fold == pytest.approx({0: 0.75, 1: 0.35})
+    for value in (1.0, 10.0):
+        invent(tmp_path, f"ewc{value}", [A, B], {A: 0.5, B: 0.5}, fold=1, method="ewc", arguments={"ewc_lambda": value})
+    curve = alpha_curve(Results(find_runs(tmp_path)), (A, B), "f1_weighted")
+    assert curve[1.0][0].per_fold == pytest.approx({1: 0.3}) and curve[1.0][1].per_fold == {1: 1.0}
+    for value in (1.0, 10.0):
+        about = {"method": "ewc", "arguments": {"ewc_lambda": value}, "seed": 13}
+        invent(tmp_path, f"ewc{value}", [A, B], {A: 0.5, B: 0.5}, fold=1, **about)
+    assert alpha_curve(Results(find_runs(tmp_path)), (A, B), "f1_weighted") == {}

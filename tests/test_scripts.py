@@ -417,14 +417,8 @@ def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, kind, answer):
     [
         "utils.results.score",
         *("continual_learning_init", "finetune", "ewc", "adapter", "evaluate"),
-        *(
-            "utils.training.fisher",
-            "utils.training.routing",
-            "utils.results.export",
-            "utils.data.audit",
-            "utils.data.corpus",
-            "utils.methods",
-        ),
+        *("utils.training.fisher", "utils.training.routing", "utils.data.audit", "utils.data.corpus", "utils.methods"),
+        *("utils.results.export", "utils.results.combine", "utils.results.merge"),
     ],
 )
 def test_help_waits_for_no_library(module):

@@ -12,8 +12,10 @@ from conftest import flags, folder, read, run_main
 from corpora import make_iemocap, make_meld, make_ravdess
 
 import continual_learning_init
+import evaluate
 import ewc
 import finetune
+from utils.results import combine
 
 ORDER = ("IEM", "MELD", "RAV")
 LABELS = (
@@ -89,6 +91,34 @@ def test_classes_are_a_corpuss_own_or_the_sequences(chain):
     assert adapters["IEM"] == ["angry", "happy", "neutral", "sad"] and len(adapters["MELD"]) == 7 and len(adapters["RAV"]) == 8
     head = torch.load(folder(chain, "adapter", "IEM") / "best_model.pt", weights_only=True)["classifier.weight"]
     assert len(head) == 4
+
+
+def test_models_of_a_sequence_are_combined_at_each_step(chain, call_main, tmp_path):
+    shutil.copytree(chain, tmp_path / "outputs")
+    code, stdout, stderr = call_main(combine, "--output_root", tmp_path / "outputs", "--cpu", "--num_workers", 0)
+    # Classifiers of other classes have no mean.
+    assert code == 0 and not (tmp_path / "outputs" / "adapter_merged").exists(), stderr
+    assert stdout.count("adapter_merged is not made of") == 2
+    for row, learned in (("adapter_mean", "IEM+MELD IEM+MELD+RAV"), ("wise_ft", "IEM+MELD IEM+MELD+RAV")):
+        assert sorted(path.name for path in (tmp_path / "outputs" / row / "fold_0").iterdir()) == learned.split()
+    parents = read(folder(tmp_path / "outputs", "wise_ft", "IEM+MELD+RAV") / "config.json")["parents"]
+    assert [parent["run"] for parent in parents] == ["finetune/fold_0/IEM+MELD", "finetune/fold_0/IEM+MELD+RAV"]
+    mean = folder(tmp_path / "outputs", "adapter_mean", "IEM+MELD+RAV")
+    labels = read(mean / "config.json")["labels"]
+    own = [read(folder(chain, "adapter", task) / "config.json")["labels"] for task in sorted(ORDER)]
+    assert labels == list(dict.fromkeys(label for of in own for label in of))
+    table = pd.read_csv(mean / "predictions.csv")
+    assert np.allclose(table[[f"p_{label}" for label in labels]].sum(axis=1), 1) and set(table["task"]) == set(ORDER)
+    scores = read(folder(tmp_path / "outputs", "adapter_routed", "IEM+MELD+RAV") / "metrics.json")
+    alone = metrics(chain, "adapter", "RAV")["test"]["RAV"]
+    assert scores["test_right"]["RAV"]["f1_weighted"] == alone["f1_weighted"] and 0 <= scores["test"]["RAV"]["routing"] <= 1
+    report = tmp_path / "report.json"
+    code, _, stderr = call_main(evaluate, "--output_root", tmp_path / "outputs", "--format", "json", "--output", report)
+    assert code == 0, stderr
+    cells = [cell for table in read(report)["tables"] if table["table"] == "result_matrix" for cell in table["cells"]]
+    found = {cell["row"] for cell in cells if cell["metric"] == "f1_macro" and cell["value"] is not None}
+    for row in ("adapter_routed", "wise_ft"):
+        assert {f"{row}, {step}" for step in ("1 IEM", "2 MELD", "3 RAV")} <= found
 
 
 def test_fisher_information_lies_with_each_earlier_task(chain):

@@ -8,6 +8,7 @@ from utils.figures import style
 from utils.figures.architecture import draw_architecture, draw_storage
 from utils.figures.curves import draw_curves
 from utils.figures.scores import draw_confusion, draw_emotions, draw_forgetting, draw_lambda
+from utils.methods import COMBINED
 
 
 def pages(orders):
@@ -40,7 +41,7 @@ def draw_all(results, folder, confusion=None, confusion_task=None):
         of_scores[f"forgetting{which}"] = partial(draw_forgetting, results, orders)
         of_scores[f"emotions{which}"] = partial(draw_emotions, results, orders)
         of_scores[f"lambda{which}"] = partial(draw_lambda, results, orders)
-        for row in results.learners:
+        for row in results.rows_that(lambda method: method.how != COMBINED, results.learners):
             of_scores[f"curves_{row}{which}"] = partial(draw_curves, results, row, orders)
     style.prepare()
     for name, draw in (of_models | of_scores).items():

@@ -24,9 +24,9 @@ from utils.figures.style import (
     row_styles,
     subplots,
 )
-from utils.methods import SEQUENCE, START
+from utils.methods import COMBINED, METHODS, SEQUENCE, START
 from utils.results import METRIC_TITLES
-from utils.results.measures import lambda_curve, result_matrix
+from utils.results.measures import alpha_curve, lambda_curve, result_matrix
 from utils.results.runs import over_folds
 
 # Macro beside weighted F1: on a corpus of mostly one emotion only the former tells models apart.
@@ -167,8 +167,12 @@ def _pooled(results, row, task):
 
 
 def draw_emotions(results, orders):
-    """F1 of each class on earlier tasks when they were learned and after the last one, as slopes."""
-    tasks, rows = earlier_tasks(orders), results.learners
+    """F1 of each class on earlier tasks when they were learned and after the last one, as slopes.
+
+    Of rows that combine models, which are many, those that --settings names.
+    """
+    tasks, combined = earlier_tasks(orders), results.rows_that(lambda method: method.how == COMBINED)
+    rows = tuple(row for row in results.learners if row not in combined or row in results.named)
     columns = min(len(rows), ABREAST)
     lines = [(order, index, rows[at : at + ABREAST]) for order, index in tasks for at in range(0, len(rows), ABREAST)]
     if not lines:
@@ -233,24 +237,29 @@ def short_number(value):
 
 
 def draw_lambda(results, orders):
-    """Old tasks against the new one along EWC's λ, with the baselines as points on the same folds.
+    """Old tasks against the new one along EWC's λ, with the baselines as points on the same folds, and along the weight α of
+    the later of two models (wise_ft_tuned).
 
     Of several old tasks it is the mean of their scores.
     """
     figure, panels = subplots(len(SHOWN), len(orders), COLUMN, 4.1, squeeze=False)
-    styles, estimates = row_styles(results.baselines), []
+    styles, of_alpha, alphas, estimates = row_styles(results.baselines), METHODS["wise_ft_tuned"].colour, {}, []
     values = sorted({value for order in orders for value in lambda_curve(results, order, SHOWN[0])[0]})
     # Darker with λ: the points lie too close together to be labelled.
     shades = dict(zip(values, colormaps["YlOrBr"](np.linspace(0.3, 1, len(values)))))
     for panel_row, metric in zip(panels, SHOWN):
         for panel, order in zip(panel_row, orders):
-            curve, others = lambda_curve(results, order, metric)
-            if not curve:
+            (curve, others), along_alpha = lambda_curve(results, order, metric), alpha_curve(results, order, metric)
+            if not curve and not along_alpha:
                 panel.axis("off")
                 continue
-            x, x_std, y, y_std = zip(*map(_old_and_new, curve.values()))
-            panel.errorbar(x, y, y_std, x_std, fmt="-", color="#BBBBBB", linewidth=0.8, elinewidth=0.5, zorder=1)
-            panel.scatter(x, y, s=14, color=[shades[value] for value in curve], zorder=2)
+            if curve:
+                x, x_std, y, y_std = zip(*map(_old_and_new, curve.values()))
+                panel.errorbar(x, y, y_std, x_std, fmt="-", color="#BBBBBB", linewidth=0.8, elinewidth=0.5, zorder=1)
+                panel.scatter(x, y, s=14, color=[shades[value] for value in curve], zorder=2)
+            if along_alpha:
+                x, _, y, _ = zip(*map(_old_and_new, along_alpha.values()))
+                panel.plot(x, y, ".-", color=of_alpha, linewidth=0.8, markersize=3, zorder=2)
             panel.margins(0.15)
             for row, of in others.items():
                 x, _, y, _ = _old_and_new(of)
@@ -258,19 +267,24 @@ def draw_lambda(results, orders):
             panel.set_xlabel(f"{order[0]} (old)" if len(order) == 2 else "mean of the old tasks", labelpad=2)
             panel.set_ylabel(f"{order[-1]} (new)", labelpad=2)
             panel.set_title(METRIC_TITLES[metric])
-            estimates.append(next(iter(curve.values()))[0])
+            estimates.append(next(iter((curve or along_alpha).values()))[0])
+            if along_alpha:
+                alphas = along_alpha
     if not estimates:
-        raise CannotDraw("no experiments that differ in --ewc_lambda alone")
+        raise CannotDraw("no experiments that differ in --ewc_lambda alone, and no wise_ft_tuned")
     handles = [
         Line2D([], [], color=shades[value], marker="o", markersize=3.5, ls="", label=f"λ {short_number(value)}")
         for value in values
     ]
     for row, (colour, marker) in styles.items():
         handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, ls="", label=label(row)))
+    if alphas:
+        words = f"WiSE-FT, α {min(alphas):g} to {max(alphas):g}"
+        handles.append(Line2D([], [], color=of_alpha, marker=".", markersize=3, linewidth=0.8, label=words))
     folds, seeds = (max(map(len, counts)) for counts in zip(*((of.per_fold, of.seeds) for of in estimates)))
-    legend_below(
-        figure, handles, 4, f"{_order_of(orders)}EWC along λ: mean and standard deviation over {over_counts(folds, seeds)}"
-    )
+    what = " and ".join(filter(None, ("EWC along λ" if values else "", "WiSE-FT along α" if alphas else "")))
+    text = f"{_order_of(orders)}{what}:\nmean and standard deviation over {over_counts(folds, seeds)}"
+    legend_below(figure, handles, 4 if values else 2, text)
     return figure
 
 

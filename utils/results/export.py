@@ -42,7 +42,9 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
         UserError: if the run is unfinished or cannot be used, lacks what is asked for, or the files exist or cannot be written.
     """
     run_folder, path = Path(run_folder), Path(path)
-    _require_writable(run_folder, path, overwrite, with_fisher)
+    if not (run_folder / METRICS).exists():
+        raise UserError(f"{run_folder} is not a finished run (it has no {METRICS}): name the folder of one")
+    require_writable(path, overwrite, [run_folder], with_fisher)
     fisher = _fisher_of(run_folder) if with_fisher else None
 
     from utils.training.fisher import read_fisher, write_fisher
@@ -54,11 +56,8 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
         raise UserError(f"{run_folder} is of method {config['method']}, which utils/methods.py does not declare")
     if with_centroids and source.centroids is None:
         raise UserError(f"{run_folder} has no {CENTROIDS}: 'python -m utils.training.routing {run_folder}' makes it")
-    # Random encoders are in no other file.
-    state = model.state_dict() if config["arguments"].get("without_pretraining") else model.checkpoint_state()
-    facts = _facts(model, config, read_json(run_folder / METRICS))
-    facts["whole"] = state.keys() == model.state_dict().keys()
-    write_export(path, state, facts, source.tokenizer, source.centroids if with_centroids else None)
+    facts = exported_facts(model, config, read_json(run_folder / METRICS))
+    write_export(path, exported_state(model, config), facts, source.tokenizer, source.centroids if with_centroids else None)
     if with_fisher:
         write_fisher(path.with_suffix(FISHER), read_fisher(fisher))
 
@@ -133,12 +132,11 @@ def _fisher_of(run_folder):
     return usual if usual in found else found[0]
 
 
-def _require_writable(run_folder, path, overwrite, with_fisher):
-    if not (run_folder / METRICS).exists():
-        raise UserError(f"{run_folder} is not a finished run (it has no {METRICS}): name the folder of one")
+def require_writable(path, overwrite, run_folders, with_fisher=False):
+    """Raise UserError if a file cannot be exported to ``path``: it exists, or lies among the files of a run."""
     if path.is_dir() or path.suffix == ".md":
         raise UserError(f"{path} is a folder, or ends as the model card beside it will: name a file, such as model.safetensors")
-    if path.resolve().parent == run_folder.resolve():
+    if path.resolve().parent in [Path(folder).resolve() for folder in run_folders]:
         raise UserError(f"{path} would lie among the run's own files: name a file elsewhere")
     for existing in _written(path, with_fisher):
         if existing.exists() and not overwrite:
@@ -156,7 +154,12 @@ def load_export(path, text_model=None, speech_model=None):
     return sources.load_export(path, text_model, speech_model)
 
 
-def _facts(model, config, metrics):
+def exported_state(model, config):
+    """The tensors that a file holds of a model: what was trained, and random encoders, which are in no other file."""
+    return model.state_dict() if config["arguments"].get("without_pretraining") else model.checkpoint_state()
+
+
+def exported_facts(model, config, metrics):
     """What stands for config.json in the file: nothing of a machine, a recording, or a user's names."""
     from models.encoders import architecture
     from utils.identity import fold_digest
@@ -174,6 +177,7 @@ def _facts(model, config, metrics):
     return {
         "format": EXPORT_FORMAT,
         **{name: config[name] for name in FACTS_OF_RUN},
+        "whole": exported_state(model, config).keys() == model.state_dict().keys(),
         "corpora": {name: fold_digest(of["splits"]) for name, of in sorted(config["corpora"].items())},
         "arguments": {name: config["arguments"][name] for name in ARGUMENTS if name in config["arguments"]},
         "encoders": encoders,

@@ -6,7 +6,7 @@ order in which they are learned.
 
 from collections import defaultdict
 
-from utils.methods import ALONE, JOINT, SEQUENCE, START
+from utils.methods import ALONE, COMBINED, JOINT, SEQUENCE, START
 from utils.results.runs import LABELS, combine, difference, is_lambda_point, mean, over_folds, run_differences
 
 LAMBDA = {"--ewc_lambda"}
@@ -39,7 +39,8 @@ def result_matrix(results, row, order, metric):
 
     A run that learned task i is tested on tasks 1 to i, and the model that it started from is too: row i, and R[i-1,i]. Where
     the run did not test it, R[i-1,i] comes from the tests of that model itself. A model a task stays as it is while later ones
-    are learned, so that R[i,j] = R[j,j]; for a task before its own there is none.
+    are learned, so that R[i,j] = R[j,j]; for a task before its own there is none. Where models are combined there is but one
+    after the first task: row 1 is that of the method whose models they are.
 
     Args:
         results: Results.
@@ -49,7 +50,11 @@ def result_matrix(results, row, order, metric):
     """
     tasks = range(1, len(order) + 1)
     matrix = {(i, j): {} for i in tasks for j in tasks}
-    how = results.method(row).how
+    method = results.method(row)
+    how = method.how
+    if how == COMBINED and results.of_row(method.of):
+        single = result_matrix(results, method.of, order, metric)
+        matrix |= {(1, j): single[1, j] for j in tasks}
     for i, j in matrix:
         if how == ALONE and j <= i:
             matrix[i, j] = results.scores(row, order[j - 1 : j], order[j - 1], metric)
@@ -57,6 +62,8 @@ def result_matrix(results, row, order, metric):
             matrix[i, j] = results.scores(row, order[:i], order[j - 1], metric)
         elif how == SEQUENCE and (j == i + 1 or i == j == 1):  # of the model that the run of the next task started from
             matrix[i, j] = _before(results, row, order[: i + 1], order[j - 1], metric)
+        elif how == COMBINED and j <= i > 1:
+            matrix[i, j] = results.final_scores(row, order[:i], order[j - 1], metric)
     return matrix
 
 
@@ -135,3 +142,26 @@ def lambda_curve(results, order, metric):
 
     others = {row: estimates for row in results.baselines if row not in best.values() and all(estimates := after_all(row))}
     return {value: after_all(best[value]) for value in sorted(best)}, others
+
+
+def alpha_curve(results, order, metric):
+    """Scores on all tasks along α, the weight of the later of two models of which the weighted mean is taken.
+
+    On the folds and seeds of the curve along λ, where there is one.
+
+    Returns:
+        ``{α: [Estimate a task]}`` in ascending order; empty where there are no such runs.
+    """
+    runs = {run.key: run for run in results.of_row("wise_ft_tuned") if run.sequence == tuple(order)}
+    keys = runs.keys()
+    if curve := lambda_curve(results, order, metric)[0]:
+        some = next(iter(curve.values()))[0]
+        keys = {(fold, seed) for fold in some.per_fold for seed in some.seeds}
+    if not keys <= runs.keys():
+        return {}
+    scores = defaultdict(lambda: [{} for _ in order])
+    for key in sorted(keys):
+        for point in runs[key].metrics["along_alpha"]:
+            for of_task, task in zip(scores[point["alpha"]], order):
+                of_task[key] = point["test"][task][metric]
+    return {alpha: list(map(over_folds, of_tasks)) for alpha, of_tasks in scores.items()}

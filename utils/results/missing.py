@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.methods import ALONE, JOINT, KEMDY, METHODS, START
+from utils.methods import ALONE, COMBINED, JOINT, KEMDY, METHODS, START
 from utils.training.arguments import flag_words, training_parser
 
 # Flags that the run scripts set themselves, or that say nothing about a missing run.
@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def missing_commands(found, rows, orders, output_root, folds=None):
-    """The commands for what rows lack, in an order in which they can be run.
+    """The commands for what rows that are trained lack, in an order in which they can be run.
 
     Args:
         found: from ``utils.results.runs.find_runs``; their seeds, folds and flags are those that are missed.
@@ -33,6 +33,7 @@ def missing_commands(found, rows, orders, output_root, folds=None):
     Raises:
         UserError: if a fold is wanted that the runs do not have.
     """
+    rows = {row: method for row, method in rows.items() if method.how != COMBINED}
     runs = [run for run in found if run.metrics and run.experiment in rows]
     k_fold = max((run.config["k_fold"] for run in runs), default=5)
     if folds and max(folds) >= k_fold:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from utils.files import BEST_MODEL, DIGESTS
 from utils.identity import FileDigests
-from utils.methods import ALONE, JOINT, KEMDY, METHODS, SEQUENCE, START
+from utils.methods import ALONE, COMBINED, JOINT, KEMDY, METHODS, SEQUENCE, START
 from utils.results import CALIBRATION, METRIC_TITLES
 from utils.results.measures import formulas, lambda_curve, measures, over_orders, result_matrix
 from utils.results.runs import (
@@ -62,7 +62,7 @@ def score_tables(results, metric):
             rows[row] = {task: over_folds(results.final_scores(row, order, task, metric)) for task, order in columns}
         title = f"{which}{'t' if which else 'T'}est {METRIC_TITLES[metric]}"
         how = _how_scores_are_read(results, learned_first=len({order for _, order in columns}) > 1)
-        tables.append(Table("scores", title, "setting", rows, {"metric": metric}, how, digits=4))
+        tables.append(Table("scores", title, "setting", rows, {"metric": metric}, how, 4, _keeping(results)))
     return tables
 
 
@@ -78,6 +78,8 @@ def _how_scores_are_read(results, learned_first):
         said.append(f"{listed(alone)} trained a model on the column's task alone")
     if joint:
         said.append(f"{listed(joint)} on all tasks at once")
+    for of, rows in _combined(results).items():
+        said.append(f"{_say(rows, 'combines', 'combine')} {of}'s models without training")
     sentence = f"{'; '.join(said)}. majority always predicts the training split's majority class."
     return (sentence[0].upper() + sentence[1:], *_what_methods_are_given(results))
 
@@ -89,17 +91,37 @@ def _say(names, one, several):
 
 def _what_methods_are_given(results):
     """Which rows are told the task at test time, and which need recordings of earlier tasks."""
-    told, untold = (results.rows_that(lambda m, told=told: m.told_task == told) for told in (True, False))
-    lines = []
+    told, untold = (results.rows_that(lambda m, told=told: m.told_task == told and not m.answers) for told in (True, False))
+    several, lines = results.rows_that(lambda m: m.answers), []
     if told and untold:
         lines.append(
             f"{_say(told, 'is', 'are')} told which task an utterance is of, with a model or adapters for each; "
             f"{_say(untold, 'is', 'are')} not told: one model classifies all."
         )
-    keeping = results.rows_that(lambda m: m.keeps_data)
-    if keeping:
-        lines.append(f"{_say(keeping, 'needs', 'need')} the recordings of earlier tasks.")
-    return lines
+    if several:
+        lines.append(
+            f"{_say(several, 'is', 'are')} not told: the adapter is chosen for each utterance by its features or by its "
+            "entropy, or the probabilities of all adapters are averaged."
+        )
+    return [*lines, *_what_is_kept(results)]
+
+
+def _combined(results):
+    """Rows of models that are combined, by the method whose models they are: ``{name: rows}``."""
+    rows = results.rows_that(lambda m: m.how == COMBINED)
+    names = dict.fromkeys(results.method(row).of for row in rows)
+    return {name: results.rows_that(lambda m, name=name: m.of == name, rows) for name in names}
+
+
+def _keeping(results):
+    """Rows that need recordings of earlier tasks, which tables mark."""
+    return results.rows_that(lambda m: m.keeps_data)
+
+
+def _what_is_kept(results):
+    keeping, tuned = _keeping(results), results.rows_that(lambda m: m.keeps_data and m.how == COMBINED)
+    why = f"; {listed(tuned)} to choose α by the validation splits of all" if tuned else ""
+    return [f"† {_say(keeping, 'needs', 'need')} the recordings of earlier tasks{why}."] if keeping else []
 
 
 def measure_tables(results, metric):
@@ -111,6 +133,10 @@ def measure_tables(results, metric):
         f"{_say(alone, 'has', 'have')} a model a task, which later ones do not change: BWT is 0 by construction, and there "
         "is no R[i,j] with j > i."
     ] * bool(alone)
+    by_construction += [
+        f"R[1,j] of {listed(rows)} is {START if METHODS[of].how == SEQUENCE else of}'s: after one task there is but one model."
+        for of, rows in _combined(results).items()
+    ]
     for order in results.orders:
         rows = {row: _estimates(measures(results, row, order, metric)) for row in rows_of}
         about = {"metric": metric}
@@ -120,13 +146,13 @@ def measure_tables(results, metric):
         if len(order) > 2:  # R as rows of its own, or the table would be too wide
             tables.append(_matrix_table(results, order, metric, about, notes))
             rows = {row: {name: of[name] for name in formulas(len(order))} for row, of in rows.items()}
-        tables.append(Table("continual", title, "method", rows, about, how))
+        tables.append(Table("continual", title, "method", rows, about, how, marked=_keeping(results)))
     for orders in _orders_of_same_tasks(results.orders):
         rows = {row: _estimates(over_orders(results, row, orders, metric)) for row in rows_of}
         title = f"Mean over {len(orders)} orders of {listed(sorted(orders[0]))}: continual learning by {METRIC_TITLES[metric]}"
         how = ("Formed for each order within a fold and seed; a dash where a row lacks one of the orders.",)
         about = {"metric": metric, "orders": " ".join("+".join(order) for order in orders)}
-        tables.append(Table("continual_mean", title, "method", rows, about, how))
+        tables.append(Table("continual_mean", title, "method", rows, about, how, marked=_keeping(results)))
     return tables
 
 
@@ -166,7 +192,28 @@ def paired_tables(results, metric):
             "training data, so the intervals are rather too narrow (Nadeau & Bengio 2003); with two folds they are very wide.",
         )
         title = f"{which}{'p' if which else 'P'}aired differences of {METRIC_TITLES[metric]}"
-        tables.append(Table("paired_differences", title, "setting", rows, {"metric": metric}, notes))
+        tables.append(Table("paired_differences", title, "setting", rows, {"metric": metric}, notes, marked=_keeping(results)))
+    return tables
+
+
+def routing_tables(results, metric):
+    """Scores of adapters that are combined, since nobody says which corpus an utterance is from, and of each adapter alone."""
+    tables, rows_of = [], results.rows_that(lambda method: method.how == COMBINED and not method.in_order)
+    for which, columns in views(results):
+        rows = {}
+        for row in rows_of:
+            cells = rows[row] = {}
+            for task, order in columns:
+                of_task = results.run_of(row, order, task), task
+                cells[f"{task}, routed"] = over_folds(results.scores(row, *of_task, "routing"))
+                for title, when in (("score", "test"), ("right", "test_right"), ("wrong", "test_wrong")):
+                    cells[f"{task}, {title}"] = over_folds(results.scores(row, *of_task, metric, when))
+        notes = (
+            "routed: share of the corpus's utterances that were given to its own adapter; right, wrong: the score with its own "
+            "adapter for all, and with another (the mean over the others).",
+        )
+        title = f"{which}{'w' if which else 'W'}ithout being told the corpus: {METRIC_TITLES[metric]}"
+        tables.append(Table("routing", title, "setting", rows, {"metric": metric}, notes))
     return tables
 
 
@@ -267,14 +314,18 @@ def parameter_table(results):
         counts = results.of_row(row)[0].config["parameters"]
         rows[row] = {"of the model": counts["total"], "trained": counts["trained"], "stored": counts["stored"]}
         rows[row]["told the task"] = results.method(row).told_task
-    one, each = (results.rows_that(lambda m, alone=alone: (m.how == ALONE) == alone) for alone in (False, True))
+    one, each = (
+        results.rows_that(lambda m, several=several: (m.how == ALONE or bool(m.answers)) == several)
+        for several in (False, True)
+    )
     serves = [f"one file serves all tasks for {listed(one)}"] if one else []
     serves += [f"{_say(each, 'needs', 'need')} one a task"] if each else []
     notes = (
         f"stored is what best_model.pt holds: {'; '.join(serves)}. Adapters need the frozen encoders beside it, once for all "
         "tasks.",
+        *_what_is_kept(results),
     )
-    return Table("parameters", "Parameters", "setting", rows, notes=notes)
+    return Table("parameters", "Parameters", "setting", rows, notes=notes, marked=_keeping(results))
 
 
 def notes(results, output_root):
@@ -316,7 +367,8 @@ def row_notes(results):
 
 def _different_settings(results):
     """Encoders and the most important flags in which the methods' own rows differ."""
-    lines, firsts = [], {row: results.of_row(row)[0].config for row in results.rows if row in METHODS}
+    trained = results.rows_that(lambda method: method.how != COMBINED)
+    lines, firsts = [], {row: results.of_row(row)[0].config for row in trained if row in METHODS}
     for kind in ("text", "speech"):
         encoders = {row: config["encoders"][kind] for row, config in firsts.items() if kind in config["encoders"]}
         alike = _groups({row: of["fingerprint"] for row, of in encoders.items() if of["pretrained"]})
@@ -335,20 +387,22 @@ def _groups(values):
 
 
 def other_starts(results, output_root):
-    """A line for each run that did not start from START's model, or its own row's, as it is now."""
+    """A line for each run that was not made of the models that lie there now: START's, its own row's, or those combined."""
     models = {(run.experiment, run.sequence, run.key): run.path / BEST_MODEL for run in results.runs}
     starts = []
     for run in results.of_row(*results.rows):
         owner = START if len(run.sequence) == 2 else run.experiment
         model = models.get((owner, run.sequence[:-1], run.key))
         if METHODS[run.method].how == SEQUENCE and run.config.get("started_from") and model and model.is_file():
-            starts.append((run, owner, model))
-    digests = FileDigests(Path(output_root) / DIGESTS)(*(model for *_, model in starts))
-    return [
-        f"{run.path} did not start from {owner}'s model as it is now."
-        for (run, owner, _), digest in zip(starts, digests)
-        if digest != run.config["started_from"]["sha256"]
-    ]
+            text = f"{run.path} did not start from {owner}'s model as it is now."
+            starts.append((model, run.config["started_from"]["sha256"], text))
+        for parent in run.config.get("parents", ()):
+            model = Path(output_root) / parent["run"] / BEST_MODEL
+            if model.is_file():
+                text = f"{run.path} was not made of {model} as it is now; bash run-combine.sh makes it again."
+                starts.append((model, parent["sha256"], text))
+    digests = FileDigests(Path(output_root) / DIGESTS)(*(model for model, *_ in starts))
+    return [text for (_, then, text), digest in zip(starts, digests) if digest != then]
 
 
 def other_names(results, found):

@@ -12,7 +12,7 @@ from scipy import stats
 from utils.errors import UserError
 from utils.files import CONFIG, HISTORY, METRICS, read_json
 from utils.identity import differences, identity, read_run_config
-from utils.methods import JOINT, KEMDY, METHODS, SEQUENCE, START
+from utils.methods import ALONE, COMBINED, JOINT, KEMDY, METHODS, SEQUENCE, START
 from utils.metrics import majority_scores
 from utils.results import CALIBRATION, METRIC_TITLES, TESTS
 
@@ -20,7 +20,7 @@ COLUMNS = ("experiment", "method", "sequence", "trained", "fold", "seed", "teste
 # Rows that paired differences are formed to unless others are named.
 BASELINES = ("finetune", "adapter")
 # In what the runs of one row may differ: which of the grid they are, and what each starts from.
-MAY_DIFFER = {"--num_fold", "--seed", "--exp_name", "--init_name", "starting model", "sequence of tasks"}
+MAY_DIFFER = {"--num_fold", "--seed", "--exp_name", "--init_name", "--alpha", "starting model", "sequence of tasks"}
 # A corpus's own classes, or those of all corpora of a sequence: the same within a sequence alone.
 LABELS = {"labels"}
 CONFIDENCE = 0.95
@@ -61,6 +61,11 @@ class FoundRun:
     @property
     def fold(self):
         return self.config.get("fold")
+
+    @property
+    def is_combined(self):
+        """Was it made of finished runs, without training?"""
+        return self.method is not None and METHODS[self.method].how == COMBINED
 
     @property
     def key(self):
@@ -117,9 +122,10 @@ class Results:
 
     Attributes:
         rows, baselines: names of those shown, in order.
+        named: those of ``settings``.
         runs: the finished runs of all rows kept.
-        table: a DataFrame with COLUMNS; ``sequence`` is a tuple, ``metric`` an F1, a calibration error, or a
-            class for its own F1.
+        table: a DataFrame with COLUMNS; ``sequence`` is a tuple, ``metric`` an F1, a calibration error, a class for its
+            own F1, or ``routing``: the share of utterances that were given to the adapter of their corpus.
         left_out: a line for each row that is left out, why.
 
     Raises:
@@ -134,10 +140,12 @@ class Results:
         for name in baselines or ():
             if name not in names:
                 raise UserError(f"--baseline {name}: there is no such experiment")
+        self.named = tuple(settings or ())
         rows = tuple(dict.fromkeys(settings or (name for name in METHODS if name in names)))
         baselines = tuple(baselines or (name for name in BASELINES if name in names))
         along_lambda = (run.experiment for run in found if is_lambda_point(run))
-        own_rows = (run.method for run in found if run.experiment in rows and run.method)
+        own_rows = [run.method for run in found if run.experiment in rows and run.method]
+        own_rows += [METHODS[name].of for name in own_rows if METHODS[name].of]
         kept = dict.fromkeys((*rows, *baselines, START, JOINT, *along_lambda, *own_rows))
         by_row = {name: [run for run in found if run.experiment == name] for name in [*METHODS, *kept] if name in kept}
         by_row, self.left_out = comparable({name: runs for name, runs in by_row.items() if runs})
@@ -160,7 +168,7 @@ class Results:
             sequence: tasks in the order learned; of joint in any order.
             tested: the task tested.
             metric: f1_weighted, f1_macro, f1_micro, or a class for its own F1.
-            when: one of TESTS.
+            when: one of ``utils.results.TESTS``.
         """
         return self._scores.get((row, tuple(sequence), tested, metric, when), {})
 
@@ -170,8 +178,10 @@ class Results:
 
     def run_of(self, row, order, tested):
         """Sequence of the row's run that is tested on ``tested`` after all of ``order`` was learned."""
-        how = self.method(row).how
-        return tuple(order) if how == SEQUENCE else tuple(sorted(order)) if how == JOINT else (tested,)
+        method = self.method(row)
+        if method.how == ALONE:
+            return (tested,)
+        return tuple(order) if method.in_order else tuple(sorted(order))
 
     def method(self, row):
         """The Method of a row."""
@@ -241,8 +251,8 @@ def score_table(runs):
         about = (run.experiment, run.method, run.sequence, run.task, *run.key)
         for when in TESTS:
             for tested, test in run.metrics.get(when, {}).items():
-                values = {metric: test[metric] for metric in (*METRIC_TITLES, *CALIBRATION) if metric in test}
-                values |= {label: of["f1"] for label, of in test["per_class"].items()}
+                values = {metric: test[metric] for metric in (*METRIC_TITLES, *CALIBRATION, "routing") if metric in test}
+                values |= {label: of["f1"] for label, of in test.get("per_class", {}).items()}
                 records += [(*about, tested, when, metric, value) for metric, value in values.items()]
     return pd.DataFrame(records, columns=COLUMNS)
 

@@ -12,7 +12,16 @@ from utils.results.runs import Estimate
 
 MISSING = "-"
 WIDTH = 128
-LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "λ": r"$\lambda$", "−": "--", "–": "--", "→": r"$\rightarrow$"}
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "λ": r"$\lambda$",
+    "α": r"$\alpha$",
+    "†": r"$\dagger$",
+    "−": "--",
+    "–": "--",
+    "→": r"$\rightarrow$",
+}
 LATEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX = str.maketrans(LATEX)
 
@@ -42,6 +51,7 @@ class Table:
         about: further facts for every row of csv and json, such as the metric.
         notes: sentences below the table.
         digits: decimals of its numbers.
+        marked: names of the rows that people read with a dagger.
     """
 
     name: str
@@ -51,6 +61,7 @@ class Table:
     about: dict = field(default_factory=dict)
     notes: tuple = ()
     digits: int = 3
+    marked: tuple = ()
 
     @property
     def columns(self):
@@ -76,7 +87,7 @@ class Table:
         """The table as lists of texts, its heading first."""
         lines = [[self.corner, *self.columns]]
         for name, row in self.rows.items():
-            lines.append([name, *(self._text(cell) for cell in row.values())])
+            lines.append([f"{name} †" if name in self.marked else name, *(self._text(cell) for cell in row.values())])
         return lines
 
     def _text(self, cell):

@@ -1,0 +1,133 @@
+"""The weighted mean of two models' weights, as a file like any other: ``python -m utils.results.merge A B --output FILE``."""
+
+import sys
+
+from utils.errors import UserError, one_line_errors, printable
+from utils.flags import Parser, between, encoder_name, named_path
+
+# torch and all that is built on it are imported within functions: --help need not wait for it.
+
+# In what two models had better not differ.
+DIFFERING = {
+    "seed": "their new layers were drawn apart, and the mean is worse for it (.04 to .06 of weighted F1 for adapters of the "
+    "synthetic demonstration)",
+    "fold": "the mean may have been trained on either one's test utterances",
+}
+
+
+def mean_state(one, other, alpha):
+    """(1 - alpha) one + alpha other, tensor by tensor; of equal ones, and for 0 and 1, bit for bit what they are.
+
+    Args:
+        one, other: state dicts of one architecture; what is no floating-point tensor is taken from ``one``.
+        alpha: the weight of ``other``, from 0 to 1.
+    """
+    import torch
+
+    if alpha in (0, 1):
+        return dict((one, other)[int(alpha)])
+    return {
+        name: torch.lerp(tensor, other[name], alpha) if tensor.is_floating_point() else tensor for name, tensor in one.items()
+    }
+
+
+def require_alike(one, other, first, second):
+    """Raise UserError unless a mean of two models' weights is a model.
+
+    Args:
+        one, other: their config.json, or the facts of an exported file.
+        first, second: their paths, for messages.
+    """
+    both = f"{first} and {second}"
+    if one["model"] != other["model"]:
+        raise UserError(f"{both} are of models {one['model']} and {other['model']}: a mean of their weights is none")
+    if one["labels"] != other["labels"]:
+        raise UserError(
+            f"{both} have the classes {', '.join(one['labels'])} and {', '.join(other['labels'])}: a mean of weights needs the "
+            "same ones in the same order"
+        )
+    for kind, of in one["encoders"].items():
+        if of["fingerprint"] != other["encoders"][kind]["fingerprint"]:
+            raise UserError(f"{both} are over different {kind} encoders: a mean of weights needs the same ones")
+    sizes = [of["arguments"].get("adapter_size") for of in (one, other)]
+    if sizes[0] != sizes[1]:
+        raise UserError(f"{both} have --adapter_size {sizes[0]} and {sizes[1]}: a mean of weights needs the same")
+
+
+def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, speech_model=None):
+    """Write the weighted mean of two models as an exported file, with its model card beside it.
+
+    Args:
+        first, second: run folders, exported files, or ``hub:OWNER/NAME``.
+        path: the file to write.
+        alpha: the weight of the second, from 0 to 1.
+        overwrite: replace existing files.
+        text_model, speech_model: as ``load_model`` takes them.
+
+    Returns:
+        Lines that warn of what makes the mean worse than it could be.
+
+    Raises:
+        UserError: if a model cannot be used, a mean of the two is no model, or the file exists or cannot be written.
+    """
+    from utils.results.export import exported_facts, exported_state, require_writable, write_export
+    from utils.training.sources import load_model
+
+    require_writable(path, overwrite, [first, second])
+    sources = [load_model(named, text_model, speech_model) for named in (first, second)]
+    one, other = (
+        exported_facts(source.model, source.facts, {"test": {}}) if source.path.is_dir() else source.facts for source in sources
+    )
+    require_alike(one, other, first, second)
+    model = sources[0].model
+    model.load_checkpoint_state(mean_state(*(source.model.checkpoint_state() for source in sources), alpha))
+    arguments = {name: value for name, value in one["arguments"].items() if other["arguments"].get(name) == value}
+    arguments |= {name: max(of["arguments"][name] for of in (one, other)) for name in ("max_text_len", "max_seq_len")}
+    sequence = list(dict.fromkeys(one["sequence"] + other["sequence"]))
+    facts = one | {
+        "method": "merged",
+        "task": "+".join(sequence),
+        "sequence": sequence,
+        "corpora": one["corpora"] | other["corpora"],
+        "synthetic": one["synthetic"] or other["synthetic"],
+        "arguments": arguments,
+        # Nothing was measured of the mean.
+        "temperature": None,
+        "scores": {},
+        "scores_without_text": {},
+        "parents": [source.digest for source in sources],
+        "alpha": alpha,
+    }
+    write_export(path, exported_state(model, facts), facts, sources[0].tokenizer)
+    return [
+        f"{first} is of {name} {one[name]} and {second} of {name} {other[name]}: {why}"
+        for name, why in DIFFERING.items()
+        if one[name] != other[name]
+    ]
+
+
+@one_line_errors
+def main():
+    parser = Parser(
+        prog="python -m utils.results.merge",
+        description="Write the weighted mean of two models' weights as a file that serves as any exported one.",
+    )
+    for name, which in (("first", "A"), ("second", "B")):
+        parser.add_argument(name, type=named_path, metavar=which, help="a run folder, an exported file, or hub:OWNER/NAME")
+    parser.add_argument("--alpha", type=between(float, 0, 1), default=0.5, help="the weight of B; A's is 1 - alpha")
+    parser.add_argument("--output", dest="path", type=named_path, required=True, metavar="FILE", help="file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE and its card")
+    for kind in ("text", "speech"):
+        parser.add_argument(
+            f"--{kind}_model",
+            type=encoder_name,
+            help=f"{kind} encoder of the models (default: theirs, if it is on this machine)",
+        )
+    args = parser.parse_args()
+    for warning in merge(**vars(args)):
+        print(printable(f"note: {warning}"), file=sys.stderr)
+    print(f"wrote {args.path} ({args.path.stat().st_size / 1e6:,.1f} MB) and {args.path.with_suffix('.md')}")
+
+
+if __name__ == "__main__":
+    main()
