@@ -18,9 +18,11 @@ import evaluate
 from utils.data.corpus import read_corpus
 from utils.errors import UserError
 from utils.files import BEST_MODEL, METRICS
+from utils.methods import KEMDY
 from utils.results import score
 from utils.results.export import export
 from utils.results.measures import measures
+from utils.results.merge import merge
 from utils.results.runs import Results, find_runs
 from utils.results.score import join_scores, write_scores
 from utils.training.checkpoints import state_digest
@@ -105,6 +107,19 @@ def test_a_model_is_not_scored_on_what_it_may_have_seen(outputs, data_root, call
     assert "RAV has" in line and "labels that are no class here (calm" in line
     shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns(METRICS))
     assert "is not a finished run" in refused(tmp_path / "run", "--task", "KEMDy19")
+
+
+def test_a_merged_model_is_scored_like_any_other(outputs, data_root, give, call_main, tmp_path):
+    merge(*(folder(outputs, "task_a", task) for task in KEMDY), tmp_path / "merged.safetensors")
+    files = []
+    for task in KEMDY:
+        give(tmp_path / "merged.safetensors", task, "--data_root", data_root)
+        files.append((tmp_path / "scores.json").rename(tmp_path / f"{task}.json"))
+    code, stdout, stderr = call_main(evaluate, "--output_root", outputs, "--format", "json", "--scores", *files)
+    assert code == 0, stderr
+    cells = [cell for table in json.loads(stdout)["tables"] for cell in table["cells"]]
+    scores = {cell["column"]: cell["value"] for cell in cells if (cell["table"], cell["row"]) == ("scores", "merged")}
+    assert set(scores) == set(KEMDY) and None not in scores.values()
 
 
 def test_what_transcripts_are_worth(outputs, give, call_main, tmp_path):

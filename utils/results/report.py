@@ -107,8 +107,8 @@ def _what_methods_are_given(results):
 
 
 def _combined(results):
-    """Rows of models that are combined, by the method whose models they are: ``{name: rows}``."""
-    rows = results.rows_that(lambda m: m.how == COMBINED)
+    """Rows of models that are combined, by the method whose models they are: ``{name: rows}``; merged is of any."""
+    rows = results.rows_that(lambda m: m.how == COMBINED and m.of)
     names = dict.fromkeys(results.method(row).of for row in rows)
     return {name: results.rows_that(lambda m, name=name: m.of == name, rows) for name in names}
 

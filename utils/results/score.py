@@ -101,7 +101,9 @@ def _run_of(facts, task, fold, changes):
 
     told = {name: facts[name] for name in ("k_fold", "seed", "sequence")}
     told |= {"task": task, "num_fold": fold, "exp_name": facts["method"], "text_model": facts["encoders"]["text"]["name"]}
-    args = {"data_root": "data", "output_root": "outputs", "skip_bad_files": False, **facts["arguments"], **told, **changes}
+    # A merged model has only the arguments that both of its parents had.
+    args = {"data_root": "data", "output_root": "outputs", "skip_bad_files": False, "batch_size": 32, "mixed_precision": "auto"}
+    args |= {**facts["arguments"], **told, **changes}
     if args["mixed_precision"] != "no":  # bf16 where this machine has it
         args["mixed_precision"] = "auto"
     return Run(Namespace(**args), facts["method"])
