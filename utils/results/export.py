@@ -167,7 +167,7 @@ def exported_facts(model, config, metrics):
 
     encoders = {
         kind: {
-            "name": _name_without_path(of),
+            "name": name_without_path(of),
             "fingerprint": of["fingerprint"],
             "synthetic": of["synthetic"],
             "architecture": architecture(getattr(model, f"{kind}_encoder")),
@@ -191,7 +191,7 @@ def _scores(tests):
     return {task: {score: test[score] for score in SCORES} for task, test in tests.items()}
 
 
-def _name_without_path(encoder):
+def name_without_path(encoder):
     from models.hub import HUB_NAME
 
     name = encoder["name"]
