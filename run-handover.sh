@@ -64,7 +64,6 @@ ln -sfn "$(cd "$data" && pwd)/KEMDy20" $b/data/KEMDy20
 
 printf '\n1. A trains a model and gives it to B, with its Fisher information.\n'
 step python continual_learning_init.py --task KEMDy19 $(on $a) $fusion
-step python -m utils.training.fisher $a/outputs/task_a/fold_0/KEMDy19 $machine
 step python -m utils.results.export $a/outputs/task_a/fold_0/KEMDy19 $a/exchange/task_a.safetensors --with_fisher --overwrite
 step cp $a/exchange/task_a.safetensors $a/exchange/task_a.fisher.safetensors $b/exchange
 
