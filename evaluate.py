@@ -19,6 +19,9 @@ MACHINE_FLAGS = ("cpu", "num_workers", "data_root", "text_model", "speech_model"
 def parse_args():
     parser = Parser(description=__doc__)
     parser.add_argument("--output_root", type=named_path, default="outputs", help="folder that the experiments were written to")
+    parser.add_argument(
+        "--scores", type=named_path, nargs="+", default=[], metavar="FILE", help="score files of other institutions to join"
+    )
     parser.add_argument("--folds", type=count, nargs="+", metavar="K", help="only these folds (default: all that were run)")
     parser.add_argument(
         "--settings", nargs="+", metavar="NAME", help="experiments in the tables, in this order (default: those of the methods)"
@@ -56,6 +59,8 @@ def parse_args():
     args = parser.parse_args()
     if args.figures and (args.published or args.list or args.recompute):
         parser.error("--figures goes with the tables, not with --published, --list or --recompute")
+    if args.scores and (args.list or args.recompute):
+        parser.error("--scores goes with the tables, not with --list or --recompute, which are of run folders")
     return args
 
 
@@ -65,9 +70,10 @@ def main():
     # pandas and scikit-learn are loaded only where there is something to do.
     from utils.results.report import run_table
     from utils.results.runs import find_runs
+    from utils.results.score import join_scores
     from utils.results.tables import Report
 
-    found = find_runs(args.output_root)
+    found = join_scores(find_runs(args.output_root), args.scores)
     if not found and not args.published:
         raise UserError(
             f"--output_root {args.output_root} holds no experiments (<experiment>/fold_0/<task>): name the folder that they "
@@ -103,15 +109,18 @@ def tables(found, args):
     if results and results.rows:
         shown = [table for metric in metrics for table in report.score_tables(results, metric)]
         for metric in metrics if args.metric else MEASURED:
-            for make in (report.measure_tables, report.paired_tables, report.routing_tables, report.lambda_tables):
+            parts = (report.measure_tables, report.paired_tables, report.routing_tables, report.without_text_tables)
+            for make in (*parts, report.lambda_tables):
                 shown += make(results, metric)
         shown += [*report.class_tables(results), *report.calibration_tables(results), report.parameter_table(results)]
     rows = {name: METHODS[name] for name in args.settings or METHODS if name in METHODS}
     rows |= {name: results.method(name) for name in results.rows} if results else {}
     orders = results.orders if results else ()
+    # Runs that lie elsewhere are made there.
+    missing = [] if args.scores else missing_commands(found, rows, orders, args.output_root, args.folds)
     lists = {
         "Rows under other names, and in what they differ": report.row_notes(results) if results else [],
-        "Missing runs, by the commands that make them": missing_commands(found, rows, orders, args.output_root, args.folds),
+        "Missing runs, by the commands that make them": missing,
         "Further experiments, which --settings shows": report.other_names(results, found),
     }
     lists = {heading: lines for heading, lines in lists.items() if lines}

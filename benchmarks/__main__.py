@@ -91,8 +91,8 @@ def take(rows, args):
                 results[what, precision, side] = results[what, "no", side]  # the published procedure knows float32 only
             elif not (what == "written" and of):  # which is the same each time
                 of += attempt(what, side, folder, precision, args)
-        wanted = args.only or ("flops", "features", "loading")
-        for what in {"flops", "features"}.intersection(wanted):
+        wanted = args.only or ("flops", "features", "loading", "predict")
+        for what in {"flops", "features", "predict"}.intersection(wanted):
             results[what, "no", "ours"] = sum((attempt(what, "ours", folder, "no", args) for _ in range(args.repeats)), [])
         if "loading" in wanted:
             results["loading"] = {n: one for n in THREADS for one in attempt("loading", "ours", folder, "no", args, n)}
@@ -147,6 +147,16 @@ def report(rows, results, args):
         numbers["loading"] = {n: one["value"] for n, one in results["loading"].items()}
         times = ", ".join(f"{n}: {1000 * one['value']:.2g} ms" for n, one in results["loading"].items())
         lines.append(f"Reading a batch of wavs, by threads that read ahead: {times}.")
+    if ("predict", "no", "ours") in results:
+        of = [one["value"] for one in results["predict", "no", "ours"]]
+        found = numbers["predict"] = {name: statistics.median(one[name] for one in of) for name in of[0]}
+        rates = {name: f"{1 / found[name]:.3g}" for name in ("bare", "many", "bare, one", "one")}
+        lines.append(
+            f"Predicting with an adapter: {rates['many']} utterances/s of many files, {found['bare'] / found['many']:.2f} of "
+            f"the {rates['bare']} of the bare model on ready tensors; {rates['one']} one file a call, "
+            f"{found['bare, one'] / found['one']:.2f} of {rates['bare, one']}. Import takes {found['import']:.2g} s, loading "
+            f"{found['loading']:.2g} s."
+        )
     return [*lines, results.get("profile", "")], numbers
 
 
@@ -166,7 +176,7 @@ def main():
     parser.add_argument("--steps", type=positive_int, default=3, help="steps of each measurement, after one to warm up")
     parser.add_argument("--repeats", type=positive_int, default=3, help="measurements of each side, by turns")
     parser.add_argument("--batch_size", type=positive_int, default=8, help="utterances a step")
-    names = list(dict.fromkeys([*(what for what, *_ in ROWS), "flops", "features", "loading"]))
+    names = list(dict.fromkeys([*(what for what, *_ in ROWS), "flops", "features", "loading", "predict"]))
     parser.add_argument("--only", nargs="+", choices=names, help="some of the measurements")
     parser.add_argument("--profile", action="store_true", help="also show where the time of fusion training in bf16 goes")
     parser.add_argument("--output", type=named_path, help="also write the numbers as JSON")

@@ -7,27 +7,37 @@ import argparse
 import json
 import os
 import resource
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertTokenizer
 
 from benchmarks import published
-from benchmarks.material import NumberTokenizer, corpus_paths, make_encoders
+from benchmarks.material import VOCABULARY, NumberTokenizer, corpus_paths, make_encoders
 from ewc import ElasticWeightConsolidation
 from models import AdapterFusionClassifier, FusionClassifier
+from models.encoders import load_encoder
+from predict import load_predictor
 from utils.data.batches import BalancedBatchSampler, Loader, Sound, UtteranceDataset, make_task
 from utils.data.corpus import read_corpus
 from utils.data.kemdy import EMOTIONS
 from utils.data.speech_cache import corpus_features
+from utils.files import BEST_MODEL, CONFIG, write_json
 from utils.flags import named_path
+from utils.identity import FORMAT
 from utils.training.arguments import training_parser
-from utils.training.engine import Training, evaluate, train_one_epoch
+from utils.training.checkpoints import assemble
+from utils.training.engine import Training, evaluate, to_device, train_one_epoch
 from utils.training.fisher import fisher_information
 from utils.training.run import Run
 from utils.training.strategy import Strategy
@@ -217,6 +227,68 @@ def loading(args):
     return timed(lambda: [None for _ in loader]) / batches
 
 
+def predict(args):
+    """Seconds an utterance of predict.py with an adapter, against its bare model on tensors that are ready, and to start."""
+    run, utterances = make_adapter_run(args), load(args.folder).corpus.utterances.head(args.batch_size * args.steps)
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import utils.training.predictor"], check=True)
+    imported = time.perf_counter()
+    predictor = load_predictor(run, batch_size=args.batch_size)
+    found = {"import": imported - started, "loading": time.perf_counter() - imported}
+    model, device = predictor.sources[0].model, predictor.device
+    by_length = utterances.iloc[np.argsort(-utterances["duration"].to_numpy(), kind="stable")]
+    dataset = UtteranceDataset(by_length, EMOTIONS, predictor.sources[0].tokenizer, 256, Sound(5))
+
+    @torch.inference_mode()
+    def bare(size):
+        for batch in ready[size]:
+            model(batch["speech_inputs"], batch["text_inputs"]).softmax(dim=-1).cpu()
+
+    def many():
+        predictor.predict(utterances["wav_path"], utterances["text"])
+
+    def one():
+        for file, text in zip(few["wav_path"], few["text"]):
+            predictor.predict(file, text)
+
+    starts = range(0, len(dataset), args.batch_size)
+    few, ready = by_length.iloc[starts], {}
+    for size in (args.batch_size, 1):
+        loader = Loader(dataset, [list(range(at, at + size)) for at in starts], 0)
+        ready[size] = [to_device(batch, device) for batch in loader]
+    work = {
+        "bare": (lambda: bare(args.batch_size), len(utterances)),
+        "many": (many, len(utterances)),
+        "bare, one": (lambda: bare(1), len(few)),
+        "one": (one, len(few)),
+    }
+    seconds = {name: [] for name in work}
+    for _ in range(4):
+        for name, (what, count) in work.items():
+            seconds[name].append(timed(what) / count)
+    return found | {name: statistics.median(times[1:]) for name, times in seconds.items()}  # the first turn warms up
+
+
+def make_adapter_run(args):
+    """Run folder of an adapter over encoders with random weights, all written below the benchmark's folder."""
+    run = args.folder / "adapter"
+    if run.exists():
+        return run
+    places = {f"{kind}_model": str(args.folder / "encoders" / kind) for kind in ("text", "speech")}
+    for encoder, place in zip(encoders(args), places.values()):
+        encoder.save_pretrained(place)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(VOCABULARY - 5))]
+    BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(places["text_model"])
+    loaded = [load_encoder(name.removesuffix("_model"), place) for name, place in places.items()]
+    config = {"format": FORMAT, "method": "adapter", "model": "adapter", "task": TASK, "labels": EMOTIONS}
+    config["arguments"] = {"adapter_size": 64, "max_seq_len": 5.0, "max_text_len": 256, **places}
+    config["encoders"] = {kind: encoder.provenance for kind, encoder in zip(("text", "speech"), loaded)}
+    run.mkdir()
+    torch.save(assemble(config, *loaded).checkpoint_state(), run / BEST_MODEL)
+    write_json(run / CONFIG, config)
+    return run
+
+
 def flops(args):
     """Floating-point operations, not seconds, of one training step of our fusion model: forward and backward."""
     task = load(args.folder)
@@ -243,7 +315,7 @@ def ewc(args):
 
 MEASUREMENTS = {
     work.__name__: work
-    for work in (start_up, fusion, ewc, adapter, features, validation, fisher, written, loading, flops, profile)
+    for work in (start_up, fusion, ewc, adapter, features, validation, fisher, written, loading, predict, flops, profile)
 }
 
 

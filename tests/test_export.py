@@ -215,8 +215,6 @@ def test_fisher_information_is_written_beside_the_file(copied, tmp_path, call_ma
         facts = {"task": "A", "model": "1" * 64, "batch_size": batch_size, "utterances": "1"}
         torch.save(facts | {"fisher": {"classifier.bias": torch.ones(3)}}, run / f"fisher-b{batch_size}.pt")
 
-    code, _, stderr = call_main(export_module, run, path, "--with_fisher")
-    assert code == 1 and "has no fisher-b10.pt: 'python -m utils.training.fisher " in stderr and not path.exists()
     for batch_size in (1, 10):  # the only one, and of two the usual one
         keep(batch_size)
         code, stdout, stderr = call_main(export_module, run, path, "--with_fisher", "--overwrite")

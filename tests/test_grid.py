@@ -105,7 +105,10 @@ def test_a_method_without_a_run_script_and_an_unknown_one():
     assert done.returncode == 1 and done.stderr.startswith("error: there is no method 'nothing'") and not done.stdout
 
 
-@pytest.mark.parametrize("script", [*RUN_SCRIPTS, GENERIC, "run-grid.sh", "slurm/submit.sh", "run-demo.sh", "run-tests.sh"])
+OTHERS = ("run-grid.sh", "slurm/submit.sh", "run-demo.sh", "run-handover.sh", "run-tests.sh")
+
+
+@pytest.mark.parametrize("script", [*RUN_SCRIPTS, GENERIC, *OTHERS])
 def test_help_names_variables_and_flags_and_runs_nothing(script, fake, tmp_path):
     done = shell("bash", script, "--help", **fake)
     assert done.returncode == 0 and not done.stderr and done.stdout.startswith((ROOT / script).read_text().split("\n")[1][2:])

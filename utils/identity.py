@@ -54,7 +54,8 @@ def identity(config):
     facts = arguments_that_matter(config["arguments"])
     for name, corpus in config["corpora"].items():
         facts[f"corpus {name}"] = corpus["digest"]
-        facts[f"folds of {name}"] = fold_digest(corpus["splits"])
+        # A score file holds the digest itself, and names no session.
+        facts[f"folds of {name}"] = corpus.get("fold") or fold_digest(corpus["splits"])
     facts |= {f"{kind} encoder": encoder["fingerprint"] for kind, encoder in config["encoders"].items()}
     facts["starting model"] = (config.get("started_from") or {}).get("sha256")
     facts["sequence of tasks"], facts["labels"] = config["sequence"], config["labels"]

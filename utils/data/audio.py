@@ -5,10 +5,14 @@ import errno
 import math
 import os
 import re
+import shlex
+import shutil
 import socket
 import stat
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 
 import numpy as np
@@ -32,8 +36,12 @@ CHECKED_BY_LIBSNDFILE = ("FLAC", "CAF")
 SILENCE = 2**-14
 # Frames that are decoded at a time: a file that rows cut into utterances may last for hours.
 BLOCK = 2**21
+# Seconds from which an MP3 is decoded once, and not for each part of it.
+LONG_MP3 = 60
 # What ``read_header`` says of a file that is not there.
 MISSING = os.strerror(errno.ENOENT)
+# The same of a format that libsndfile does not read.
+UNKNOWN_FORMAT = soundfile.LibsndfileError(1).error_string.rstrip(".")
 
 
 class WavHeader(NamedTuple):
@@ -163,7 +171,7 @@ def index_wavs(root, paths, progress=True):
     index_path, prefix = Path(root) / INDEX_NAME, os.path.join(root, "")
     known = _read_index(index_path)
     headers = {path: known.get(path.removeprefix(prefix)) for path in paths}
-    unseen = [path for path, header in headers.items() if header is None or not _unchanged(path, header)]
+    unseen = [path for path, header in headers.items() if header is None or not unchanged(path, header)]
     if unseen:
         # Threads: on network storage, where corpora often lie, the time goes into waiting for each file.
         with ThreadPoolExecutor(8) as pool:
@@ -174,7 +182,8 @@ def index_wavs(root, paths, progress=True):
     return headers
 
 
-def _unchanged(path, header):
+def unchanged(path, header):
+    """Does a file still have the size and the time of change of its WavHeader?"""
     try:
         stat = os.stat(path)
     except OSError:
@@ -256,6 +265,57 @@ def _gone_bad(path, reason):
     """What to raise of a wav that went bad: what another look at it says, or else the reason given."""
     found = read_header(path)
     reason = found if isinstance(found, str) else reason
-    return UserError(
-        f"{path} went bad since it was looked at: {reason}; copy it again, or start again with --skip_bad_files to leave it out"
-    )
+    return UserError(f"{path} went bad since it was looked at: {reason}")
+
+
+class Decoded(NamedTuple):
+    """A sound file as soundfile can read it: its WavHeader, or a str that says why it cannot be used, and where to read it.
+
+    ``temporary`` is the wav that was made of it, which is there as long as this object is.
+    """
+
+    header: WavHeader | str
+    path: str
+    temporary: object = None
+
+
+def decoded(path):
+    """``read_header`` of a file in any format: what soundfile does not read (m4a, mp4, aac) is decoded by ffmpeg, where it is.
+
+    Returns:
+        A Decoded; size and time of change in its header are those of the file itself.
+    """
+    header = read_header(path)
+    if header != UNKNOWN_FORMAT:
+        long = isinstance(header, WavHeader) and header.duration > LONG_MP3
+        return _with_quick_seeks(path, header) if long else Decoded(header, path)
+    name, ffmpeg = os.path.basename(path), shutil.which("ffmpeg")
+    if ffmpeg is None:
+        convert = f"convert it (ffmpeg -i {shlex.quote(name)} {shlex.quote(os.path.splitext(name)[0] + '.wav')})"
+        return Decoded(f"is in no format that can be read here without ffmpeg: {convert}", path)
+    before, wav = os.stat(path), NamedTemporaryFile(suffix=".wav")
+    # Only files: a playlist under the name of a recording could name anything on the net.
+    command = [ffmpeg, "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-i", f"file:{path}", "-vn", "-y", wav.name]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["it ended without a word"]
+        return Decoded(f"cannot be read, by ffmpeg neither ({said[-1]})", path)
+    header = read_header(wav.name)
+    if isinstance(header, WavHeader):
+        header = header._replace(size=before.st_size, mtime_ns=before.st_mtime_ns)
+    return Decoded(header, wav.name, wav)
+
+
+def _with_quick_seeks(path, header):
+    """A Decoded; of an MP3 as a wav of one channel: in an MP3, a place takes the longer to find the later it is."""
+    try:
+        with soundfile.SoundFile(path) as sound:
+            if sound.format != "MP3":
+                return Decoded(header, path)
+            wav = NamedTemporaryFile(suffix=".wav")
+            with soundfile.SoundFile(wav.name, "w", sound.samplerate, 1, "FLOAT", format="RF64") as copy:
+                while len(samples := sound.read(BLOCK, dtype="float32", always_2d=True)):
+                    copy.write(samples.mean(axis=1))
+    except (OSError, soundfile.LibsndfileError):  # such as no room for it
+        return Decoded(header, path)
+    return Decoded(header, wav.name, wav)

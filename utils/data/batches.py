@@ -36,7 +36,11 @@ class Sound:
         self.max_seq_len = max_seq_len
 
     def __call__(self, utterance):
-        return torch.from_numpy(read_waveform(utterance.wav_path, self.max_seq_len, utterance.duration, utterance.start))
+        try:
+            waveform = read_waveform(utterance.wav_path, self.max_seq_len, utterance.duration, utterance.start)
+        except UserError as error:
+            raise UserError(f"{error}; copy it again, or start again with --skip_bad_files to leave it out") from None
+        return torch.from_numpy(waveform)
 
 
 class UtteranceDataset(Dataset):

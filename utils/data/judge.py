@@ -148,7 +148,7 @@ def judged(root, rows, findings, progress):
     kept, spans, unreadable, first_of = [], [], {}, {}
     for row in rows:
         header = headers[row.path]
-        span = header if isinstance(header, str) else _span(row, header)
+        span = header if isinstance(header, str) else length(row, header)
         if span == MISSING:
             findings.drop("no wav", *row.place, row.segment_id, f"no wav {row.path}" if row.place[1] else "")
         elif isinstance(span, str) and (row.start, row.end) != (0, None) and span is not header:
@@ -173,16 +173,22 @@ def judged(root, rows, findings, progress):
     return {"utterances": utterances, "digest": table_digest(utterances), "synthetic": synthetic, **findings.facts()}
 
 
-def _span(row, header):
-    """Seconds of an utterance, or a str that says why they cannot be used."""
+def length(row, header, longest=SECONDS[1]):
+    """Seconds of an utterance, or a str that says why they cannot be used.
+
+    Args:
+        row: a Row, or else what has ``path``, ``start`` and ``end``.
+        header: the WavHeader of its file.
+        longest: of an utterance that can be used, in seconds.
+    """
     lasts = header.duration
     if row.end is not None and row.end > lasts + ROUNDING:
         return f"ends at {row.end:,.2f} s, and {row.path} lasts {lasts:,.2f} s"
     if row.start >= lasts:
         return f"starts at {row.start:,.2f} s, and {row.path} lasts {lasts:,.2f} s"
     seconds = (lasts if row.end is None else min(row.end, lasts)) - row.start
-    if not SECONDS[0] <= seconds <= SECONDS[1]:
-        return f"lasts {seconds:,.3g} s (usable: {SECONDS[0]} to {SECONDS[1]})"
+    if not SECONDS[0] <= seconds <= longest:
+        return f"lasts {seconds:,.3g} s (usable: {SECONDS[0]} to {longest})"
     return seconds
 
 

@@ -127,8 +127,18 @@ def read_metadata(root):
     found = [root / file for file in METADATA if (root / file).exists()]
     if len(found) != 1:
         raise UserError(f"{root} holds {' and '.join(METADATA) if found else 'no metadata'}: one of them is needed")
-    path = found[0]
-    header, numbers, rows = (_csv_table if path.suffix == ".csv" else _jsonl_table)(path)
+    metadata = read_table(found[0])
+    if not {"speaker_id", "session", "split"}.intersection(metadata.columns):
+        raise UserError(f"{found[0]}: there is no column speaker_id, session or split, one of which folds are made by")
+    return metadata
+
+
+def read_table(path, needed=NEEDED):
+    """The columns of COLUMN_NAMES in a .csv or .jsonl file, as Metadata.
+
+    Raises UserError if the file is not in its form, or lacks a column that is ``needed``.
+    """
+    header, numbers, rows = (_jsonl_table if path.suffix == ".jsonl" else _csv_table)(path)
     names = [name.strip().lower() for name in header]
     if repeated := [name for name, count in Counter(names).items() if name and count > 1]:
         raise UserError(f"{path}: the column {repeated[0]!r} is there twice; rename one")
@@ -137,12 +147,10 @@ def read_metadata(root):
         there = [alias for alias in aliases if alias in names]
         if there:
             taken[there[0]] = meaning
-        elif meaning in NEEDED:
+        elif meaning in needed:
             hint = "; are its cells separated by commas?" if len(names) < 2 else ""
             raise UserError(f"{path}: there is no column {meaning} (also read as {' or '.join(aliases[1:])}){hint}")
     columns = list(taken.values())
-    if not {"speaker_id", "session", "split"}.intersection(columns):
-        raise UserError(f"{path}: there is no column speaker_id, session or split, one of which folds are made by")
     table = pd.DataFrame(rows, numbers, names, dtype=object)[list(taken)].set_axis(columns, axis=1)
     unread = [name for name in header if name.strip() and name.strip().lower() not in taken]
     return Metadata(path, table.reindex(columns=list(COLUMN_NAMES), fill_value=""), columns, unread)
@@ -263,9 +271,9 @@ def _judge_rows(root, metadata, emotions, label_reasons, groups, findings):
     prefix, rows, seen, own_ids = os.path.join(root, ""), [], set(), "id" in metadata.columns
     for group, cells in zip(groups, metadata.table.itertuples()):
         place, file_name, label = (metadata.path, cells.Index), cells.file_name, cells.emotion
-        if os.path.isabs(file_name) or ".." in file_name and os.path.normpath(file_name).startswith(".."):
+        if is_outside(file_name):
             raise UserError(f"{metadata.path}: row {cells.Index}: {file_name} is outside of the corpus's folder")
-        start, end, wrong_span = _seconds(cells.start, cells.end)
+        start, end, wrong_span = seconds(cells.start, cells.end)
         segment_id = cells.id if own_ids else os.path.splitext(file_name)[0] + (f"-{start:.3f}" if cells.start else "")
         if not segment_id or NO_NAME.search(segment_id):
             findings.drop("malformed id", *place, "", f"malformed id {segment_id[:40]!r}")
@@ -289,7 +297,12 @@ def _judge_rows(root, metadata, emotions, label_reasons, groups, findings):
     return rows
 
 
-def _seconds(start, end):
+def is_outside(file_name):
+    """Does a path leave the folder that it is relative to?"""
+    return os.path.isabs(file_name) or ".." in file_name and os.path.normpath(file_name).startswith("..")
+
+
+def seconds(start, end):
     """Start and end in seconds, of which the latter may be None, and what is wrong with them or ""."""
     try:
         first, last = float(start or 0), float(end or "inf")

@@ -4,7 +4,7 @@
 METRIC_TITLES = {"f1_weighted": "weighted F1", "f1_macro": "macro F1", "f1_micro": "micro F1"}
 # Expected calibration errors of the probabilities, as they are and with the run's temperature.
 CALIBRATION = {"ece": "ECE", "ece_calibrated": "calibrated"}
-# What a run holds test scores of: its model, the model that it started from, and, where adapters are combined, the adapter of
-# the task tested and the others.
-TESTS = ("test", "test_before", "test_right", "test_wrong")
+# What a run holds test scores of: its model, the model that it started from, its model with every transcript empty, and, where
+# adapters are combined, the adapter of the task tested and the others.
+TESTS = ("test", "test_before", "test_without_text", "test_right", "test_wrong")
 FORMATS = ("text", "markdown", "latex", "csv", "json")

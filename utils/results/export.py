@@ -35,7 +35,8 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
         path: the file to write.
         overwrite: replace existing files.
         text_model, speech_model: as ``load_run`` takes them.
-        with_fisher: write the run's Fisher information as well, beside the file with the suffix .fisher.safetensors.
+        with_fisher: write the run's Fisher information as well, beside the file with the suffix .fisher.safetensors; it is
+            computed, which needs the corpus, if it does not lie beside the model.
         with_centroids: put the centroids for routing into the file, which are means of people's utterances.
 
     Raises:
@@ -45,9 +46,9 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
     if not (run_folder / METRICS).exists():
         raise UserError(f"{run_folder} is not a finished run (it has no {METRICS}): name the folder of one")
     require_writable(path, overwrite, [run_folder], with_fisher)
-    fisher = _fisher_of(run_folder) if with_fisher else None
+    fisher = _fisher_of(run_folder, text_model=text_model, speech_model=speech_model) if with_fisher else None
 
-    from utils.training.fisher import read_fisher, write_fisher
+    from utils.training.fisher import write_fisher
     from utils.training.sources import CENTROIDS, load_model
 
     source = load_model(run_folder, text_model, speech_model)
@@ -59,7 +60,7 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
     facts = exported_facts(model, config, read_json(run_folder / METRICS))
     write_export(path, exported_state(model, config), facts, source.tokenizer, source.centroids if with_centroids else None)
     if with_fisher:
-        write_fisher(path.with_suffix(FISHER), read_fisher(fisher))
+        write_fisher(path.with_suffix(FISHER), fisher)
 
 
 def write_export(path, state, facts, tokenizer, centroids=None):
@@ -121,15 +122,15 @@ def push(path, name, private=False, with_fisher=False):
     return list(files), upload(name, files, private)
 
 
-def _fisher_of(run_folder):
-    """The run's Fisher information: with the usual batch size, else the one that there is."""
-    from utils.training.fisher import FILE
+def _fisher_of(run_folder, **encoders):
+    """The run's Fisher information: with the usual batch size, or the only one that there is; computed where there is none."""
+    from utils.training.fisher import FILE, of_run, read_fisher
 
     found = sorted(run_folder.glob(FILE.format("*")))
     usual = run_folder / FILE.format(10)
     if usual not in found and len(found) != 1:
-        raise UserError(f"{run_folder} has no {usual.name}: 'python -m utils.training.fisher {run_folder}' makes it")
-    return usual if usual in found else found[0]
+        return of_run(run_folder, quiet=False, **{name: of for name, of in encoders.items() if of})
+    return read_fisher(usual if usual in found else found[0])
 
 
 def require_writable(path, overwrite, run_folders, with_fisher=False):
@@ -167,7 +168,7 @@ def exported_facts(model, config, metrics):
 
     encoders = {
         kind: {
-            "name": _name_without_path(of),
+            "name": name_without_path(of),
             "fingerprint": of["fingerprint"],
             "synthetic": of["synthetic"],
             "architecture": architecture(getattr(model, f"{kind}_encoder")),
@@ -191,7 +192,7 @@ def _scores(tests):
     return {task: {score: test[score] for score in SCORES} for task, test in tests.items()}
 
 
-def _name_without_path(encoder):
+def name_without_path(encoder):
     from models.hub import HUB_NAME
 
     name = encoder["name"]

@@ -6,7 +6,7 @@ order in which they are learned.
 
 from collections import defaultdict
 
-from utils.methods import ALONE, COMBINED, JOINT, SEQUENCE
+from utils.methods import ALONE, COMBINED, JOINT, SEQUENCE, START
 from utils.results.runs import LABELS, combine, difference, is_lambda_point, mean, over_folds, run_differences
 
 LAMBDA = {"--ewc_lambda"}
@@ -37,9 +37,10 @@ def formulas(tasks):
 def result_matrix(results, row, order, metric):
     """R by its indices from 1, ``{(i, j): {(fold, seed): score}}``; empty where nothing was measured.
 
-    A run that learned task i is tested on tasks 1 to i, and the model that it started from is too: row i, and R[i-1,i]. A model
-    a task stays as it is while later ones are learned, so that R[i,j] = R[j,j]; for a task before its own there is none. Where
-    models are combined there is but one after the first task: row 1 is that of the method whose models they are.
+    A run that learned task i is tested on tasks 1 to i, and the model that it started from is too: row i, and R[i-1,i]. Where
+    the run did not test it, R[i-1,i] comes from the tests of that model itself. A model a task stays as it is while later ones
+    are learned, so that R[i,j] = R[j,j]; for a task before its own there is none. Where models are combined there is but one
+    after the first task: row 1 is that of the method whose models they are.
 
     Args:
         results: Results.
@@ -60,10 +61,18 @@ def result_matrix(results, row, order, metric):
         elif how == SEQUENCE and j <= i > 1:
             matrix[i, j] = results.scores(row, order[:i], order[j - 1], metric)
         elif how == SEQUENCE and (j == i + 1 or i == j == 1):  # of the model that the run of the next task started from
-            matrix[i, j] = results.scores(row, order[: i + 1], order[j - 1], metric, "test_before")
+            matrix[i, j] = _before(results, row, order[: i + 1], order[j - 1], metric)
         elif how == COMBINED and j <= i > 1:
             matrix[i, j] = results.final_scores(row, order[:i], order[j - 1], metric)
     return matrix
+
+
+def _before(results, row, sequence, tested, metric):
+    """Scores of the models that a row's runs of a sequence started from."""
+    keys = {run.key for run in results.of_row(row) if run.sequence == tuple(sequence)}
+    start = results.scores(START if len(sequence) == 2 else row, sequence[:-1], tested, metric)
+    measured = results.scores(row, sequence, tested, metric, "test_before")
+    return {key: score for key, score in (start | measured).items() if key in keys}
 
 
 def measures(results, row, order, metric):

@@ -107,8 +107,8 @@ def _what_methods_are_given(results):
 
 
 def _combined(results):
-    """Rows of models that are combined, by the method whose models they are: ``{name: rows}``."""
-    rows = results.rows_that(lambda m: m.how == COMBINED)
+    """Rows of models that are combined, by the method whose models they are: ``{name: rows}``; merged is of any."""
+    rows = results.rows_that(lambda m: m.how == COMBINED and m.of)
     names = dict.fromkeys(results.method(row).of for row in rows)
     return {name: results.rows_that(lambda m, name=name: m.of == name, rows) for name in names}
 
@@ -267,6 +267,24 @@ def calibration_tables(results):
     return tables
 
 
+def without_text_tables(results, metric):
+    """Scores of the models that were also tested with every transcript empty, with and without text."""
+    rows = {}
+    measured = results.table[results.table["when"] == "test_without_text"]
+    for row, sequence, tested in dict.fromkeys(zip(measured["experiment"], measured["sequence"], measured["tested"])):
+        if row not in results.rows:
+            continue
+        without = results.scores(row, sequence, tested, metric, "test_without_text")
+        scores = {key: score for key, score in results.scores(row, sequence, tested, metric).items() if key in without}
+        rows[f"{row}, {then(sequence)}; tested on {tested}"] = {
+            "with text": over_folds(scores),
+            "without text": over_folds(without),
+            "change": over_folds(difference(without, scores), Change),
+        }
+    notes = ("The same models and test splits, with every transcript empty.",)
+    return [Table("without_text", f"{METRIC_TITLES[metric]} without transcripts", "model", rows, {"metric": metric}, notes)]
+
+
 def lambda_tables(results, metric):
     """All tasks' scores along EWC's λ, a table for each order; none where there are no two values of it."""
     tables = []
@@ -375,7 +393,7 @@ def other_starts(results, output_root):
     for run in results.of_row(*results.rows):
         owner = START if len(run.sequence) == 2 else run.experiment
         model = models.get((owner, run.sequence[:-1], run.key))
-        if METHODS[run.method].how == SEQUENCE and run.config["started_from"] and model and model.is_file():
+        if METHODS[run.method].how == SEQUENCE and run.config.get("started_from") and model and model.is_file():
             text = f"{run.path} did not start from {owner}'s model as it is now."
             starts.append((model, run.config["started_from"]["sha256"], text))
         for parent in run.config.get("parents", ()):

@@ -28,12 +28,16 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run folder. ``metrics`` is None for a run that is not finished; ``problem`` says why its files cannot be used."""
+    """A run folder, or a score file of a run that may lie elsewhere (see utils/results/score.py).
+
+    ``metrics`` is None for a run that is not finished; ``problem`` says why its files cannot be used.
+    """
 
     path: Path
     config: dict
     metrics: dict | None = None
     problem: str | None = None
+    from_file: bool = False
 
     @property
     def experiment(self):
@@ -330,6 +334,8 @@ def run_differences(one, other, more=(), words="{} and {}"):
         words: of a flag's two values.
     """
     here, there = one.identity, other.identity
+    if one.from_file or other.from_file:  # a score file holds only some of the arguments
+        here, there = ({name: of[name] for name in here.keys() & there.keys()} for of in (here, there))
     corpora = {name for name in here | there if name.startswith(("corpus ", "folds of "))}
     return differences(here, there, {*MAY_DIFFER, *more, *corpora}, words)
 

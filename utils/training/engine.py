@@ -347,7 +347,7 @@ def test_and_finish(run, model, tasks, best_epoch, before=None):
         },
         "temperature": temperature,
         "test": {
-            name: test_scores(result.labels, result.predicted, run.labels) | _calibration(result, temperature)
+            name: test_scores(result.labels, result.predicted, run.labels) | calibration(result, temperature)
             for name, result in evaluations.items()
         },
     }
@@ -371,7 +371,8 @@ def _temperature(run, model, tasks):
     return fit_temperature(valid.logits, valid.labels)
 
 
-def _calibration(result, temperature):
+def calibration(result, temperature):
+    """Expected calibration errors of an Evaluation, without and with a temperature."""
     logits = {"ece": result.logits, "ece_calibrated": result.logits / temperature}
     return {name: calibration_error(softmax(of), result.labels) for name, of in logits.items()}
 

@@ -60,7 +60,7 @@ def labels_of(args, corpora):
     return list(args.labels or dict.fromkeys(label for corpus in corpora.values() for label in corpus.labels))
 
 
-def make_tasks(run, corpora, labels, speech=None):
+def make_tasks(run, corpora, labels, speech=None, tokenizer=None):
     """Corpora → ``{name: Task}``, tokenised for this run's text encoder.
 
     Args:
@@ -68,12 +68,14 @@ def make_tasks(run, corpora, labels, speech=None):
         corpora: ``{name: Corpus}``.
         labels: the model's classes, in order.
         speech: ``{name: SpeechFeatures}`` of a frozen encoder; without it, sound.
+        tokenizer: by default that of ``--text_model``.
 
     Raises:
         UserError: if a corpus has a label that is no class, or a split is empty.
     """
     args, tasks = run.args, {}
-    tokenizer = run.main_process_first(lambda: load_tokenizer(args.text_model))
+    if tokenizer is None:
+        tokenizer = run.main_process_first(lambda: load_tokenizer(args.text_model))
     for name, corpus in corpora.items():
         other = corpus.utterances["emotion"][~corpus.utterances["emotion"].isin(labels)]
         if len(other):

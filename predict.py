@@ -1,0 +1,165 @@
+"""Predict the emotions of recordings, with a model by run folder, exported file or hub name (docs/predict.md)."""
+
+import csv
+import json
+import os
+import sys
+
+from utils.errors import UserError, one_line_errors, printable
+from utils.files import spreadsheet_safe
+from utils.flags import Parser, encoder_name, named_path, positive_int
+from utils.training.arguments import add_machine_flags
+
+# torch and all that is built on it are imported within functions: --help need not wait for it.
+
+FORMATS = (".csv", ".jsonl")
+
+
+def load_predictor(*models, adapter=None, calibrated=False, text_model=None, speech_model=None, device=None, batch_size=16):
+    """Load one model, or several adapters of the same encoders, to predict the emotions of recordings.
+
+    >>> load_predictor("task_a.safetensors").predict(["a.wav", "b.flac"], ["안녕하세요", "그만해"])
+
+    Args:
+        models: run folders, exported files, or ``hub:OWNER/NAME``.
+        adapter: which of several adapters answers: the task of one; "routed", by the nearest centre of its training split;
+            "entropy", the surest; or "mean", of their probabilities.
+        calibrated: divide logits by the temperature that was fitted on the model's validation split.
+        text_model, speech_model: hub names or folders of the encoders that adapters were trained on. Without them they are
+            taken from the hub's cache: nothing is fetched that is not named here.
+        device: such as "cuda" or "cpu"; by default a GPU where there is one.
+        batch_size: recordings that are computed together.
+
+    Returns:
+        A Predictor; its ``predict(files, texts)`` returns a pandas DataFrame with a row for each file.
+
+    Raises:
+        UserError: if a model cannot be used, or the models cannot answer together.
+    """
+    if not models:
+        raise ValueError("load_predictor needs a model: a run folder, an exported file, or hub:OWNER/NAME")
+    from utils.training.predictor import load
+
+    return load(models, adapter, calibrated, text_model, speech_model, device, batch_size)
+
+
+def parse_args():
+    parser = Parser(
+        description=__doc__,
+        epilog="A file that cannot be used is a row with its error, and the exit code is 1. In a .csv, a cell that a "
+        "spreadsheet would take for a formula is preceded by an apostrophe.",
+    )
+    parser.add_argument(
+        "models", nargs="+", type=named_path, metavar="MODEL", help="run folder, exported file, or hub:OWNER/NAME"
+    )
+    recordings = parser.add_mutually_exclusive_group(required=True)
+    recordings.add_argument("--wav", nargs="+", metavar="FILE", help="sound files of any rate, number of channels and format")
+    recordings.add_argument(
+        "--csv", type=named_path, metavar="FILE", help="a table of recordings: file_name, and perhaps transcription, start, end"
+    )
+    parser.add_argument("--text", nargs="+", metavar="TEXT", help="the transcript of each --wav")
+    parser.add_argument("--output", type=named_path, metavar="FILE", help="write the table there, as .csv or .jsonl")
+    parser.add_argument(
+        "--adapter", metavar="NAME", help="which of several adapters answers: the one of this task, or routed, entropy or mean"
+    )
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument(
+        "--windows", action="store_true", help="average over windows of the model's length, where a recording is longer"
+    )
+    parts.add_argument("--segments", action="store_true", help="a row for each of these windows")
+    parser.add_argument("--calibrated", action="store_true", help="divide logits by the temperature of the validation split")
+    machine = parser.add_argument_group("encoders and machine")
+    for kind in ("text", "speech"):
+        machine.add_argument(
+            f"--{kind}_model", type=encoder_name, help=f"hub name or folder of the {kind} encoder that adapters were trained on"
+        )
+    machine.add_argument("--batch_size", type=positive_int, default=16, help="recordings that are computed together")
+    add_machine_flags(machine)
+    args = parser.parse_args()
+    if args.text and len(args.text) != len(args.wav or []):
+        parser.error(f"--text: {len(args.text)} texts for {len(args.wav or [])} --wav: give one for each, or none at all")
+    if args.output:
+        _require_writable(args)
+    return args
+
+
+def _require_writable(args):
+    path = args.output
+    if path.suffix not in FORMATS:
+        raise UserError(f"--output {path}: its name ends in neither {' nor '.join(FORMATS)}")
+    if path.is_dir() or not os.access(path.resolve().parent, os.W_OK):
+        raise UserError(f"--output {path} cannot be written: name a file in a folder that is there")
+    if args.csv and path.exists() and args.csv.exists() and path.samefile(args.csv):
+        raise UserError(f"--output {path} is the table that --csv names: name another file")
+
+
+def write_table(path, columns, chunks):
+    """Write rows as they come, so that an interrupted call leaves what is done.
+
+    Args:
+        path: a .csv or .jsonl file.
+        columns: names, in their order.
+        chunks: lists of ``{column: value}``.
+
+    Returns:
+        How many rows were written, and how many of them have an error.
+    """
+    rows = errors = 0
+    # Names of files need not be UTF-8.
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        table = csv.DictWriter(file, columns, lineterminator="\n")
+        if path.suffix == ".csv":
+            table.writeheader()
+        for chunk in chunks:
+            for row in chunk:
+                if path.suffix == ".csv":
+                    table.writerow({column: spreadsheet_safe(value) for column, value in row.items()})
+                else:
+                    file.write(json.dumps({column: row.get(column) for column in columns}, ensure_ascii=False) + "\n")
+            file.flush()
+            rows, errors = rows + len(chunk), errors + sum(bool(row["error"]) for row in chunk)
+    return rows, errors
+
+
+def print_table(columns, chunks):
+    """Print the rows, without probabilities and empty columns. Returns how many have an error."""
+    rows = [row for chunk in chunks for row in chunk]
+    shown = [
+        column for column in columns if not column.startswith("p_") and any(row.get(column) not in (None, "") for row in rows)
+    ]
+    lines = [shown, *([_cell(row.get(column, "")) for column in shown] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
+    return sum(bool(row["error"]) for row in rows)
+
+
+def _cell(value):
+    return f"{value:.3f}" if isinstance(value, float) else printable(value).replace("\n", " ")
+
+
+@one_line_errors
+def main():
+    args = parse_args()
+    from collections import Counter
+
+    from utils.data.recordings import read_recordings, recordings_of
+    from utils.training.predictor import load
+
+    recordings = read_recordings(args.csv) if args.csv else recordings_of(args.wav, args.text)
+    encoders, device = (args.text_model, args.speech_model), "cpu" if args.cpu else None
+    predictor = load(args.models, args.adapter, args.calibrated, *encoders, device, args.batch_size, args.num_workers)
+    noted, columns = Counter(), predictor.columns(args.segments)
+    chunks = predictor.answers(recordings, noted, args.windows, args.segments)
+    if args.output:
+        rows, errors = write_table(args.output, columns, chunks)
+        print(f"wrote {args.output} ({rows:,} rows, {errors:,} with an error)")
+    else:
+        errors = print_table(columns, chunks)
+    for note in predictor.notes(noted):
+        print(f"note: {note}", file=sys.stderr)
+    sys.exit(1 if errors else 0)
+
+
+if __name__ == "__main__":
+    main()
