@@ -167,6 +167,7 @@ def test_each_bad_file_is_a_row(outputs, call_main, tmp_path, wavs, monkeypatch)
     shutil.copy(good, root / "good.wav")
     (root / "empty.wav").touch()
     (root / "note.wav").write_text("no sound")
+    (root / "sound.raw").write_bytes(bytes(1_000))
     soundfile.write(root / "nan.wav", np.full(16_000, np.nan), 16_000, subtype="FLOAT")
     soundfile.write(root / "=1+1.wav", np.sin(np.arange(16_000)), 16_000)
     (root / "cut.wav").write_bytes((root / "good.wav").read_bytes()[:-1_000])
@@ -189,6 +190,7 @@ def test_each_bad_file_is_a_row(outputs, call_main, tmp_path, wavs, monkeypatch)
         ("=1+1.wav", "네", "0", "0.5", ""),
         ("good.wav", "아 " * 5_000, "", "", ""),
         (".", "네", "", "", "is a folder"),
+        ("sound.raw", "네", "", "", "is raw sound"),
     ]
     table = pd.DataFrame(rows, columns=["file_name", "transcription", "start", "end", "wrong"])
     table.to_csv(root / "list.csv", index=False)
@@ -196,19 +198,19 @@ def test_each_bad_file_is_a_row(outputs, call_main, tmp_path, wavs, monkeypatch)
     arguments = [predict, folder(outputs, "task_a", A), "--csv", root / "list.csv", "--cpu", "--batch_size", 2]
     code, stdout, stderr = call_main(*arguments, "--output", tmp_path / "out.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert code == 1 and f"wrote {tmp_path / 'out.jsonl'} (18 rows, 15 with an error)" in stdout
+    assert code == 1 and f"wrote {tmp_path / 'out.jsonl'} (19 rows, 16 with an error)" in stdout
     assert [line["file_name"] for line in lines] == table["file_name"].tolist()
     for line, wrong in zip(lines, table["wrong"]):
         assert wrong in line["error"] and bool(line["error"]) == bool(wrong) and "\n" not in line["error"]
         assert (line["score"] is None) == bool(wrong) and (line["predicted"] == "") == bool(wrong)
-    assert "1 of 18 recordings have a transcript of more than 64 tokens" in stderr
+    assert "1 of 19 recordings have a transcript of more than 64 tokens" in stderr
     # As a .csv, and on the terminal.
     call_main(*arguments, "--output", tmp_path / "out.csv")
     written = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
-    assert written["file_name"][15] == "'=1+1.wav" and len(written) == 18
+    assert written["file_name"][15] == "'=1+1.wav" and len(written) == 19
     code, stdout, _ = call_main(*arguments)
     head, *body = stdout.splitlines()
-    assert code == 1 and head.split() == ["file_name", "predicted", "score", "entropy", "model", "error"] and len(body) == 18
+    assert code == 1 and head.split() == ["file_name", "predicted", "score", "entropy", "model", "error"] and len(body) == 19
     assert "\0" not in stdout
 
 
