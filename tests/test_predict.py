@@ -299,6 +299,14 @@ def test_ffmpeg_decodes_what_soundfile_cannot(outputs, wavs, tmp_path, monkeypat
     assert np.array_equal(probabilities(found)[0], probabilities(expected)[0])
     assert found["error"][1] == "cannot be read, by ffmpeg neither (moov atom not found)"
     assert not list((tmp_path / "temporary").iterdir())
+    # However many there are, few temporary files are there at a time.
+    copies = [shutil.copy(recording, tmp_path / f"{index}.m4a") for index in range(30)]
+    counts, read = [], module.read_waveform
+    monkeypatch.setattr(module, "TEMPORARY", 2)
+    monkeypatch.setattr(module, "read_waveform", lambda *a: counts.append(len(os.listdir(tmp_path / "temporary"))) or read(*a))
+    predictor.num_workers = 1
+    assert not any(predictor.predict(copies, texts[:1] * 30)["error"])
+    assert len(counts) == 30 and max(counts) <= 8
 
 
 def test_several_adapters(routed, wavs, utterances, monkeypatch):

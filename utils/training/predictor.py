@@ -27,6 +27,8 @@ from utils.training.sources import load_model
 WAYS = ("routed", "entropy", "mean")
 # Recordings (or windows of them) that are looked at, sorted by length, and answered for together.
 CHUNK = 256
+# Of them, recordings that were decoded into a temporary file: each takes room on the disk, and an open file.
+TEMPORARY = 32
 # Of the model's digest, in a row.
 DIGITS = 12
 # Columns that are never missing, but may be empty.
@@ -208,14 +210,14 @@ class Predictor:
         if windows and segments:
             raise ValueError("windows and segments: choose one")
         pool = ThreadPoolExecutor(max(1, self.num_workers))
-        look_at = lru_cache(CHUNK)(lambda path, problem: pool.submit(_look_at, path, problem))
-        found = ahead((look_at(recording.path, recording.problem) for recording in recordings), CHUNK)
+        look_at = lru_cache(TEMPORARY)(lambda path, problem: pool.submit(_look_at, path, problem))
+        found = ahead((look_at(recording.path, recording.problem) for recording in recordings), 2 * self.num_workers)
         bar = tqdm(total=len(recordings), desc="recordings", disable=None, bar_format="{l_bar}{bar}| {elapsed}<{remaining}")
         try:
             items, size = [], 0
             for recording, sound in zip(recordings, found):
                 items.append(self._item(recording, sound, windows or segments, noted))
-                size += max(1, len(items[-1].pieces))
+                size += max(len(items[-1].pieces), CHUNK // TEMPORARY if sound.temporary else 1)
                 if size >= CHUNK:
                     yield self._rows(items, segments, noted, pool, bar)
                     items, size = [], 0
