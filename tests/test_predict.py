@@ -220,6 +220,8 @@ def test_wrong_calls_are_one_line(outputs, call_main, tmp_path, wavs):
     (tmp_path / "odd.csv").write_text('file_name,text\nx,"y\n')
     (tmp_path / "odd.jsonl").write_text('{"file_name": "x"}\n[1]\n')
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\0\1" * 9)
+    unfinished = shutil.copytree(model, tmp_path / "unfinished", ignore=shutil.ignore_patterns("metrics.json"))
+    combined = shutil.copytree(model, tmp_path / "combined", ignore=shutil.ignore_patterns("best_model.pt"))
     for arguments, answer in [
         ((model, "--csv", tmp_path / "none.csv"), "there is no column file_name (also read as path or wav)"),
         ((model, "--csv", tmp_path / "odd.csv"), "is not CSV"),
@@ -233,7 +235,11 @@ def test_wrong_calls_are_one_line(outputs, call_main, tmp_path, wavs):
         ((model, "--wav", wav, "--output", "x.txt"), "ends in neither .csv nor .jsonl"),
         ((model, "--wav", wav, "--output", tmp_path / "gone" / "x.csv"), "cannot be written"),
         ((model, "--csv", tmp_path / "none.csv", "--output", tmp_path / "none.csv"), "is the table that --csv names"),
-        ((tmp_path / "gone", "--wav", wav), "there is no such run folder or file"),
+        ((tmp_path / "gone", "--wav", wav), "gone is neither a run folder nor an exported file"),
+        ((model / "best_model.pt", "--wav", wav), "best_model.pt is neither a run folder nor an exported file"),
+        ((tmp_path, "--wav", wav), "is not a finished run of one model (it has no metrics.json)"),
+        ((unfinished, "--wav", wav), "is not a finished run of one model (it has no metrics.json)"),
+        ((combined, "--wav", wav), "is not a finished run of one model (it has no best_model.pt)"),
     ]:
         code, stdout, stderr = call_main(predict, *arguments)
         assert code in (1, 2) and not stdout and answer in stderr and stderr.count("\n") == 1, stderr

@@ -9,11 +9,12 @@ from models.encoders import build_encoder, load_encoder
 from models.hub import local_folder
 from models.tokenizer import load_tokenizer, tokenizer_from_files
 from utils.errors import UserError
-from utils.files import CENTROIDS, METRICS, read_json
+from utils.files import BEST_MODEL, CENTROIDS, METRICS, read_json
 from utils.hub import local_path
 from utils.training.checkpoints import (
     assemble,
     describe_mismatch,
+    is_export,
     load_run,
     read_export,
     read_file,
@@ -58,20 +59,22 @@ def load_model(named, text_model=None, speech_model=None):
     """
     path = local_path(named)
     if path.is_dir():
+        for name in (METRICS, BEST_MODEL):
+            if not (path / name).exists():
+                raise UserError(f"{path} is not a finished run of one model (it has no {name}): name the folder of one")
         model, config = load_run(path, text_model, speech_model)
-        metrics = read_json(path / METRICS) if (path / METRICS).exists() else {}
-        facts = config | {"temperature": metrics.get("temperature")}
+        facts = config | {"temperature": read_json(path / METRICS).get("temperature")}
         tokenizer = load_tokenizer(model.text_encoder.provenance["name"])
         kept = path / CENTROIDS
         centroids = read_file(kept, hint="remove it, and make it again") if kept.exists() else None
-    elif path.exists():
+    elif is_export(path):
         exported = read_export(path)
         model, facts = _of_export(exported, path, text_model, speech_model), exported.facts
         start, files = "tokenizer/", exported.extras
         files = {name: tensor.numpy().tobytes() for name, tensor in files.items() if name.startswith(start)}
         tokenizer, centroids = tokenizer_from_files(files), exported.extras.get("centroids")
     else:
-        raise UserError(f"{named}: there is no such run folder or file")
+        raise UserError(f"{named} is neither a run folder nor an exported file")
     return Source(path, model, facts, tokenizer, centroids, state_digest(model.checkpoint_state()))
 
 
