@@ -185,7 +185,7 @@ def test_each_bad_file_is_a_row(outputs, call_main, tmp_path, wavs, monkeypatch)
         ("good.wav", "네", "900", "", "starts at 900.00 s"),
         ("good.wav", "네", "0", "0.01", "lasts 0.01 s"),
         ("", "네", "", "", "no file_name"),
-        ("a\0b.wav", "네", "", "", "no file of this name"),
+        ("a\0b.wav", "네", "", "", "its name holds a control character"),
         ("good.wav", "a\0b", "", "", "its transcript is not text"),
         ("=1+1.wav", "네", "0", "0.5", ""),
         ("good.wav", "아 " * 5_000, "", "", ""),

@@ -71,7 +71,7 @@ def read_recordings(path):
 def _recording(file_name, path, text, start=0.0, end=None, problem=""):
     text = unicodedata.normalize("NFC", LINE_END.sub(" ", text.strip()))
     if not file_name or NO_NAME.search(file_name):
-        problem = "there is no file of this name" if file_name else "no file_name"
+        problem = "its name holds a control character, or is not in UTF-8: rename it" if file_name else "no file_name"
     elif not problem and (wrong := not_text(text)):
         problem = f"its transcript {wrong}"
     return Recording(file_name, path, text, start, end, problem)
