@@ -293,7 +293,9 @@ def decoded(path):
         return _with_quick_seeks(path, header) if long else Decoded(header, path)
     name, ffmpeg = os.path.basename(path), shutil.which("ffmpeg")
     if ffmpeg is None:
-        convert = f"convert it (ffmpeg -i {shlex.quote(name)} {shlex.quote(os.path.splitext(name)[0] + '.wav')})"
+        stem, suffix = os.path.splitext(name)
+        other = stem + (".flac" if suffix.lower() == ".wav" else ".wav")
+        convert = f"convert it (ffmpeg -i {shlex.quote(name)} {shlex.quote(other)})"
         return Decoded(f"is in no format that can be read here without ffmpeg: {convert}", path)
     before, wav = os.stat(path), NamedTemporaryFile(suffix=".wav")
     # Only files: a playlist under the name of a recording could name anything on the net.
