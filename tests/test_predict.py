@@ -417,3 +417,5 @@ def test_python_cannot_be_called_wrongly(outputs, wavs):
         load_predictor()
     with pytest.warns(UserWarning, match="2 of 3 recordings have no transcript"):
         predictor.predict(files[:3], [None, float("nan"), "네"])
+    with pytest.warns(UserWarning, match="1 of 2 recordings have no transcript"):
+        predictor.predict(files[:2], pd.Series([None, "네"], dtype="string"))

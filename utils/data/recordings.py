@@ -6,6 +6,8 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from utils.data.judge import not_text
 from utils.data.manifest import LINE_END, NO_NAME, is_outside, read_table, seconds
 
@@ -44,8 +46,7 @@ def recordings_of(files, texts=None):
     if len(texts) != len(files):
         raise ValueError(f"{len(files)} files and {len(texts)} texts: give one text for each file, or none at all")
     names = [os.fspath(file) for file in files]
-    # What pandas has for a missing text is not equal to itself.
-    texts = ["" if text is None or text != text else str(text) for text in texts]
+    texts = ["" if pd.isna(text) else str(text) for text in texts]
     return [_recording(name, name, text) for name, text in zip(names, texts)]
 
 
