@@ -96,6 +96,13 @@ def test_predictions_are_those_of_the_run(
     assert found["model"].str.fullmatch("[0-9a-f]{12}").all() and found["model"].nunique() == 1
 
 
+def test_silence_is_noted(outputs, tmp_path):
+    tone = np.sin(np.arange(16_000))
+    soundfile.write(tmp_path / "opposite.wav", np.stack([tone, -tone], axis=1), 16_000)
+    with pytest.warns(UserWarning, match="1 of 1 recordings are of nothing but silence, or of channels that cancel"):
+        load_predictor(folder(outputs, "task_a", A), device="cpu").predict(tmp_path / "opposite.wav", "네")
+
+
 def test_any_format_is_read(outputs, wavs, tmp_path):
     files, texts = wavs
     copies = {name: [] for name in ("flac", "stereo", "44100", "48000", "mp3")}

@@ -189,6 +189,8 @@ class Predictor:
                 f"{noted['longer']:,} {of} are longer than {self.max_seq_len:g} s, and only that much is heard: --windows "
                 "averages over the whole recording, --segments gives a row for each part"
             )
+        if noted["silent"]:
+            lines.append(f"{noted['silent']:,} {of} are of nothing but silence, or of channels that cancel each other out")
         if noted["long texts"]:
             lines.append(
                 f"{noted['long texts']:,} {of} have a transcript of more than {self.max_text_len} tokens, which is cut"
@@ -233,6 +235,7 @@ class Predictor:
         if isinstance(seconds, str):
             return Item(recording._replace(problem=seconds), sound, [])
         noted["without text"] += not recording.text
+        noted["silent"] += sound.header.silent
         starts = windows_of(seconds, self.max_seq_len) if whole else [0.0]
         noted["longer"] += not whole and seconds > self.max_seq_len
         return Item(recording, sound, [(recording.start + start, seconds - start) for start in starts])
