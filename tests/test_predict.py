@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import sys
+import unicodedata
 
 import numpy as np
 import pandas as pd
@@ -177,6 +178,7 @@ def test_each_bad_file_is_a_row(outputs, call_main, tmp_path, wavs, monkeypatch)
     (root / "sound.raw").write_bytes(bytes(1_000))
     soundfile.write(root / "nan.wav", np.full(16_000, np.nan), 16_000, subtype="FLOAT")
     soundfile.write(root / "=1+1.wav", np.sin(np.arange(16_000)), 16_000)
+    shutil.copy(good, root / unicodedata.normalize("NFD", "기쁨.wav"))
     (root / "cut.wav").write_bytes((root / "good.wav").read_bytes()[:-1_000])
     rows = [
         ("good.wav", "네", "", "", ""),
@@ -204,6 +206,8 @@ def test_each_bad_file_is_a_row(outputs, call_main, tmp_path, wavs, monkeypatch)
         ("good.wav", "아 " * 5_000, "", "", ""),
         (".", "네", "", "", "is a folder"),
         ("sound.raw", "네", "", "", "is raw sound"),
+        ("기쁨.wav", "네", "", "", ""),
+        ("기" * 300, "네", "", "", "File name too long"),
     ]
     table = pd.DataFrame(rows, columns=["file_name", "transcription", "start", "end", "wrong"])
     table.to_csv(root / "list.csv", index=False)
@@ -211,19 +215,19 @@ def test_each_bad_file_is_a_row(outputs, call_main, tmp_path, wavs, monkeypatch)
     arguments = [predict, folder(outputs, "task_a", A), "--csv", root / "list.csv", "--cpu", "--batch_size", 2]
     code, stdout, stderr = call_main(*arguments, "--output", tmp_path / "out.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert code == 1 and f"wrote {tmp_path / 'out.jsonl'} (19 rows, 16 with an error)" in stdout
+    assert code == 1 and f"wrote {tmp_path / 'out.jsonl'} (21 rows, 17 with an error)" in stdout
     assert [line["file_name"] for line in lines] == table["file_name"].tolist()
     for line, wrong in zip(lines, table["wrong"]):
         assert wrong in line["error"] and bool(line["error"]) == bool(wrong) and "\n" not in line["error"]
         assert (line["score"] is None) == bool(wrong) and (line["predicted"] == "") == bool(wrong)
-    assert "1 of 19 recordings have a transcript of more than 64 tokens" in stderr
+    assert "1 of 21 recordings have a transcript of more than 64 tokens" in stderr
     # As a .csv, and on the terminal.
     call_main(*arguments, "--output", tmp_path / "out.csv")
     written = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
-    assert written["file_name"][15] == "'=1+1.wav" and len(written) == 19
+    assert written["file_name"][15] == "'=1+1.wav" and len(written) == 21
     code, stdout, _ = call_main(*arguments)
     head, *body = stdout.splitlines()
-    assert code == 1 and head.split() == ["file_name", "predicted", "score", "entropy", "model", "error"] and len(body) == 19
+    assert code == 1 and head.split() == ["file_name", "predicted", "score", "entropy", "model", "error"] and len(body) == 21
     assert "\0" not in stdout
 
 

@@ -54,7 +54,7 @@ def existing_path(path, any_case=False):
     where there is none, or a choice, it stays as it is.
     """
     path = Path(path)
-    if path.exists() or path == path.parent:
+    if os.path.exists(path) or path == path.parent:  # False, and no error, of a name that is too long
         return path
     parent = existing_path(path.parent, any_case)
     for same in (_composed, lambda name: _composed(name).casefold())[: 1 + any_case]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from utils.data.judge import not_text
 from utils.data.manifest import LINE_END, NO_NAME, is_outside, read_table, seconds
+from utils.files import existing_path
 
 
 class Recording(NamedTuple):
@@ -65,6 +66,8 @@ def read_recordings(path):
         if is_outside(cells.file_name):
             problem = f"is outside of {path.parent}, the folder of {path.name}"
         sound = os.path.join(path.parent, cells.file_name)
+        if not sound.isascii():  # a Mac may have decomposed the name, of the file or in the table
+            sound = str(existing_path(sound))
         recordings.append(_recording(cells.file_name, sound, cells.transcription, start, end, problem))
     return recordings
 
