@@ -147,8 +147,16 @@ def main():
     from utils.training.predictor import load
 
     recordings = read_recordings(args.csv) if args.csv else recordings_of(args.wav, args.text)
-    encoders, device = (args.text_model, args.speech_model), "cpu" if args.cpu else None
-    predictor = load(args.models, args.adapter, args.calibrated, *encoders, device, args.batch_size, args.num_workers)
+    predictor = load(
+        args.models,
+        args.adapter,
+        args.calibrated,
+        args.text_model,
+        args.speech_model,
+        device="cpu" if args.cpu else None,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+    )
     noted, columns = Counter(), predictor.columns(args.segments)
     chunks = predictor.answers(recordings, noted, args.windows, args.segments)
     if args.output:

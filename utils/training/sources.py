@@ -70,8 +70,7 @@ def load_model(named, text_model=None, speech_model=None):
     elif is_export(path):
         exported = read_export(path)
         model, facts = _of_export(exported, path, text_model, speech_model), exported.facts
-        start, files = "tokenizer/", exported.extras
-        files = {name: tensor.numpy().tobytes() for name, tensor in files.items() if name.startswith(start)}
+        files = {name: of.numpy().tobytes() for name, of in exported.extras.items() if name.startswith("tokenizer/")}
         tokenizer, centroids = tokenizer_from_files(files), exported.extras.get("centroids")
     else:
         raise UserError(f"{named} is neither a run folder nor an exported file")
