@@ -27,6 +27,8 @@ from utils.training.sources import load_model
 WAYS = ("routed", "entropy", "mean")
 # Recordings (or windows of them) that are looked at, sorted by length, and answered for together.
 CHUNK = 256
+# Long files that are decoded ahead, since a copy of each may lie on disk.
+FILES_AHEAD = 16
 # Of the model's digest, in a row.
 DIGITS = 12
 # Columns that are never missing, but may be empty.
@@ -207,14 +209,15 @@ class Predictor:
         """
         if windows and segments:
             raise ValueError("windows and segments: choose one")
-        pool = ThreadPoolExecutor(max(1, self.num_workers))
-        look_at = lru_cache(CHUNK)(lambda path, problem: pool.submit(_look_at, path, problem))
-        found = ahead((look_at(recording.path, recording.problem) for recording in recordings), CHUNK)
+        pool, parts = ThreadPoolExecutor(max(1, self.num_workers)), windows or segments
+        look_at = lru_cache(FILES_AHEAD)(lambda *arguments: pool.submit(_look_at, *arguments))
+        looks = (look_at(of.path, of.problem, parts or of.start > 0) for of in recordings)
+        found = ahead(looks, FILES_AHEAD if parts else CHUNK)
         bar = tqdm(total=len(recordings), desc="recordings", disable=None, bar_format="{l_bar}{bar}| {elapsed}<{remaining}")
         try:
             items, size = [], 0
             for recording, sound in zip(recordings, found):
-                items.append(self._item(recording, sound, windows or segments, noted))
+                items.append(self._item(recording, sound, parts, noted))
                 size += max(1, len(items[-1].pieces))
                 if size >= CHUNK:
                     yield self._rows(items, segments, noted, pool, bar)
@@ -225,14 +228,14 @@ class Predictor:
             bar.close()
             pool.shutdown(cancel_futures=True)
 
-    def _item(self, recording, sound, whole, noted):
+    def _item(self, recording, sound, parts, noted):
         seconds = sound.header if isinstance(sound.header, str) else length(recording, sound.header, math.inf)
         noted["recordings"] += 1
         if isinstance(seconds, str):
             return Item(recording._replace(problem=seconds), sound, [])
         noted["without text"] += not recording.text
-        starts = windows_of(seconds, self.max_seq_len) if whole else [0.0]
-        noted["longer"] += not whole and seconds > self.max_seq_len
+        starts = windows_of(seconds, self.max_seq_len) if parts else [0.0]
+        noted["longer"] += not parts and seconds > self.max_seq_len
         return Item(recording, sound, [(recording.start + start, seconds - start) for start in starts])
 
     def _tokenized(self, texts, noted):
@@ -366,8 +369,8 @@ def ahead(futures, count):
         yield begun.popleft().result()
 
 
-def _look_at(path, problem):
-    return Decoded(problem, path) if problem else decoded(path)
+def _look_at(path, problem, parts):
+    return Decoded(problem, path) if problem else decoded(path, parts)
 
 
 def _nine_digits(number):
