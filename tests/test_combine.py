@@ -10,6 +10,7 @@ from conftest import digest, folder, read, run_main, shell
 
 import evaluate
 import finetune
+from predict import load_predictor
 from utils.files import write_json
 from utils.methods import COMBINED, METHODS
 from utils.metrics import softmax
@@ -197,8 +198,12 @@ def test_rows_are_those_of_merged_files(combined, tmp_path, encoders, row, task,
         assert found == pytest.approx(probabilities(folder(combined, row, task), tested), abs=1e-6)
 
 
-def test_a_merged_file_is_a_start(outputs, tmp_path, call):
-    merged(folder(outputs, "task_a", "KEMDy19"), folder(outputs, "task_a", "KEMDy19"), tmp_path / "mean")
+def test_a_merged_file_answers_and_is_a_start(outputs, data_root, tmp_path, call):
+    run = folder(outputs, "task_a", "KEMDy19")
+    merged(run, run, tmp_path / "mean")
+    wavs = sorted((data_root / "KEMDy19").rglob("*.wav"))[:3]
+    ours, runs = (load_predictor(model, device="cpu").predict(wavs, ["화가 나"] * 3) for model in (tmp_path / "mean", run))
+    assert ours.equals(runs) and ours["score"].notna().all()
     flags = ("--task", "KEMDy20", "--checkpoint", tmp_path / "mean")
     code, _, stderr = call(finetune, *flags, output_root=tmp_path / "outputs")
     assert code == 0, stderr

@@ -67,7 +67,7 @@ def test_continual_runs_tell_of_both_tasks_before_the_first_epoch(outputs, exper
     path, start = folder(outputs, experiment, second), folder(outputs, "task_a", first)
     metrics = read(path / "metrics.json")
     # The model that they start from is task_a's best one, tested on the same fold.
-    assert metrics["test_before"][first] == read(start / "metrics.json")["test"][first]
+    assert metrics["test_before"][first].items() <= read(start / "metrics.json")["test"][first].items()
     assert set(metrics["test_before"]) == {first, second}
     assert pd.read_csv(path / "history.csv").filter(like=f"{first}_valid").notna().all(axis=None)
     assert read(path / "config.json")["started_from"]["checkpoint"] == str(start / "best_model.pt")

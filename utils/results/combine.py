@@ -6,6 +6,7 @@ et al., CVPR 2022). Each fold, seed and set or order of corpora gets a run folde
 best_model.pt.
 """
 
+from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,16 +40,14 @@ class Job(NamedTuple):
     evaluations: int
 
     def folder(self, output_root, row):
-        """Where a row's run lies: its experiment has the same seed in its name as the parents'."""
+        """Where a row's run lies."""
         last = self.parents[-1]
         name = task_folder(self.sequence) if METHODS[row].in_order else "+".join(self.sequence)
-        return run_folder(output_root, f"{row}{self.seed}", last.fold, name)
+        return run_folder(output_root, f"{row}{self.suffix}", last.fold, name)
 
     @property
-    def seed(self):
+    def suffix(self):
         """What the parents' experiment names end in, such as -seed13."""
-        from argparse import Namespace
-
         return ending(Namespace(**self.parents[-1].config["arguments"]))
 
 
@@ -271,7 +270,7 @@ def _write(folder, row, job, parents, run, model, tasks, answers, scores, more, 
     del config["started_from"]
     task = job.sequence[-1] if METHODS[row].in_order else "+".join(job.sequence)
     config |= {"method": row, "experiment": row, "task": task, "sequence": list(job.sequence), "parents": parents}
-    config["arguments"] |= {"task": task, "experiment": row, "exp_name": f"{row}{job.seed}", **arguments}
+    config["arguments"] |= {"task": task, "experiment": row, "exp_name": f"{row}{job.suffix}", **arguments}
     config["parameters"] |= {"trained": 0}
     config["run"] = uuid.uuid4().hex
     folder.mkdir(parents=True, exist_ok=True)

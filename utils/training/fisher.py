@@ -85,7 +85,7 @@ def guarded(run, start, model, tasks):
     for point in points:
         if len(points) > 1:
             point.load_into(model)
-        fisher = _fisher_of(run, point, model, tasks.get(point.sequence[-1]))["fisher"]
+        fisher = _fisher_of(run, point, model, tasks.get(point.sequence[-1]))
         anchors = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if name in fisher}
         result.append((anchors, {name: values.to(run.accelerator.device) for name, values in fisher.items()}))
     return result
@@ -121,32 +121,7 @@ def _fisher_of(run, point, model, task):
             with atomic_write(beside) if writable else run.file(own.name) as file:
                 torch.save({**facts, "fisher": fisher}, file)
             run.print(f"Fisher information of {name} → {beside if writable else own}")
-    return {**facts, "fisher": fisher}
-
-
-def of_run(folder, batch_size=10, quiet=True, **changes):
-    """F of a finished run, from beside its best_model.pt, or computed there.
-
-    Args:
-        folder: the run's folder.
-        batch_size: for estimating F.
-        quiet: print nothing.
-        changes: flags that take the place of the run's own, as ``reopen`` takes them.
-
-    Returns:
-        What ``fisher-b<batch size>.pt`` holds: ``fisher`` ({name: tensor}), ``task``, ``model`` (a digest), ``batch_size`` and
-        ``utterances`` (digests).
-
-    Raises:
-        UserError: as ``reopen``, or if the folder cannot be written.
-    """
-    from utils.training.start import StartingPoint, reopen
-
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder} is not there, or cannot be written")
-    run, model, config, tasks = reopen(folder, changes | {"fisher": None, "fisher_batch_size": batch_size}, quiet=quiet)
-    point = StartingPoint(folder / BEST_MODEL, config, tuple(config["sequence"]))
-    return _fisher_of(run, point, model, tasks[config["sequence"][-1]])
+    return fisher
 
 
 def write_fisher(path, kept):
@@ -154,7 +129,7 @@ def write_fisher(path, kept):
 
     Args:
         path: the file to write.
-        kept: as ``of_run`` returns it.
+        kept: as ``read_fisher`` returns it.
     """
     import safetensors.torch
 
@@ -167,7 +142,11 @@ def write_fisher(path, kept):
 
 
 def read_fisher(path):
-    """Read F from ``fisher-b<batch size>.pt`` or from what ``write_fisher`` wrote: a dictionary as ``of_run`` returns it.
+    """Read ``fisher-b<batch size>.pt`` or what ``write_fisher`` wrote.
+
+    Returns:
+        A dictionary: ``fisher`` ({parameter name: tensor}), ``task``, ``model`` (a digest), ``batch_size`` and ``utterances``
+        (digests).
 
     Raises:
         UserError: if the file is damaged, or holds something else.
@@ -196,7 +175,7 @@ def read_fisher(path):
 
 
 def _kept(run, places, facts, model):
-    """F and its facts from the first of some files that is of this model and these utterances, or None."""
+    """F from the first of some files that is of this model and these utterances, or None."""
     from utils.training.checkpoints import describe_mismatch
 
     found = {}
@@ -207,7 +186,7 @@ def _kept(run, places, facts, model):
                 continue
             kept = read_fisher(path)
             if all(kept.get(name) == value for name, value in facts.items()):
-                found["kept"] = kept  # as large as the model: read once
+                found["fisher"] = kept["fisher"]  # as large as the model: read once
                 return str(path)
             if kept.get("task") == facts["task"]:
                 run.print(f"{path} is not used: it is of another model, other utterances or another batch size")
@@ -216,12 +195,12 @@ def _kept(run, places, facts, model):
     path = run.from_main_process(find)
     if path is None:
         return None
-    kept = found["kept"] if found else read_fisher(path)
+    fisher = found["fisher"] if found else read_fisher(path)["fisher"]
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if wrong := describe_mismatch(kept["fisher"], parameters):
+    if wrong := describe_mismatch(fisher, parameters):
         raise UserError(f"{path} does not fit the model: {wrong}")
     run.print(f"Fisher information of {facts['task']}: {path}")
-    return kept
+    return fisher
 
 
 @contextmanager
@@ -256,7 +235,15 @@ def main():
     )
     add_reopening_flags(parser)
     args = vars(parser.parse_args())
-    of_run(args.pop("run_folder"), args.pop("batch_size"), quiet=False, **args)
+    from utils.training.start import StartingPoint, reopen
+
+    folder = args.pop("run_folder")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} is not there, or cannot be written")
+    changes = args | {"fisher": None, "fisher_batch_size": args.pop("batch_size")}
+    run, model, config, tasks = reopen(folder, changes, quiet=False)
+    name = config["sequence"][-1]
+    _fisher_of(run, StartingPoint(folder / BEST_MODEL, config, tuple(config["sequence"])), model, tasks[name])
 
 
 if __name__ == "__main__":
