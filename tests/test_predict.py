@@ -18,6 +18,7 @@ from test_export import LABELS, make_run
 import predict
 from models import speech
 from predict import load_predictor
+from utils.data.audio import decoded, read_waveform, unchanged
 from utils.data.corpus import read_corpus
 from utils.errors import UserError
 from utils.methods import KEMDY
@@ -165,6 +166,19 @@ def test_a_long_file_is_not_read_whole(outputs, tmp_path, monkeypatch):
     whole = 16_000 * 300
     # Once to look at it, in blocks, and each second twice.
     assert max(counts) < whole / 2 and sum(counts) < 3.1 * whole
+
+
+def test_parts_of_an_mp3_are_those_of_the_whole(tmp_path):
+    path = str(tmp_path / "a.mp3")
+    soundfile.write(path, np.sin(np.arange(16_000 * 20) ** 1.3 / 50), 16_000, **MP3)
+    found, whole = decoded(path, parts=True), soundfile.read(path, dtype="float32")[0]
+    copy, seconds = found.path, found.header.duration
+    assert unchanged(path, found.header) and np.array_equal(read_waveform(copy, 5, seconds), read_waveform(path, 5, seconds))
+    part = whole[16_000 * 13 : 16_000 * 18]
+    heard = read_waveform(copy, 5.0, seconds - 13, 13.0)  # which a seek in the file itself would begin with silence
+    np.testing.assert_allclose(heard, (part - part.mean()) / part.std(), atol=1e-4)
+    del found
+    assert not os.path.exists(copy)
 
 
 def test_each_bad_file_is_a_row(outputs, call_main, tmp_path, wavs, monkeypatch):
@@ -320,7 +334,7 @@ def test_ffmpeg_decodes_what_soundfile_cannot(outputs, wavs, tmp_path, monkeypat
     (tmp_path / "temporary").mkdir()
     found = predictor.predict([recording, broken], texts[:1] * 2)
     assert np.array_equal(probabilities(found)[0], probabilities(expected)[0])
-    assert found["error"][1] == "cannot be read, by ffmpeg neither (moov atom not found)"
+    assert found["error"][1] == "cannot be read, not by ffmpeg either (moov atom not found)"
     assert not list((tmp_path / "temporary").iterdir())
     # However many there are, few temporary files are there at a time.
     copies = [shutil.copy(recording, tmp_path / f"{index}.m4a") for index in range(30)]

@@ -10,9 +10,10 @@ import shutil
 import socket
 import stat
 import subprocess
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import mkstemp
 from typing import NamedTuple
 
 import numpy as np
@@ -36,8 +37,6 @@ CHECKED_BY_LIBSNDFILE = ("FLAC", "CAF")
 SILENCE = 2**-14
 # Frames that are decoded at a time: a file that rows cut into utterances may last for hours.
 BLOCK = 2**21
-# Seconds from which an MP3 is decoded once, and not for each part of it.
-LONG_MP3 = 60
 # What ``read_header`` says of a file that is not there.
 MISSING = os.strerror(errno.ENOENT)
 # The same of a format that libsndfile does not read.
@@ -270,53 +269,75 @@ def _gone_bad(path, reason):
     return UserError(f"{path} went bad since it was looked at: {reason}")
 
 
-class Decoded(NamedTuple):
-    """A sound file as soundfile can read it: its WavHeader, or a str that says why it cannot be used, and where to read it.
+class TemporaryWav:
+    """A file of this ``name``, which is there as long as this object is."""
 
-    ``temporary`` is the wav that was made of it, which is there as long as this object is.
+    def __init__(self):
+        descriptor, self.name = mkstemp(suffix=".wav")
+        os.close(descriptor)
+        weakref.finalize(self, os.unlink, self.name)
+
+
+class Decoded(NamedTuple):
+    """A sound file as soundfile can read it.
+
+    Attributes:
+        header: its WavHeader, or a str that says why it cannot be used.
+        path: where to read it.
+        temporary: the TemporaryWav there, if it is not the file itself.
     """
 
     header: WavHeader | str
     path: str
-    temporary: object = None
+    temporary: TemporaryWav | None = None
 
 
-def decoded(path):
+def decoded(path, parts=False):
     """``read_header`` of a file in any format: what soundfile does not read (m4a, mp4, aac) is decoded by ffmpeg, where it is.
+
+    Args:
+        path: of the file.
+        parts: will it be read from other places than its beginning?
 
     Returns:
         A Decoded; size and time of change in its header are those of the file itself.
     """
     header = read_header(path)
-    if header != UNKNOWN_FORMAT:
-        long = isinstance(header, WavHeader) and header.duration > LONG_MP3
-        return _with_quick_seeks(path, header) if long else Decoded(header, path)
+    if header == UNKNOWN_FORMAT:
+        return _by_ffmpeg(path)
+    return _seekable(path, header) if parts and isinstance(header, WavHeader) else Decoded(header, path)
+
+
+def _by_ffmpeg(path):
     name, ffmpeg = os.path.basename(path), shutil.which("ffmpeg")
     if ffmpeg is None:
         stem, suffix = os.path.splitext(name)
         other = stem + (".flac" if suffix.lower() == ".wav" else ".wav")
         convert = f"convert it (ffmpeg -i {shlex.quote(name)} {shlex.quote(other)})"
         return Decoded(f"is in no format that can be read here without ffmpeg: {convert}", path)
-    before, wav = os.stat(path), NamedTemporaryFile(suffix=".wav")
+    before, wav = os.stat(path), TemporaryWav()
     # Only files: a playlist under the name of a recording could name anything on the net.
     command = [ffmpeg, "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-i", f"file:{path}", "-vn", "-y", wav.name]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it ended without a word"]
-        return Decoded(f"cannot be read, by ffmpeg neither ({said[-1]})", path)
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return Decoded(f"cannot be read, not by ffmpeg either ({said[-1]})", path)
     header = read_header(wav.name)
     if isinstance(header, WavHeader):
         header = header._replace(size=before.st_size, mtime_ns=before.st_mtime_ns)
     return Decoded(header, wav.name, wav)
 
 
-def _with_quick_seeks(path, header):
-    """A Decoded; of an MP3 as a wav of one channel: in an MP3, a place takes the longer to find the later it is."""
+def _seekable(path, header):
+    """A Decoded: of an MP3 a wav of one channel, any other file as it is.
+
+    Where libsndfile seeks in an MP3, the first tenths of a second are wrong, and a later place takes longer to find.
+    """
     try:
         with soundfile.SoundFile(path) as sound:
             if sound.format != "MP3":
                 return Decoded(header, path)
-            wav = NamedTemporaryFile(suffix=".wav")
+            wav = TemporaryWav()
             with soundfile.SoundFile(wav.name, "w", sound.samplerate, 1, "FLOAT", format="RF64") as copy:
                 while len(samples := sound.read(BLOCK, dtype="float32", always_2d=True)):
                     copy.write(samples.mean(axis=1))

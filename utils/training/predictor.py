@@ -27,7 +27,7 @@ from utils.training.sources import load_model
 WAYS = ("routed", "entropy", "mean")
 # Recordings (or windows of them) that are looked at, sorted by length, and answered for together.
 CHUNK = 256
-# Of them, recordings that were decoded into a temporary file: each takes room on the disk, and an open file.
+# Of them, recordings of which a decoded copy lies on disk.
 TEMPORARY = 32
 # Of the model's digest, in a row.
 DIGITS = 12
@@ -211,14 +211,15 @@ class Predictor:
         """
         if windows and segments:
             raise ValueError("windows and segments: choose one")
-        pool = ThreadPoolExecutor(max(1, self.num_workers))
-        look_at = lru_cache(TEMPORARY)(lambda path, problem: pool.submit(_look_at, path, problem))
-        found = ahead((look_at(recording.path, recording.problem) for recording in recordings), 2 * self.num_workers)
+        pool, parts = ThreadPoolExecutor(max(1, self.num_workers)), windows or segments
+        look_at = lru_cache(TEMPORARY)(lambda *arguments: pool.submit(_look_at, *arguments))
+        looks = (look_at(of.path, of.problem, parts or of.start > 0) for of in recordings)
+        found = ahead(looks, 2 * self.num_workers)
         bar = tqdm(total=len(recordings), desc="recordings", disable=None, bar_format="{l_bar}{bar}| {elapsed}<{remaining}")
         try:
             items, size = [], 0
             for recording, sound in zip(recordings, found):
-                items.append(self._item(recording, sound, windows or segments, noted))
+                items.append(self._item(recording, sound, parts, noted))
                 size += max(len(items[-1].pieces), CHUNK // TEMPORARY if sound.temporary else 1)
                 if size >= CHUNK:
                     yield self._rows(items, segments, noted, pool, bar)
@@ -229,15 +230,15 @@ class Predictor:
             bar.close()
             pool.shutdown(cancel_futures=True)
 
-    def _item(self, recording, sound, whole, noted):
+    def _item(self, recording, sound, parts, noted):
         seconds = sound.header if isinstance(sound.header, str) else length(recording, sound.header, math.inf)
         noted["recordings"] += 1
         if isinstance(seconds, str):
             return Item(recording._replace(problem=seconds), sound, [])
         noted["without text"] += not recording.text
         noted["silent"] += sound.header.silent
-        starts = windows_of(seconds, self.max_seq_len) if whole else [0.0]
-        noted["longer"] += not whole and seconds > self.max_seq_len
+        starts = windows_of(seconds, self.max_seq_len) if parts else [0.0]
+        noted["longer"] += not parts and seconds > self.max_seq_len
         return Item(recording, sound, [(recording.start + start, seconds - start) for start in starts])
 
     def _tokenized(self, texts, noted):
@@ -371,8 +372,8 @@ def ahead(futures, count):
         yield begun.popleft().result()
 
 
-def _look_at(path, problem):
-    return Decoded(problem, path) if problem else decoded(path)
+def _look_at(path, problem, parts):
+    return Decoded(problem, path) if problem else decoded(path, parts)
 
 
 def _nine_digits(number):
