@@ -85,7 +85,7 @@ def read_header(path):
         found = stat_file(path)
         if found.st_size == 0:
             return "is empty (0 bytes)"
-        if path.lower().endswith(".raw"):  # of which soundfile raises TypeError
+        if str(path).lower().endswith(".raw"):  # of which soundfile raises TypeError
             return "is raw sound, whose rate and format nothing tells: convert it to wav"
         chunks = _sound_chunks(path)
         if len(chunks) > 1:
