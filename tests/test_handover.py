@@ -19,6 +19,7 @@ from utils.data.corpus import read_corpus
 from utils.errors import UserError
 from utils.files import BEST_MODEL, METRICS
 from utils.methods import KEMDY
+from utils.results import export as export_module
 from utils.results import score
 from utils.results.export import export
 from utils.results.measures import measures
@@ -49,6 +50,20 @@ def test_fisher_information_in_a_file_to_hand_on(outputs, tmp_path):
         damaged.write_bytes(content)
         with pytest.raises(UserError, match=f"{damaged} is damaged"):
             read_fisher(damaged)
+
+
+def test_fisher_information_that_is_not_there_is_computed(outputs, tmp_path, call_main):
+    run = shutil.copytree(folder(outputs, "task_a", "KEMDy19"), tmp_path / "run")
+    kept = read_fisher(run / "fisher-b10.pt")
+    (run / "fisher-b10.pt").unlink()
+    code, _, stderr = call_main(export_module, run, tmp_path / "a.safetensors", "--with_fisher")
+    assert code == 0, stderr
+    again = read_fisher(tmp_path / "a.fisher.safetensors")
+    assert all(torch.equal(again["fisher"].pop(name), values) for name, values in kept.pop("fisher").items())
+    assert again == kept | {"fisher": {}}
+    # ewc.py does not start from adapters.
+    code, _, stderr = call_main(export_module, folder(outputs, "adapter", "KEMDy19"), tmp_path / "b", "--with_fisher")
+    assert code == 1 and "a run of adapter: ewc.py does not start" in stderr and not (tmp_path / "b").exists()
 
 
 @pytest.fixture()
