@@ -84,11 +84,14 @@ def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, spee
     arguments = {name: value for name, value in one["arguments"].items() if other["arguments"].get(name) == value}
     arguments |= {name: max(of["arguments"][name] for of in (one, other)) for name in ("max_text_len", "max_seq_len")}
     sequence = list(dict.fromkeys(one["sequence"] + other["sequence"]))
+    folds = one["corpora"] | other["corpora"]
+    # What each was kept from, the other may have been trained on.
+    folds |= {name: "several folds" for name, fold in one["corpora"].items() if folds[name] != fold}
     facts = one | {
         "method": "merged",
         "task": "+".join(sequence),
         "sequence": sequence,
-        "corpora": one["corpora"] | other["corpora"],
+        "corpora": folds,
         "synthetic": one["synthetic"] or other["synthetic"],
         "arguments": arguments,
         # Nothing was measured of the mean.
