@@ -76,6 +76,7 @@ def combine(output_root, folds=None, seeds=None, overwrite=False, **changes):
         for run in find_runs(output_root)
         if run.metrics
         and run.experiment == run.method
+        and (run.path / BEST_MODEL).exists()
         and (folds is None or run.fold in folds)
         and (seeds is None or run.config["seed"] in seeds)
     }
