@@ -111,8 +111,10 @@ def adapter_jobs(runs, tell):
         for key in sorted(dict.fromkeys(key for _, key in own)):
             if len(tasks) < 2 or not all((task, key) in own for task in tasks):
                 continue
-            parents = tuple(runs["adapter", (task,), key] for task in tasks)
-            made = rows
+            parents, made = tuple(runs["adapter", (task,), key] for task in tasks), rows
+            if len({tuple(of["fingerprint"] for of in run.config["encoders"].values()) for run in parents}) > 1:
+                tell(f"no rows of {', '.join(str(run.path) for run in parents)}: they are over different encoders")
+                continue
             try:
                 for parent in parents[1:]:
                     require_alike(parents[0].config, parent.config, parents[0].path, parent.path)
