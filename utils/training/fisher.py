@@ -110,8 +110,9 @@ def _fisher_of(run, point, model, task):
         return kept
     if task is None:
         raise UserError(
-            f"the Fisher information of {name} is not in {', '.join(map(str, places[:-1]))}, and cannot be computed without its "
-            "corpus: name the file that came with the model (--fisher), or ask for it ('python -m utils.training.fisher RUN_FOLDER' makes it)"
+            f"the Fisher information of {name} is not in {', '.join(map(str, places[:-1]))}, and cannot be computed without "
+            "its corpus: name the file that came with the model (--fisher), or ask for it "
+            "('python -m utils.training.fisher RUN_FOLDER' makes it)"
         )
     with folder_lock(run, beside.parent) as writable:
         if kept := _kept(run, places, facts, model):  # another run has made it meanwhile
