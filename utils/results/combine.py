@@ -87,8 +87,8 @@ def combine(output_root, folds=None, seeds=None, overwrite=False, **changes):
         jobs.append((job._replace(rows=rows), parents))
     if not jobs:
         raise UserError(
-            f"--output_root {output_root} holds nothing to combine: the adapters of two corpora, or finetune and {START}, under "
-            "these names and finished for the same fold and seed"
+            f"--output_root {output_root} holds nothing to combine: the adapters of two corpora, or finetune and {START}, "
+            "under these names and finished for the same fold and seed"
         )
     jobs = [(job, parents) for job, parents in jobs if job.rows]
     with tqdm(total=sum(job.evaluations for job, _ in jobs), desc="evaluations", disable=None) as bar:

@@ -285,7 +285,7 @@ def without_text_tables(results, metric):
             "change": over_folds(difference(without, scores), Change),
         }
     notes = ("The same models and test splits, with every transcript empty.",)
-    return [Table("without_text", f"{METRIC_TITLES[metric]} without transcripts", "model", rows, {"metric": metric}, notes)]
+    return [Table("without_text", f"Without transcripts: {METRIC_TITLES[metric]}", "model", rows, {"metric": metric}, notes)]
 
 
 def lambda_tables(results, metric):
