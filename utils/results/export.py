@@ -43,8 +43,7 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
         UserError: if the run is unfinished or cannot be used, lacks what is asked for, or the files exist or cannot be written.
     """
     run_folder, path = Path(run_folder), Path(path)
-    if not (run_folder / METRICS).exists():
-        raise UserError(f"{run_folder} is not a finished run (it has no {METRICS}): name the folder of one")
+    metrics = metrics_of(run_folder)
     require_writable(path, overwrite, [run_folder], with_fisher)
 
     from utils.training.fisher import write_fisher
@@ -58,10 +57,21 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
         raise UserError(f"{run_folder} has no {CENTROIDS}: 'python -m utils.training.routing {run_folder}' makes it")
     if with_fisher:
         fisher = _fisher_of(run_folder, source.digest, {"text_model": text_model, "speech_model": speech_model})
-    facts = exported_facts(model, config, read_json(run_folder / METRICS))
+    facts = exported_facts(model, config, metrics)
     write_export(path, exported_state(model, config), facts, source.tokenizer, source.centroids if with_centroids else None)
     if with_fisher:
         write_fisher(path.with_suffix(FISHER), fisher)
+
+
+def metrics_of(run_folder):
+    """metrics.json of a run.
+
+    Raises:
+        UserError: if the run is not finished.
+    """
+    if not (run_folder / METRICS).exists():
+        raise UserError(f"{run_folder} is not a finished run (it has no {METRICS}): name the folder of one")
+    return read_json(run_folder / METRICS)
 
 
 def write_export(path, state, facts, tokenizer, centroids=None):

@@ -70,13 +70,14 @@ def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, spee
     Raises:
         UserError: if a model cannot be used, a mean of the two is no model, or the file exists or cannot be written.
     """
-    from utils.results.export import exported_facts, exported_state, require_writable, write_export
+    from utils.results.export import exported_facts, exported_state, metrics_of, require_writable, write_export
     from utils.training.sources import load_model
 
     require_writable(path, overwrite, [first, second])
     sources = [load_model(named, text_model, speech_model) for named in (first, second)]
     one, other = (
-        exported_facts(source.model, source.facts, {"test": {}}) if source.path.is_dir() else source.facts for source in sources
+        exported_facts(source.model, source.facts, metrics_of(source.path)) if source.path.is_dir() else source.facts
+        for source in sources
     )
     require_alike(one, other, first, second)
     model = sources[0].model

@@ -53,13 +53,14 @@ def score(named, task, fold=None, without_text=False, experiment=None, **changes
     """
     from utils.data.batches import Sound, UtteranceDataset
     from utils.metrics import test_scores
+    from utils.results.export import metrics_of
     from utils.training.engine import calibration, evaluate
     from utils.training.sources import load_model
     from utils.training.start import make_tasks, read_corpora
 
     source = load_model(named, changes.get("text_model"), changes.get("speech_model"))
     facts, labels = source.facts, source.facts["labels"]
-    metrics = _metrics_of(source.path)
+    metrics = metrics_of(source.path) if source.path.is_dir() else None
     run = _run_of(facts, task, facts["fold"] if fold is None else fold, changes)
     found = make_tasks(run, read_corpora(run, [task]), labels, tokenizer=source.tokenizer)[task]
     _require_unseen(named, facts, found, run.args.num_fold)
@@ -83,15 +84,6 @@ def score(named, task, fold=None, without_text=False, experiment=None, **changes
             kept = metrics.get("test_without_text", {}) | tests["test_without_text"]
             write_json(source.path / METRICS, metrics | {"test_without_text": kept})
     return _facts(source, found, run.args.num_fold, experiment), tests
-
-
-def _metrics_of(path):
-    """metrics.json of a run folder; None of an exported file."""
-    if not path.is_dir():
-        return None
-    if not (path / METRICS).exists():
-        raise UserError(f"{path} is not a finished run (it has no {METRICS}): name the folder of one")
-    return read_json(path / METRICS)
 
 
 def _run_of(facts, task, fold, changes):
