@@ -115,6 +115,10 @@ def test_finished_rows_are_skipped_until_their_models_change(combined, tmp_path,
     assert digest(path / "config.json") != before
     done = shell("bash", "run-combine.sh", "--output_root", tmp_path / "outputs", FOLDS="0", SEEDS="12")
     assert done.returncode == 0 and done.stdout.count("is finished: skipped") == 8, done.stderr
+    # Without its model a run is not combined, and what was made of it stays.
+    model.unlink()
+    code, stdout, stderr = call_main(combine, *flags)
+    assert code == 0 and stdout.count("is finished: skipped") == 6, stderr
     code, _, stderr = call_main(combine, "--output_root", tmp_path / "outputs", "--seeds", 99)
     assert code == 1 and "nothing to combine" in stderr and stderr.count("\n") == 1
 
