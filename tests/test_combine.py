@@ -115,6 +115,10 @@ def test_finished_rows_are_skipped_until_their_models_change(combined, tmp_path,
     assert digest(path / "config.json") != before
     done = shell("bash", "run-combine.sh", "--output_root", tmp_path / "outputs", FOLDS="0", SEEDS="12")
     assert done.returncode == 0 and done.stdout.count("is finished: skipped") == 8, done.stderr
+    # Without its model a run is not combined, and what was made of it stays.
+    model.unlink()
+    code, stdout, stderr = call_main(combine, *flags)
+    assert code == 0 and stdout.count("is finished: skipped") == 6, stderr
     code, _, stderr = call_main(combine, "--output_root", tmp_path / "outputs", "--seeds", 99)
     assert code == 1 and "nothing to combine" in stderr and stderr.count("\n") == 1
 
@@ -123,7 +127,7 @@ def test_evaluate_shows_them_and_says_what_they_are(combined, call_main, monkeyp
     code, stdout, stderr = call_main(evaluate, "--output_root", combined, "--metric", "macro")
     assert code == 0, stderr
     text = " ".join(stdout.split())
-    assert "adapter_routed, adapter_entropy and adapter_mean are not told: the adapter is chosen" in text
+    assert "adapter_routed, adapter_entropy and adapter_mean are not told: the answer is that of the adapter with" in text
     assert "wise_ft_tuned and joint need the recordings of earlier tasks (wise_ft_tuned to choose α" in text
     assert "adapter and adapter_wo_pretraining have a model a task, which later ones do not change: BWT is 0 by" in text
     assert "R[1,j] of wise_ft and wise_ft_tuned is task_a's" in text and "\nwise_ft_tuned † " in stdout

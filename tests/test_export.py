@@ -211,10 +211,11 @@ def test_fisher_information_is_written_beside_the_file(copied, tmp_path, call_ma
     run, path = copied("task_a"), tmp_path / "file.safetensors"
     fisher = tmp_path / "file.fisher.safetensors"
 
-    def keep(batch_size):
-        facts = {"task": "A", "model": "1" * 64, "batch_size": batch_size, "utterances": "1"}
+    def keep(batch_size, model=None):
+        facts = {"task": "A", "model": model or load_model(run).digest, "batch_size": batch_size, "utterances": "1"}
         torch.save(facts | {"fisher": {"classifier.bias": torch.ones(3)}}, run / f"fisher-b{batch_size}.pt")
 
+    keep(20, "of another model")
     for batch_size in (1, 10):  # the only one, and of two the usual one
         keep(batch_size)
         code, stdout, stderr = call_main(export_module, run, path, "--with_fisher", "--overwrite")

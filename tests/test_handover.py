@@ -17,8 +17,9 @@ from test_grid import executable, fake  # noqa: F401
 import evaluate
 from utils.data.corpus import read_corpus
 from utils.errors import UserError
-from utils.files import BEST_MODEL, METRICS
+from utils.files import BEST_MODEL, CONFIG, METRICS, write_json
 from utils.methods import KEMDY
+from utils.results import export as export_module
 from utils.results import score
 from utils.results.export import export
 from utils.results.measures import measures
@@ -49,6 +50,20 @@ def test_fisher_information_in_a_file_to_hand_on(outputs, tmp_path):
         damaged.write_bytes(content)
         with pytest.raises(UserError, match=f"{damaged} is damaged"):
             read_fisher(damaged)
+
+
+def test_fisher_information_that_is_not_there_is_computed(outputs, tmp_path, call_main):
+    run = shutil.copytree(folder(outputs, "task_a", "KEMDy19"), tmp_path / "run")
+    kept = read_fisher(run / "fisher-b10.pt")
+    (run / "fisher-b10.pt").unlink()
+    code, _, stderr = call_main(export_module, run, tmp_path / "a.safetensors", "--with_fisher")
+    assert code == 0, stderr
+    again = read_fisher(tmp_path / "a.fisher.safetensors")
+    assert all(torch.equal(again["fisher"].pop(name), values) for name, values in kept.pop("fisher").items())
+    assert again == kept | {"fisher": {}}
+    # ewc.py does not start from adapters.
+    code, _, stderr = call_main(export_module, folder(outputs, "adapter", "KEMDy19"), tmp_path / "b", "--with_fisher")
+    assert code == 1 and "a run of adapter: ewc.py does not start" in stderr and not (tmp_path / "b").exists()
 
 
 @pytest.fixture()
@@ -104,8 +119,19 @@ def test_a_model_is_not_scored_on_what_it_may_have_seen(outputs, data_root, call
     make_ravdess(tmp_path / "data" / "RAV", actors=6)
     line = refused(run, "--task", "RAV", "--data_root", tmp_path / "data")
     assert "RAV has" in line and "labels that are no class here (calm" in line
-    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns(METRICS))
-    assert "is not a finished run" in refused(tmp_path / "run", "--task", "KEMDy19")
+    # The mean of two folds' models may have seen the test split of either.
+    other = shutil.copytree(run, tmp_path / "other")
+    splits = read(other / CONFIG)["corpora"]["KEMDy19"]["splits"]
+    corpora = {"KEMDy19": {"splits": splits | {"test": splits["valid"], "valid": splits["test"]}}}
+    write_json(other / CONFIG, read(other / CONFIG) | {"fold": 1, "corpora": corpora})
+    merge(run, other, tmp_path / "mean")
+    for fold in (0, 1):
+        flags = ("--task", "KEMDy19", "--num_fold", fold, "--data_root", data_root)
+        assert "may have seen the test split" in refused(tmp_path / "mean", *flags)
+    (other / METRICS).unlink()
+    assert "is not a finished run" in refused(other, "--task", "KEMDy19")
+    with pytest.raises(UserError, match="is not a finished run"):
+        merge(run, other, tmp_path / "no")
 
 
 def test_a_merged_model_is_scored_like_any_other(outputs, data_root, give, call_main, tmp_path):

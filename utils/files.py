@@ -110,6 +110,12 @@ def sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def require_folder(path):
+    """Raise UserError if there is no folder to write a file to: to be called before what takes long."""
+    if not Path(path).parent.is_dir():
+        raise UserError(f"{path} cannot be written: there is no folder {Path(path).parent}")
+
+
 @contextlib.contextmanager
 def atomic_write(path, through_links=True, writer=""):
     """A file, open for bytes, that takes the place of ``path`` when the block ends.

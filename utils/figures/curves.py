@@ -77,6 +77,8 @@ def histories(results, row, sequence):
         CannotDraw: if one cannot be read.
     """
     runs = [run for run in results.of_row(row) if run.sequence == tuple(sequence)]
+    if any(run.from_file for run in runs):
+        raise CannotDraw(f"the score files of {row} hold no {HISTORY}")
     try:
         tables = [pd.read_csv(run.path / HISTORY).assign(fold=run.key[0], seed=run.key[1]) for run in runs]
     except (OSError, ValueError) as error:

@@ -76,6 +76,7 @@ def combine(output_root, folds=None, seeds=None, overwrite=False, **changes):
         for run in find_runs(output_root)
         if run.metrics
         and run.experiment == run.method
+        and (run.path / BEST_MODEL).exists()
         and (folds is None or run.fold in folds)
         and (seeds is None or run.config["seed"] in seeds)
     }
@@ -87,7 +88,7 @@ def combine(output_root, folds=None, seeds=None, overwrite=False, **changes):
     if not jobs:
         raise UserError(
             f"--output_root {output_root} holds nothing to combine: the adapters of two corpora, or finetune and {START}, "
-            "finished for the same fold and seed"
+            "under these names and finished for the same fold and seed"
         )
     jobs = [(job, parents) for job, parents in jobs if job.rows]
     with tqdm(total=sum(job.evaluations for job, _ in jobs), desc="evaluations", disable=None) as bar:
@@ -110,8 +111,10 @@ def adapter_jobs(runs, tell):
         for key in sorted(dict.fromkeys(key for _, key in own)):
             if len(tasks) < 2 or not all((task, key) in own for task in tasks):
                 continue
-            parents = tuple(runs["adapter", (task,), key] for task in tasks)
-            made = rows
+            parents, made = tuple(runs["adapter", (task,), key] for task in tasks), rows
+            if len({tuple(of["fingerprint"] for of in run.config["encoders"].values()) for run in parents}) > 1:
+                tell(f"no rows of {', '.join(str(run.path) for run in parents)}: they are over different encoders")
+                continue
             try:
                 for parent in parents[1:]:
                     require_alike(parents[0].config, parent.config, parents[0].path, parent.path)

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from utils.errors import UserError, one_line_errors, printable
-from utils.files import METRICS, atomic_write, read_json, write_text
+from utils.files import atomic_write, require_folder, write_text
 from utils.flags import Parser, encoder_name, named_path
 from utils.methods import METHODS
 from utils.results.card import SCORES
@@ -43,10 +43,7 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
         UserError: if the run is unfinished or cannot be used, lacks what is asked for, or the files exist or cannot be written.
     """
     run_folder, path = Path(run_folder), Path(path)
-    if not (run_folder / METRICS).exists():
-        raise UserError(f"{run_folder} is not a finished run (it has no {METRICS}): name the folder of one")
     require_writable(path, overwrite, [run_folder], with_fisher)
-    fisher = _fisher_of(run_folder, text_model=text_model, speech_model=speech_model) if with_fisher else None
 
     from utils.training.fisher import write_fisher
     from utils.training.sources import CENTROIDS, load_model
@@ -57,7 +54,9 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
         raise UserError(f"{run_folder} is of method {config['method']}, which utils/methods.py does not declare")
     if with_centroids and source.centroids is None:
         raise UserError(f"{run_folder} has no {CENTROIDS}: 'python -m utils.training.routing {run_folder}' makes it")
-    facts = exported_facts(model, config, read_json(run_folder / METRICS))
+    if with_fisher:
+        fisher = _fisher_of(run_folder, source.digest, {"text_model": text_model, "speech_model": speech_model})
+    facts = exported_facts(model, config, source.metrics)
     write_export(path, exported_state(model, config), facts, source.tokenizer, source.centroids if with_centroids else None)
     if with_fisher:
         write_fisher(path.with_suffix(FISHER), fisher)
@@ -122,21 +121,23 @@ def push(path, name, private=False, with_fisher=False):
     return list(files), upload(name, files, private)
 
 
-def _fisher_of(run_folder, **encoders):
-    """The run's Fisher information: with the usual batch size, or the only one that there is; computed where there is none."""
-    from utils.training.fisher import FILE, of_run, read_fisher
+def _fisher_of(run_folder, digest, encoders):
+    """The Fisher information of a run's model, of the usual batch size if there are several; computed where there is none."""
+    from utils.training.fisher import FILE, make_fisher, read_fisher
 
-    found = sorted(run_folder.glob(FILE.format("*")))
     usual = run_folder / FILE.format(10)
-    if usual not in found and len(found) != 1:
-        return of_run(run_folder, quiet=False, **{name: of for name, of in encoders.items() if of})
-    return read_fisher(usual if usual in found else found[0])
+    for path in [usual] * usual.exists() + sorted(run_folder.glob(FILE.format("*"))):
+        if (kept := read_fisher(path))["model"] == digest:
+            return kept
+    make_fisher(run_folder, **{name: named for name, named in encoders.items() if named})
+    return read_fisher(usual)
 
 
 def require_writable(path, overwrite, run_folders, with_fisher=False):
-    """Raise UserError if a file cannot be exported to ``path``: it exists, or lies among the files of a run."""
+    """Raise UserError if ``path`` cannot be exported to: it has no folder, it exists, or it lies among the files of a run."""
     if path.is_dir() or path.suffix == ".md":
         raise UserError(f"{path} is a folder, or ends as the model card beside it will: name a file, such as model.safetensors")
+    require_folder(path)
     if path.resolve().parent in [Path(folder).resolve() for folder in run_folders]:
         raise UserError(f"{path} would lie among the run's own files: name a file elsewhere")
     for existing in _written(path, with_fisher):
@@ -246,8 +247,8 @@ def main():
         )
     elif path.is_dir():
         raise UserError(f"{path} is a folder: name the FILE to write it to as well")
-    elif args.with_centroids:
-        raise UserError(f"--with_centroids: {path} stays as it is; export the run again")
+    elif args.with_centroids or (args.with_fisher and not args.push):
+        raise UserError(f"{path} stays as it is: export the run again, --with_fisher or --with_centroids")
     if args.push:
         names, address = push(path, args.push, args.private, args.with_fisher)
         print(f"uploaded {', '.join(names)} to {address}")

@@ -76,7 +76,7 @@ def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, spee
     require_writable(path, overwrite, [first, second])
     sources = [load_model(named, text_model, speech_model) for named in (first, second)]
     one, other = (
-        exported_facts(source.model, source.facts, {"test": {}}) if source.path.is_dir() else source.facts for source in sources
+        exported_facts(source.model, source.facts, source.metrics) if source.metrics else source.facts for source in sources
     )
     require_alike(one, other, first, second)
     model = sources[0].model
@@ -84,11 +84,14 @@ def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, spee
     arguments = {name: value for name, value in one["arguments"].items() if other["arguments"].get(name) == value}
     arguments |= {name: max(of["arguments"][name] for of in (one, other)) for name in ("max_text_len", "max_seq_len")}
     sequence = list(dict.fromkeys(one["sequence"] + other["sequence"]))
+    folds = one["corpora"] | other["corpora"]
+    # What each was kept from, the other may have been trained on.
+    folds |= {name: "several folds" for name, fold in one["corpora"].items() if folds[name] != fold}
     facts = one | {
         "method": "merged",
         "task": "+".join(sequence),
         "sequence": sequence,
-        "corpora": one["corpora"] | other["corpora"],
+        "corpora": folds,
         "synthetic": one["synthetic"] or other["synthetic"],
         "arguments": arguments,
         # Nothing was measured of the mean.

@@ -80,6 +80,8 @@ def _how_scores_are_read(results, learned_first):
         said.append(f"{listed(joint)} on all tasks at once")
     for of, rows in _combined(results).items():
         said.append(f"{_say(rows, 'combines', 'combine')} {of}'s models without training")
+    if merged := results.rows_that(lambda m: m.how == COMBINED and not m.of):
+        said.append(f"{_say(merged, 'is the weighted mean', 'are weighted means')} of two models' weights")
     sentence = f"{'; '.join(said)}. majority always predicts the training split's majority class."
     return (sentence[0].upper() + sentence[1:], *_what_methods_are_given(results))
 
@@ -100,8 +102,9 @@ def _what_methods_are_given(results):
         )
     if several:
         lines.append(
-            f"{_say(several, 'is', 'are')} not told: the adapter is chosen for each utterance by its features or by its "
-            "entropy, or the probabilities of all adapters are averaged."
+            f"{_say(several, 'is', 'are')} not told: the answer is that of the adapter with the nearest centre of features "
+            "(routed), that of the adapter with the lowest prediction entropy (entropy), or the mean of all adapters' "
+            "probabilities (mean)."
         )
     return [*lines, *_what_is_kept(results)]
 
@@ -237,7 +240,7 @@ def class_tables(results):
                     cells[f"{row} after"] = over_folds(after[row])
                     cells[f"{row} change"] = over_folds(difference(after[row], learned[row]), Change)
                 cells |= {row: over_folds(after[row]) for row in alone}
-            started = f"before is {START}'s model, from which {listed(sequence)} start" if sequence else ""
+            started = f"before is {START}'s model, from which {_say(sequence, 'starts', 'start')}" if sequence else ""
             note = f"F1 of each emotion on {task}'s test split, when it was learned and after {order[-1]}"
             note += f"; {started}" if started and index == 1 else ""
             note += f"; {_say(alone, 'is', 'are')} not changed by later tasks." if alone else "."
@@ -282,7 +285,7 @@ def without_text_tables(results, metric):
             "change": over_folds(difference(without, scores), Change),
         }
     notes = ("The same models and test splits, with every transcript empty.",)
-    return [Table("without_text", f"{METRIC_TITLES[metric]} without transcripts", "model", rows, {"metric": metric}, notes)]
+    return [Table("without_text", f"Without transcripts: {METRIC_TITLES[metric]}", "model", rows, {"metric": metric}, notes)]
 
 
 def lambda_tables(results, metric):

@@ -13,14 +13,15 @@ sha256    of all this
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
 from utils.errors import UserError, one_line_errors
-from utils.files import BEST_MODEL, METRICS, read_json, write_json
+from utils.files import BEST_MODEL, METRICS, read_json, require_folder, write_json
 from utils.flags import Parser, count, folder_name, named_path
-from utils.methods import METHODS
+from utils.methods import COMBINED, METHODS
 from utils.results import METRIC_TITLES, TESTS
 from utils.training.arguments import add_reopening_flags, corpus_name
 
@@ -38,7 +39,7 @@ def score(named, task, fold=None, without_text=False, experiment=None, **changes
         named: a run folder, an exported file, or ``hub:OWNER/NAME``.
         task: name of the corpus.
         fold: which fold's test split; by default that of the model's own.
-        without_text: test with every transcript empty as well; a run folder's metrics.json then holds that too.
+        without_text: test with every transcript empty as well; metrics.json of a run then holds that too, if it can be written.
         experiment: name of the model's row in tables; by default the run's, or the method's.
         changes: ``cpu``, ``num_workers``, ``data_root``, ``skip_bad_files``, ``text_model`` and ``speech_model``, as
             ``utils.training.start.reopen`` takes them.
@@ -57,8 +58,7 @@ def score(named, task, fold=None, without_text=False, experiment=None, **changes
     from utils.training.start import make_tasks, read_corpora
 
     source = load_model(named, changes.get("text_model"), changes.get("speech_model"))
-    facts, labels = source.facts, source.facts["labels"]
-    metrics = read_json(source.path / METRICS) if source.path.is_dir() else None
+    facts, labels, metrics = source.facts, source.facts["labels"], source.metrics
     run = _run_of(facts, task, facts["fold"] if fold is None else fold, changes)
     found = make_tasks(run, read_corpora(run, [task]), labels, tokenizer=source.tokenizer)[task]
     _require_unseen(named, facts, found, run.args.num_fold)
@@ -78,7 +78,7 @@ def score(named, task, fold=None, without_text=False, experiment=None, **changes
         empty = split.utterances.assign(text="")
         dataset = UtteranceDataset(empty, labels, source.tokenizer, run.args.max_text_len, Sound(run.args.max_seq_len))
         tests["test_without_text"] = {task: test(dataset, f"test {task} without text")}
-        if metrics:
+        if metrics and os.access(source.path, os.W_OK):
             kept = metrics.get("test_without_text", {}) | tests["test_without_text"]
             write_json(source.path / METRICS, metrics | {"test_without_text": kept})
     return _facts(source, found, run.args.num_fold, experiment), tests
@@ -142,7 +142,7 @@ def _facts(source, task, fold, experiment):
         "digest": source.digest,
         "parameters": {
             "total": count_parameters(model),
-            "trained": count_parameters(model, trained_only=True),
+            "trained": 0 if METHODS[facts["method"]].how == COMBINED else count_parameters(model, trained_only=True),
             "stored": sum(tensor.numel() for tensor in model.checkpoint_state().values()),
         },
         "arguments": {name: facts["arguments"][name] for name in ARGUMENTS if name in facts["arguments"]},
@@ -266,6 +266,7 @@ def main():
     add_reopening_flags(parser)
     args = vars(parser.parse_args())
     named, output = args.pop("model"), args.pop("output")
+    require_folder(output)
     told = {name: args.pop(flag) for name, flag in (("fold", "num_fold"), ("experiment", "exp_name"))}
     if not args["skip_bad_files"]:
         del args["skip_bad_files"]  # then a run's own holds

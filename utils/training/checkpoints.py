@@ -51,6 +51,11 @@ def load_run(folder, text_model=None, speech_model=None):
         UserError: if a file cannot be used, the encoders are missing or are others now, or best_model.pt is not of this run.
     """
     path = Path(folder) / BEST_MODEL
+    if not path.exists():
+        raise UserError(
+            f"{folder} holds no {BEST_MODEL}: name the folder of a finished, trained run (a mean of two models is written by "
+            "'python -m utils.results.merge')"
+        )
     config, state = read_config(path.with_name(CONFIG)), read_state(path)
     arguments = config["arguments"]
     encoders = [

@@ -10,8 +10,9 @@ import os
 from contextlib import contextmanager
 
 from utils.errors import UserError, one_line_errors
-from utils.files import BEST_MODEL, LockFile, as_json, atomic_write, lock_of, this_process
+from utils.files import BEST_MODEL, CONFIG, LockFile, as_json, atomic_write, lock_of, this_process
 from utils.flags import Parser, named_path, positive_int
+from utils.methods import JOINT
 from utils.training.arguments import add_reopening_flags
 
 FILE = "fisher-b{}.pt"
@@ -109,8 +110,9 @@ def _fisher_of(run, point, model, task):
         return kept
     if task is None:
         raise UserError(
-            f"the Fisher information of {name} is not in {beside}, and cannot be computed without its corpus: name the file "
-            "that came with the model (--fisher), or ask for it ('python -m utils.training.fisher RUN_FOLDER' makes it)"
+            f"the Fisher information of {name} is not in {', '.join(map(str, places[:-1]))}, and cannot be computed without "
+            "its corpus: name the file that came with the model (--fisher), or ask for it "
+            "('python -m utils.training.fisher RUN_FOLDER' makes it)"
         )
     with folder_lock(run, beside.parent) as writable:
         if kept := _kept(run, places, facts, model):  # another run has made it meanwhile
@@ -122,6 +124,29 @@ def _fisher_of(run, point, model, task):
                 torch.save({**facts, "fisher": fisher}, file)
             run.print(f"Fisher information of {name} → {beside if writable else own}")
     return fisher
+
+
+def make_fisher(folder, batch_size=10, **changes):
+    """Compute F of a finished run, beside its best_model.pt, unless it is there.
+
+    Args:
+        folder: the run's folder.
+        batch_size: for estimating F.
+        changes: flags that take the place of the run's own, as ``reopen`` takes them.
+
+    Raises:
+        UserError: as ``reopen``, if ewc.py cannot start from the run, or if the folder cannot be written.
+    """
+    from utils.training.checkpoints import read_config
+    from utils.training.start import StartingPoint, reopen
+
+    config = read_config(folder / CONFIG)
+    if config["model"] != "fusion" or config["method"] == JOINT:
+        raise UserError(f"{folder} is a run of {config['method']}: ewc.py does not start from it, and needs no F of it")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} cannot be written")
+    run, model, _, tasks = reopen(folder, changes | {"fisher": None, "fisher_batch_size": batch_size}, quiet=False)
+    _fisher_of(run, StartingPoint(folder / BEST_MODEL, config, tuple(config["sequence"])), model, tasks[config["task"]])
 
 
 def write_fisher(path, kept):
@@ -235,15 +260,7 @@ def main():
     )
     add_reopening_flags(parser)
     args = vars(parser.parse_args())
-    from utils.training.start import StartingPoint, reopen
-
-    folder = args.pop("run_folder")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder} is not there, or cannot be written")
-    changes = args | {"fisher": None, "fisher_batch_size": args.pop("batch_size")}
-    run, model, config, tasks = reopen(folder, changes, quiet=False)
-    name = config["sequence"][-1]
-    _fisher_of(run, StartingPoint(folder / BEST_MODEL, config, tuple(config["sequence"])), model, tasks[name])
+    make_fisher(args.pop("run_folder"), args.pop("batch_size"), **args)
 
 
 if __name__ == "__main__":

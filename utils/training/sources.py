@@ -34,6 +34,7 @@ class Source(NamedTuple):
         tokenizer: of the text encoder.
         centroids: (clusters, features) for routing, of an adapter where they were made; else None.
         digest: SHA-256 of the trained tensors, the same for a run and the file exported of it.
+        metrics: metrics.json of a run, None of an exported file.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Source(NamedTuple):
     tokenizer: object
     centroids: torch.Tensor | None
     digest: str
+    metrics: dict | None
 
 
 def load_model(named, text_model=None, speech_model=None):
@@ -57,13 +59,14 @@ def load_model(named, text_model=None, speech_model=None):
     Raises:
         UserError: if there is none, or it cannot be used.
     """
-    path = local_path(named)
+    path, metrics = local_path(named), None
     if path.is_dir():
         for name in (METRICS, BEST_MODEL):
             if not (path / name).exists():
                 raise UserError(f"{path} is not a finished run of one model (it has no {name}): name the folder of one")
         model, config = load_run(path, text_model, speech_model)
-        facts = config | {"temperature": read_json(path / METRICS).get("temperature")}
+        metrics = read_json(path / METRICS)
+        facts = config | {"temperature": metrics.get("temperature")}
         tokenizer = load_tokenizer(model.text_encoder.provenance["name"])
         kept = path / CENTROIDS
         centroids = read_file(kept, hint="remove it, and make it again") if kept.exists() else None
@@ -74,7 +77,7 @@ def load_model(named, text_model=None, speech_model=None):
         tokenizer, centroids = tokenizer_from_files(files), exported.extras.get("centroids")
     else:
         raise UserError(f"{named} is neither a run folder nor an exported file")
-    return Source(path, model, facts, tokenizer, centroids, state_digest(model.checkpoint_state()))
+    return Source(path, model, facts, tokenizer, centroids, state_digest(model.checkpoint_state()), metrics)
 
 
 def load_export(path, text_model=None, speech_model=None):
