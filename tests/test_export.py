@@ -249,7 +249,7 @@ def test_only_finished_runs_are_exported_and_nothing_is_overwritten(call_main, c
     change(run, method="of_a_colleague")
     assert "which utils/methods.py does not declare" in refused(export, run, tmp_path / "another")
     (run / METRICS).unlink()
-    assert "is not a finished run" in refused(export, run, target)
+    assert "is not a finished run" in refused(export, run, tmp_path / "another")
 
 
 def test_what_is_no_exported_file_is_refused(made, tmp_path, call_main):
