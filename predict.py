@@ -7,8 +7,8 @@ import sys
 
 from utils.errors import UserError, one_line_errors, printable
 from utils.files import spreadsheet_safe
-from utils.flags import Parser, encoder_name, named_path, positive_int
-from utils.training.arguments import add_machine_flags
+from utils.flags import Parser, named_path, positive_int
+from utils.training.arguments import add_encoder_flags, add_machine_flags
 
 # torch and all that is built on it are imported within functions: --help need not wait for it.
 
@@ -69,10 +69,7 @@ def parse_args():
     parts.add_argument("--segments", action="store_true", help="a row for each of these windows")
     parser.add_argument("--calibrated", action="store_true", help="divide logits by the temperature of the validation split")
     machine = parser.add_argument_group("encoders and machine")
-    for kind in ("text", "speech"):
-        machine.add_argument(
-            f"--{kind}_model", type=encoder_name, help=f"hub name or folder of the {kind} encoder that adapters were trained on"
-        )
+    add_encoder_flags(machine, "%s encoder that adapters were trained on")
     machine.add_argument("--batch_size", type=positive_int, default=16, help="recordings that are computed together")
     add_machine_flags(machine)
     args = parser.parse_args()

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from utils.errors import UserError, one_line_errors, printable
 from utils.files import atomic_write, require_folder, write_text
-from utils.flags import Parser, encoder_name, named_path
+from utils.flags import Parser, named_path
 from utils.methods import METHODS
 from utils.results.card import SCORES
+from utils.training.arguments import add_encoder_flags
 
 # torch and all that is built on it are imported within functions: --help need not wait for it.
 
@@ -231,12 +232,7 @@ def main():
         "--push", type=_repository, metavar="OWNER/NAME", help="upload the exported file and its card to the Hugging Face hub"
     )
     parser.add_argument("--private", action="store_true", help="the repository of --push is to be private")
-    for kind in ("text", "speech"):
-        parser.add_argument(
-            f"--{kind}_model",
-            type=encoder_name,
-            help=f"{kind} encoder of the run (default: the run's, if it is on this machine)",
-        )
+    add_encoder_flags(parser, "run's %s encoder (default: the run's, if it is on this machine)")
     args = parser.parse_args()
     path = args.file or args.source
     if args.file is not None:

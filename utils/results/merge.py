@@ -3,7 +3,8 @@
 import sys
 
 from utils.errors import UserError, one_line_errors, printable
-from utils.flags import Parser, between, encoder_name, named_path
+from utils.flags import Parser, between, named_path
+from utils.training.arguments import add_encoder_flags
 
 # torch and all that is built on it are imported within functions: --help need not wait for it.
 
@@ -120,12 +121,7 @@ def main():
     parser.add_argument("--alpha", type=between(float, 0, 1), default=0.5, help="the weight of B; A's is 1 - alpha")
     parser.add_argument("--output", dest="path", type=named_path, required=True, metavar="FILE", help="file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE and its card")
-    for kind in ("text", "speech"):
-        parser.add_argument(
-            f"--{kind}_model",
-            type=encoder_name,
-            help=f"{kind} encoder of the models (default: theirs, if it is on this machine)",
-        )
+    add_encoder_flags(parser, "models' %s encoder (default: theirs, if it is on this machine)")
     args = parser.parse_args()
     for warning in merge(**vars(args)):
         print(printable(f"note: {warning}"), file=sys.stderr)

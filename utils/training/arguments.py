@@ -133,14 +133,14 @@ def add_reopening_flags(group):
     group.add_argument(
         "--data_root", type=named_path, default=argparse.SUPPRESS, help="where the corpora lie now (default: as then)"
     )
-    for kind in ("text", "speech"):
-        group.add_argument(
-            f"--{kind}_model",
-            type=encoder_name,
-            default=argparse.SUPPRESS,
-            help=f"hub name or folder of the {kind} encoder (default: as then, if it is on this machine)",
-        )
+    add_encoder_flags(group, "%s encoder (default: as then, if it is on this machine)", default=argparse.SUPPRESS)
     add_machine_flags(group)
+
+
+def add_encoder_flags(group, words, **settings):
+    """``--text_model`` and ``--speech_model``; ``words`` with %s for the kind describe them."""
+    for kind in ("text", "speech"):
+        group.add_argument(f"--{kind}_model", type=encoder_name, help=f"hub name or folder of the {words % kind}", **settings)
 
 
 def _checkpoint(text):
