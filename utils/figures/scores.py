@@ -44,13 +44,19 @@ def earlier_tasks(orders):
     return [(order, index) for order in orders for index in range(1, len(order))]
 
 
+def learners_shown(results):
+    """Rows that learn one task after another; of those that combine models, which are many, only what --settings names."""
+    combined = results.rows_that(lambda method: method.how == COMBINED)
+    return tuple(row for row in results.learners if row not in combined or row in results.named)
+
+
 def draw_forgetting(results, orders):
     """Scores on earlier tasks when they were learned and after the last task (the paper's figure 2).
 
     Bars are means over folds, error bars their standard deviation. A model a task is not changed by later tasks, so its two
     bars are one score.
     """
-    tasks, rows = earlier_tasks(orders), results.learners
+    tasks, rows = earlier_tasks(orders), learners_shown(results)
     height = 0.85 + len(tasks) * (0.45 + 0.28 * len(rows))
     figure, panels = subplots(len(tasks), len(SHOWN), COLUMN, height, sharex="col", sharey=True, squeeze=False)
     lines = _references(results)
@@ -167,12 +173,8 @@ def _pooled(results, row, task):
 
 
 def draw_emotions(results, orders):
-    """F1 of each class on earlier tasks when they were learned and after the last one, as slopes.
-
-    Of rows that combine models, which are many, those that --settings names.
-    """
-    tasks, combined = earlier_tasks(orders), results.rows_that(lambda method: method.how == COMBINED)
-    rows = tuple(row for row in results.learners if row not in combined or row in results.named)
+    """F1 of each class on earlier tasks when they were learned and after the last one, as slopes."""
+    tasks, rows = earlier_tasks(orders), learners_shown(results)
     columns = min(len(rows), ABREAST)
     lines = [(order, index, rows[at : at + ABREAST]) for order, index in tasks for at in range(0, len(rows), ABREAST)]
     if not lines:
