@@ -10,7 +10,7 @@ from utils.training.arguments import add_encoder_flags
 
 # In what two models had better not differ.
 DIFFERING = {
-    "seed": "their new layers were drawn apart, and the mean is worse for it (.04 to .06 of weighted F1 for adapters of the "
+    "seed": "their new layers were drawn apart, and the mean is worse for it (by .02 to .04 of F1 for adapters of the "
     "synthetic demonstration)",
     "fold": "the mean may have been trained on either one's test utterances",
 }
