@@ -497,13 +497,13 @@ def test_sentencepiece_vocabularies_are_read_by_sentencepiece(spiece_folder, tmp
     assert tokenizer_digest(load_tokenizer(tmp_path)) != tokenizer_digest(tokenizer)
 
 
-@pytest.mark.skipif(not KOBERT.is_dir(), reason="KoBERT's vocabulary is not here")
 def test_a_tokenizer_is_made_again_of_its_files(encoders, spiece_folder):
     for folder in (encoders / "text", spiece_folder):
         tokenizer = load_tokenizer(folder)
         assert tokenizer_digest(tokenizer_from_files(tokenizer_files(tokenizer))) == tokenizer_digest(tokenizer)
 
 
+@pytest.mark.skipif(not KOBERT.is_dir(), reason="KoBERT's vocabulary is not here")
 def test_kobert_encodings():
     tokenizer = load_tokenizer(KOBERT)
     expected = json.loads((KOBERT / "encodings.json").read_text(encoding="utf-8"))
