@@ -6,7 +6,7 @@ import os
 import sys
 
 from utils.errors import UserError, one_line_errors, printable
-from utils.files import spreadsheet_safe
+from utils.files import refuse_tracked, spreadsheet_safe
 from utils.flags import Parser, named_path, positive_int
 from utils.training.arguments import add_encoder_flags, add_machine_flags
 
@@ -88,6 +88,7 @@ def _require_writable(args):
         raise UserError(f"--output {path} cannot be written: name a file in a folder that is there")
     if args.csv and path.exists() and args.csv.exists() and path.samefile(args.csv):
         raise UserError(f"--output {path} is the table that --csv names: name another file")
+    refuse_tracked(path)
 
 
 def write_table(path, columns, chunks):
