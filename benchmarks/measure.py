@@ -32,7 +32,7 @@ from utils.data.batches import BalancedBatchSampler, Loader, Sound, UtteranceDat
 from utils.data.corpus import read_corpus
 from utils.data.kemdy import EMOTIONS
 from utils.data.speech_cache import corpus_features
-from utils.files import BEST_MODEL, CONFIG, write_json
+from utils.files import BEST_MODEL, CONFIG, METRICS, write_json
 from utils.flags import named_path
 from utils.identity import FORMAT
 from utils.training.arguments import training_parser
@@ -286,6 +286,7 @@ def make_adapter_run(args):
     run.mkdir()
     torch.save(assemble(config, *loaded).checkpoint_state(), run / BEST_MODEL)
     write_json(run / CONFIG, config)
+    write_json(run / METRICS, {})
     return run
 
 

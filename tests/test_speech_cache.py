@@ -216,10 +216,10 @@ def test_with_features_no_wav_is_opened(call, outputs, monkeypatch):
 
 
 def test_the_benchmark_gives_ratios():
-    small = "--small --steps 1 --repeats 1 --batch_size 2 --only adapter features".split()
+    small = "--small --steps 1 --repeats 1 --batch_size 2 --only adapter features predict".split()
     done = shell(sys.executable, "-m", "benchmarks", *small)
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("| training step of an adapter"))
     plain, ours, ratio = (float(cell.split()[0]) for cell in row.split("|")[2:5])
     assert ratio == pytest.approx(plain / ours, rel=0.1) and ratio > 0
-    assert "Features take" in done.stdout
+    assert "Features take" in done.stdout and "Predicting with an adapter" in done.stdout
