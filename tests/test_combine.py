@@ -18,8 +18,8 @@ from utils.results import combine, merge, recompute
 from utils.results.export import export
 from utils.training.checkpoints import read_export, read_state
 from utils.training.engine import logits_of
+from utils.training.reopen import reopen
 from utils.training.sources import load_model
-from utils.training.start import reopen
 
 ADAPTERS = ("adapter_routed", "adapter_entropy", "adapter_mean", "adapter_merged")
 SET = "KEMDy19+KEMDy20"

@@ -18,8 +18,9 @@ from test_export import LABELS, make_run
 import predict
 from models import speech
 from predict import load_predictor
-from utils.data.audio import decoded, read_waveform, unchanged
+from utils.data.audio import read_waveform, unchanged
 from utils.data.corpus import read_corpus
+from utils.data.recordings import decoded
 from utils.errors import UserError
 from utils.methods import KEMDY
 from utils.results.export import export

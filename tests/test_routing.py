@@ -11,7 +11,7 @@ from models.encoders import load_encoder
 from models.speech import masked_mean, speech_features
 from utils.data.batches import ordered_loader
 from utils.training import routing
-from utils.training.start import reopen
+from utils.training.reopen import reopen
 
 ONE = np.array([[0.9, 0.1, 0.0], [0.4, 0.6, 0.0]])
 OTHER = np.array([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0]])

@@ -54,8 +54,7 @@ def identity(config):
     facts = arguments_that_matter(config["arguments"])
     for name, corpus in config["corpora"].items():
         facts[f"corpus {name}"] = corpus["digest"]
-        # A score file holds the digest itself, and names no session.
-        facts[f"folds of {name}"] = corpus.get("fold") or fold_digest(corpus["splits"])
+        facts[f"folds of {name}"] = told_fold(corpus)
     facts |= {f"{kind} encoder": encoder["fingerprint"] for kind, encoder in config["encoders"].items()}
     facts["starting model"] = (config.get("started_from") or {}).get("sha256")
     facts["sequence of tasks"], facts["labels"] = config["sequence"], config["labels"]
@@ -72,6 +71,11 @@ def fold_digest(splits):
     """SHA-256 of which sessions train, validate and test: tells one division of a corpus from another, and names nobody."""
     sessions = [sorted(map(str, splits[split]["sessions"])) for split in sorted(splits)]
     return hashlib.sha256(json.dumps(sessions).encode()).hexdigest()
+
+
+def told_fold(corpus):
+    """``fold_digest`` of a corpus as config.json tells of it; exported and score files hold the digest, and name no session."""
+    return corpus if isinstance(corpus, str) else corpus.get("fold") or fold_digest(corpus["splits"])
 
 
 def starting_checkpoint(args):

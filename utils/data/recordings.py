@@ -1,16 +1,26 @@
-"""What is to be predicted: files with their transcripts, or the rows of a table."""
+"""What is to be predicted: files with their transcripts, or the rows of a table; and their sound, in any format."""
 
 import math
 import os
+import shlex
+import shutil
+import subprocess
 import unicodedata
+import weakref
 from pathlib import Path
+from tempfile import mkstemp
 from typing import NamedTuple
 
 import pandas as pd
+import soundfile
 
+from utils.data.audio import BLOCK, WavHeader, read_header
 from utils.data.judge import not_text
 from utils.data.manifest import LINE_END, NO_NAME, is_outside, read_table, seconds
 from utils.files import existing_path
+
+# What ``read_header`` says of a format that libsndfile does not read.
+UNKNOWN_FORMAT = soundfile.LibsndfileError(1).error_string.rstrip(".")
 
 
 class Recording(NamedTuple):
@@ -93,3 +103,80 @@ def windows_of(seconds, window):
     """
     hops = math.ceil(2 * (seconds - window) / window - 1e-9)
     return [index * window / 2 for index in range(max(0, hops) + 1)]
+
+
+class TemporaryWav:
+    """A file of this ``name``, which is there as long as this object is."""
+
+    def __init__(self):
+        descriptor, self.name = mkstemp(suffix=".wav")
+        os.close(descriptor)
+        weakref.finalize(self, os.unlink, self.name)
+
+
+class Decoded(NamedTuple):
+    """A sound file as soundfile can read it.
+
+    Attributes:
+        header: its WavHeader, or a str that says why it cannot be used.
+        path: where to read it.
+        temporary: the TemporaryWav there, if it is not the file itself.
+    """
+
+    header: WavHeader | str
+    path: str
+    temporary: TemporaryWav | None = None
+
+
+def decoded(path, parts=False):
+    """``read_header`` of a file in any format: what soundfile does not read (m4a, mp4, aac) is decoded by ffmpeg, where it is.
+
+    Args:
+        path: of the file.
+        parts: will it be read from other places than its beginning?
+
+    Returns:
+        A Decoded; size and time of change in its header are those of the file itself.
+    """
+    header = read_header(path)
+    if header == UNKNOWN_FORMAT:
+        return _by_ffmpeg(path)
+    return _seekable(path, header) if parts and isinstance(header, WavHeader) else Decoded(header, path)
+
+
+def _by_ffmpeg(path):
+    name, ffmpeg = os.path.basename(path), shutil.which("ffmpeg")
+    if ffmpeg is None:
+        stem, suffix = os.path.splitext(name)
+        other = stem + (".flac" if suffix.lower() == ".wav" else ".wav")
+        convert = f"convert it (ffmpeg -i {shlex.quote(name)} {shlex.quote(other)})"
+        return Decoded(f"is in no format that can be read here without ffmpeg: {convert}", path)
+    before, wav = os.stat(path), TemporaryWav()
+    # Only files: a playlist under the name of a recording could name anything on the net.
+    command = [ffmpeg, "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-i", f"file:{path}", "-vn", "-y", wav.name]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return Decoded(f"cannot be read, not by ffmpeg either ({said[-1]})", path)
+    header = read_header(wav.name)
+    if isinstance(header, WavHeader):
+        header = header._replace(size=before.st_size, mtime_ns=before.st_mtime_ns)
+    return Decoded(header, wav.name, wav)
+
+
+def _seekable(path, header):
+    """A Decoded: of an MP3 a wav of one channel, any other file as it is.
+
+    Where libsndfile seeks in an MP3, the first tenths of a second are wrong, and a later place takes longer to find.
+    """
+    try:
+        with soundfile.SoundFile(path) as sound:
+            if sound.format != "MP3":
+                return Decoded(header, path)
+            wav = TemporaryWav()
+            with soundfile.SoundFile(wav.name, "w", sound.samplerate, 1, "FLOAT", format="RF64") as copy:
+                while len(samples := sound.read(BLOCK, dtype="float32", always_2d=True)):
+                    copy.write(samples.mean(axis=1))
+    except (OSError, soundfile.LibsndfileError):  # such as no room for it
+        return Decoded(header, path)
+    return Decoded(header, wav.name, wav)

@@ -168,8 +168,8 @@ def combine_adapters(job, changes, advance):
     from utils.results import METRIC_TITLES
     from utils.results.merge import mean_state
     from utils.training.engine import logits_of
+    from utils.training.reopen import reopen
     from utils.training.routing import answer, centroids_of, over_union, pristine_text_encoder, split_features, union
-    from utils.training.start import reopen
 
     names, classes = job.sequence, union(run.config["labels"] for run in job.parents)
     probabilities, centroids, merged = {name: [] for name in names}, [], None
@@ -214,7 +214,7 @@ def combine_weights(job, changes, advance):
     from utils.results.merge import mean_state
     from utils.training.checkpoints import read_state
     from utils.training.engine import evaluate
-    from utils.training.start import reopen
+    from utils.training.reopen import reopen
 
     before, after = (read_state(parent.path / BEST_MODEL) for parent in job.parents)
     run, model, _, tasks = reopen(job.parents[-1].path, changes, job.sequence)

@@ -10,7 +10,7 @@ from utils.files import BEST_MODEL, METRICS, PREDICTIONS
 from utils.metrics import softmax, test_scores
 from utils.results import METRIC_TITLES
 from utils.training.engine import prediction_table, test
-from utils.training.start import reopen
+from utils.training.reopen import reopen
 
 # Probabilities computed on another device or in other batches differ by less; bf16 has two to three digits.
 TOLERANCE = {"no": 1e-3, "bf16": 5e-2}

@@ -52,6 +52,15 @@ def views(results):
     return found if others or len(found) > 1 else [("", columns) for _, columns in found]
 
 
+def _titled(which, title):
+    return f"{which}{title[0].lower()}{title[1:]}" if which else title
+
+
+def _by_task(rows, columns, cells):
+    """Rows of a table: ``cells(row, task, order)``, a dictionary, for all (task, order) side by side."""
+    return {row: {name: cell for column in columns for name, cell in cells(row, *column).items()} for row in rows}
+
+
 def score_tables(results, metric):
     """Test scores of all rows, with a floor (majority) and an upper bound (joint)."""
     tables = []
@@ -60,7 +69,7 @@ def score_tables(results, metric):
         rows = {"majority": {task: Estimate(floor) if floor else None for task, floor in floors.items()}}
         for row in results.rows:
             rows[row] = {task: over_folds(results.final_scores(row, order, task, metric)) for task, order in columns}
-        title = f"{which}{'t' if which else 'T'}est {METRIC_TITLES[metric]}"
+        title = _titled(which, f"Test {METRIC_TITLES[metric]}")
         how = _how_scores_are_read(results, learned_first=len({order for _, order in columns}) > 1)
         tables.append(Table("scores", title, "setting", rows, {"metric": metric}, how, 4, _keeping(results)))
     return tables
@@ -182,19 +191,21 @@ def _orders_of_same_tasks(orders):
 def paired_tables(results, metric):
     """Difference of every row to the baselines, paired by fold and seed, with its 95 % confidence interval."""
     tables = []
+
+    def differences(row, task, order):
+        scores = {name: results.final_scores(name, order, task, metric) for name in (row, *results.baselines)}
+        return {
+            f"{task} vs {base}": over_folds(difference(scores[row], scores[base]), PairedDifference) if row != base else None
+            for base in results.baselines
+        }
+
     for which, columns in views(results):
-        rows = {}
-        for row in results.rows:
-            cells = rows[row] = {}
-            for task, order in columns:
-                for base in results.baselines:
-                    values = difference(*(results.final_scores(name, order, task, metric) for name in (row, base)))
-                    cells[f"{task} vs {base}"] = over_folds(values, PairedDifference) if row != base else None
+        rows = _by_task(results.rows, columns, differences)
         notes = (
             f"The row's score minus that of {' or '.join(results.baselines)} on the same fold and seed. The folds share "
             "training data, so the intervals are rather too narrow (Nadeau & Bengio 2003); with two folds they are very wide.",
         )
-        title = f"{which}{'p' if which else 'P'}aired differences of {METRIC_TITLES[metric]}"
+        title = _titled(which, f"Paired differences of {METRIC_TITLES[metric]}")
         tables.append(Table("paired_differences", title, "setting", rows, {"metric": metric}, notes, marked=_keeping(results)))
     return tables
 
@@ -202,20 +213,21 @@ def paired_tables(results, metric):
 def routing_tables(results, metric):
     """Scores of adapters that are combined, since nobody says which corpus an utterance is from, and of each adapter alone."""
     tables, rows_of = [], results.rows_that(lambda method: method.of and not method.in_order)
+
+    def of_adapters(row, task, order):
+        of_task = results.run_of(row, order, task), task
+        cells = {f"{task}, routed": over_folds(results.scores(row, *of_task, "routing"))}
+        for title, when in (("score", "test"), ("right", "test_right"), ("wrong", "test_wrong")):
+            cells[f"{task}, {title}"] = over_folds(results.scores(row, *of_task, metric, when))
+        return cells
+
     for which, columns in views(results):
-        rows = {}
-        for row in rows_of:
-            cells = rows[row] = {}
-            for task, order in columns:
-                of_task = results.run_of(row, order, task), task
-                cells[f"{task}, routed"] = over_folds(results.scores(row, *of_task, "routing"))
-                for title, when in (("score", "test"), ("right", "test_right"), ("wrong", "test_wrong")):
-                    cells[f"{task}, {title}"] = over_folds(results.scores(row, *of_task, metric, when))
+        rows = _by_task(rows_of, columns, of_adapters)
         notes = (
             "routed: share of the corpus's utterances that were given to its own adapter; right, wrong: the score with its own "
             "adapter for all, and with another (the mean over the others).",
         )
-        title = f"{which}{'w' if which else 'W'}ithout being told the corpus: {METRIC_TITLES[metric]}"
+        title = _titled(which, f"Without being told the corpus: {METRIC_TITLES[metric]}")
         tables.append(Table("routing", title, "setting", rows, {"metric": metric}, notes))
     return tables
 
@@ -254,18 +266,18 @@ def class_tables(results):
 def calibration_tables(results):
     """Expected calibration error on every task after the last, of the probabilities as they are and with the temperature."""
     tables = []
+
+    def errors(row, task, order):
+        scores = {title: results.final_scores(row, order, task, metric) for metric, title in CALIBRATION.items()}
+        return {f"{task}, {title}": over_folds(of) for title, of in scores.items()}
+
     for which, columns in views(results):
-        rows = {}
-        for row in results.rows:
-            cells = rows[row] = {}
-            for task, order in columns:
-                for metric, title in CALIBRATION.items():
-                    cells[f"{task}, {title}"] = over_folds(results.final_scores(row, order, task, metric))
+        rows = _by_task(results.rows, columns, errors)
         notes = (
             "ECE: mean over 15 equal bins of the top probability of |accuracy - probability| (Guo et al. 2017). calibrated: "
             "with the temperature that maximises the likelihood of the validation split of the task trained last.",
         )
-        title = f"{which}{'e' if which else 'E'}xpected calibration error"
+        title = _titled(which, "Expected calibration error")
         tables.append(Table("calibration", title, "setting", rows, {"metric": "ece"}, notes))
     return tables
 

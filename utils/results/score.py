@@ -21,6 +21,7 @@ from pathlib import Path
 from utils.errors import UserError, one_line_errors
 from utils.files import BEST_MODEL, METRICS, read_json, require_folder, write_json
 from utils.flags import Parser, count, folder_name, named_path
+from utils.identity import told_fold
 from utils.methods import COMBINED, METHODS
 from utils.results import METRIC_TITLES, TESTS
 from utils.training.arguments import add_reopening_flags, corpus_name
@@ -102,14 +103,11 @@ def _run_of(facts, task, fold, changes):
 
 def _require_unseen(named, facts, task, fold):
     """Raise UserError if the model may have been trained on the test split of a Task."""
-    from utils.identity import fold_digest
-
     if task.name not in facts["sequence"]:
         return
     then = facts["corpora"].get(task.name)
     if then is not None:
-        then = then if isinstance(then, str) else fold_digest(then["splits"])
-        unseen = then == task.fold_digest
+        unseen = told_fold(then) == task.fold_digest
     else:  # the corpus was not there when the model was trained further, so that only the number is known
         unseen = fold == facts["fold"]
     if not unseen:
@@ -121,30 +119,28 @@ def _require_unseen(named, facts, task, fold):
 
 def _facts(source, task, fold, experiment):
     """``model`` of a score file."""
-    from models.encoders import count_parameters
     from utils.results.export import ARGUMENTS, name_without_path
+    from utils.training.facts import corpus_facts, parameter_counts
 
-    facts, model, corpus = source.facts, source.model, task.corpus
+    facts = source.facts
     pretrained = not facts["arguments"].get("without_pretraining", False)
     encoders = {}
     for kind, of in facts["encoders"].items():
         name = name_without_path(of) if source.path.is_dir() else of["name"]
         encoders[kind] = {"name": name, "fingerprint": of["fingerprint"], "pretrained": pretrained}
-    counts = {split: task.splits[split].utterances["emotion"].value_counts() for split in ("train", "test")}
-    splits = {split: {"labels": {label: int(of.get(label, 0)) for label in facts["labels"]}} for split, of in counts.items()}
-    about = {name: getattr(corpus, name) for name in ("digest", "synthetic", "is_kemdy")}
-    about |= {"utterances": len(corpus.utterances), "fold": task.fold_digest, "splits": splits}
+    there = corpus_facts(task, facts["labels"])
+    about = {name: there[name] for name in ("digest", "synthetic", "is_kemdy", "utterances")} | {"fold": task.fold_digest}
+    about["splits"] = {split: {"labels": there["splits"][split]["labels"]} for split in ("train", "test")}
+    parameters = parameter_counts(source.model)
+    if METHODS[facts["method"]].how == COMBINED:
+        parameters["trained"] = 0
     return {
         **{name: facts[name] for name in FACTS},
         "experiment": experiment or facts.get("experiment", facts["method"]),
         "fold": fold,
-        "synthetic": facts["synthetic"] or corpus.synthetic,
+        "synthetic": facts["synthetic"] or task.corpus.synthetic,
         "digest": source.digest,
-        "parameters": {
-            "total": count_parameters(model),
-            "trained": 0 if METHODS[facts["method"]].how == COMBINED else count_parameters(model, trained_only=True),
-            "stored": sum(tensor.numel() for tensor in model.checkpoint_state().values()),
-        },
+        "parameters": parameters,
         "arguments": {name: facts["arguments"][name] for name in ARGUMENTS if name in facts["arguments"]},
         "encoders": encoders,
         "corpora": {task.name: about},

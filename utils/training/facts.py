@@ -64,12 +64,8 @@ def run_facts(run, model, tasks, started_from):
         "labels": run.labels,
         "encoders": encoders,
         "started_from": started_from,
-        "parameters": {
-            "total": count_parameters(model),
-            "trained": count_parameters(model, trained_only=True),
-            "stored": sum(tensor.numel() for tensor in model.checkpoint_state().values()),
-        },
-        "corpora": {name: _corpus_facts(task, run.labels) for name, task in tasks.items()},
+        "parameters": parameter_counts(model),
+        "corpora": {name: corpus_facts(task, run.labels) for name, task in tasks.items()},
         "machine": {
             "device": str(accelerator.device),
             "processes": accelerator.num_processes,
@@ -87,7 +83,16 @@ def _encoder_facts(run, kind, encoder):
     return encoder.provenance | {"files": run.from_main_process(lambda: digests.of_encoder(folder))}
 
 
-def _corpus_facts(task, labels):
+def parameter_counts(model):
+    """Numbers of parameters: of the model, of those trained, and of those that a checkpoint holds."""
+    return {
+        "total": count_parameters(model),
+        "trained": count_parameters(model, trained_only=True),
+        "stored": sum(tensor.numel() for tensor in model.checkpoint_state().values()),
+    }
+
+
+def corpus_facts(task, labels):
     """Counts, no text, and no name of a file but of those that --skip_bad_files skips."""
     corpus = task.corpus
     counts = {split: task.splits[split].utterances["emotion"].value_counts() for split in SPLITS}

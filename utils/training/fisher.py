@@ -138,7 +138,8 @@ def make_fisher(folder, batch_size=10, **changes):
         UserError: as ``reopen``, if ewc.py cannot start from the run, or if the folder cannot be written.
     """
     from utils.training.checkpoints import read_config
-    from utils.training.start import StartingPoint, reopen
+    from utils.training.reopen import reopen
+    from utils.training.start import StartingPoint
 
     config = read_config(folder / CONFIG)
     if config["model"] != "fusion" or config["method"] == JOINT:

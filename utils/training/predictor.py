@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from models.encoders import load_encoder, max_tokens
 from models.speech import speech_features
-from utils.data.audio import Decoded, decoded, read_waveform, unchanged
+from utils.data.audio import read_waveform, unchanged
 from utils.data.batches import padded
 from utils.data.judge import length
-from utils.data.recordings import Recording, recordings_of, windows_of
+from utils.data.recordings import Decoded, Recording, decoded, recordings_of, windows_of
 from utils.errors import UserError
 from utils.machine import available_cpus
 from utils.training import routing

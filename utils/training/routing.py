@@ -181,7 +181,7 @@ def main():
     parser.add_argument("run_folder", type=named_path, help="of an adapter, such as outputs/adapter/fold_0/KEMDy19")
     add_reopening_flags(parser)
     args = vars(parser.parse_args())
-    from utils.training.start import reopen
+    from utils.training.reopen import reopen
 
     folder = args.pop("run_folder")
     if not os.access(folder / BEST_MODEL, os.R_OK) or not os.access(folder, os.W_OK):

@@ -282,8 +282,8 @@ class Run:
             now = {name: config[name] for name in ("started", "commit", "versions", "machine", "arguments")}
             self._write(CONFIG, as_json(begun | {"continued": [*begun.get("continued", []), now]}))
         elif self.accelerator.is_main_process:
-            kept = (METRICS, PREDICTIONS, HISTORY, LAST_CHECKPOINT, BEST_MODEL, CENTROIDS)
-            for path in (*kept, *self.path.glob("fisher-*.pt")):
+            former = (METRICS, PREDICTIONS, HISTORY, LAST_CHECKPOINT, BEST_MODEL, CENTROIDS)
+            for path in (*former, *self.path.glob("fisher-*.pt")):
                 (self.path / path).unlink(missing_ok=True)
             self._write(CONFIG, as_json(config))
         self.accelerator.wait_for_everyone()

@@ -1,29 +1,23 @@
 """What a run begins with: its corpora as tasks, and, in a sequence, the model of the tasks before."""
 
-from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-
-from accelerate.state import AcceleratorState
 
 from models import FusionClassifier, load_tokenizer
 from utils.data import SPLITS
 from utils.data.batches import Sound, make_task
 from utils.data.corpus import find_corpus, read_corpus
-from utils.data.speech_cache import features_of
 from utils.errors import UserError
 from utils.files import CONFIG, DIGESTS, METRICS
-from utils.identity import FileDigests, checkpoint_facts, checkpoint_of, fold_digest, starting_checkpoint
+from utils.identity import FileDigests, checkpoint_facts, checkpoint_of, starting_checkpoint, told_fold
 from utils.methods import JOINT, START
 from utils.training.arguments import command_for, ending
 from utils.training.checkpoints import (
     describe_mismatch,
-    load_run,
     read_weights,
     require_same_encoders,
 )
 from utils.training.engine import test
-from utils.training.run import Run
 
 # More of the text than this unknown means that a vocabulary is not used as it was made, not that words are rare.
 MANY_UNKNOWN = 0.2
@@ -200,8 +194,7 @@ class StartingPoint:
         for name, then in self.config.get("corpora", {}).items():
             if name not in tasks:
                 continue
-            then = then if isinstance(then, str) else fold_digest(then["splits"])
-            if then != tasks[name].fold_digest:
+            if told_fold(then) != tasks[name].fold_digest:
                 raise UserError(
                     f"--checkpoint {self.path} was trained on other sessions of {name} than this fold has now, and may have "
                     f"seen the test split: train it again on the corpus in {tasks[name].corpus.root}"
@@ -263,33 +256,3 @@ def _command_for_start(run, labels=None):
         changes = dict(zip(("exp_name", "experiment"), names), labels=labels or args.labels, overwrite=None)
         return command_for(args, START, task=before[0], **changes)
     return command_for(args, run.method.name, task=before[-1], after=before[:-1], overwrite=None)
-
-
-def reopen(folder, changes, names=None, quiet=True, cached=False, classes=None):
-    """Rebuild a finished run: its device, its model and its tasks.
-
-    Args:
-        folder: the run's folder.
-        changes: flags that take the place of the run's own, such as ``cpu``, ``num_workers``, ``data_root``, ``text_model`` and
-            ``speech_model``. Encoders that are not named here are not fetched.
-        names: of the tasks; without it the one that it was trained on.
-        quiet: print nothing.
-        cached: take a frozen speech encoder's output from the cache as training did, if the run lies where it was trained.
-        classes: by which the utterances are labelled; by default the model's.
-
-    Returns:
-        (run, model, config, tasks).
-
-    Raises:
-        UserError: as ``load_run``, or if a corpus cannot be used.
-    """
-    model, config = load_run(folder, changes.get("text_model"), changes.get("speech_model"))
-    encoders = {f"{kind}_model": getattr(model, f"{kind}_encoder").provenance["name"] for kind in ("text", "speech")}
-    AcceleratorState._reset_state(reset_partial_state=True)  # a run that was reopened before may have had another precision
-    run = Run(Namespace(**config["arguments"] | encoders | changes), config["method"], quiet)
-    run.labels = classes or config["labels"]
-    corpora, speech = read_corpora(run, names or [config["task"]]), None
-    if cached and config["model"] == "adapter" and run.path.is_dir() and run.path.samefile(folder):
-        speech = features_of(run, model.speech_encoder, corpora)
-    tasks = make_tasks(run, corpora, run.labels, speech)
-    return run, model.to(run.accelerator.device), config, tasks

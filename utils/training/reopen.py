@@ -1,0 +1,40 @@
+"""A finished run, rebuilt: what tests it again, or computes more of it, begins with this."""
+
+from argparse import Namespace
+
+from accelerate.state import AcceleratorState
+
+from utils.data.speech_cache import features_of
+from utils.training.checkpoints import load_run
+from utils.training.run import Run
+from utils.training.start import make_tasks, read_corpora
+
+
+def reopen(folder, changes, names=None, quiet=True, cached=False, classes=None):
+    """Rebuild a finished run: its device, its model and its tasks.
+
+    Args:
+        folder: the run's folder.
+        changes: flags that take the place of the run's own, such as ``cpu``, ``num_workers``, ``data_root``, ``text_model`` and
+            ``speech_model``. Encoders that are not named here are not fetched.
+        names: of the tasks; without it the one that it was trained on.
+        quiet: print nothing.
+        cached: take a frozen speech encoder's output from the cache as training did, if the run lies where it was trained.
+        classes: by which the utterances are labelled; by default the model's.
+
+    Returns:
+        (run, model, config, tasks).
+
+    Raises:
+        UserError: as ``load_run``, or if a corpus cannot be used.
+    """
+    model, config = load_run(folder, changes.get("text_model"), changes.get("speech_model"))
+    encoders = {f"{kind}_model": getattr(model, f"{kind}_encoder").provenance["name"] for kind in ("text", "speech")}
+    AcceleratorState._reset_state(reset_partial_state=True)  # a run that was reopened before may have had another precision
+    run = Run(Namespace(**config["arguments"] | encoders | changes), config["method"], quiet)
+    run.labels = classes or config["labels"]
+    corpora, speech = read_corpora(run, names or [config["task"]]), None
+    if cached and config["model"] == "adapter" and run.path.is_dir() and run.path.samefile(folder):
+        speech = features_of(run, model.speech_encoder, corpora)
+    tasks = make_tasks(run, corpora, run.labels, speech)
+    return run, model.to(run.accelerator.device), config, tasks
