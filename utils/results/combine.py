@@ -58,7 +58,7 @@ def combine(output_root, folds=None, seeds=None, overwrite=False, **changes):
         output_root: where the runs lie, and the rows are written to.
         folds, seeds: only these.
         overwrite: also those that are finished.
-        changes: flags that take the place of the runs' own, as ``utils.training.start.reopen`` takes them.
+        changes: flags that take the place of the runs' own, as ``utils.training.reopen.reopen`` takes them.
 
     Raises:
         UserError: if there is nothing to combine, or a run or corpus cannot be used.

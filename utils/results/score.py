@@ -43,7 +43,7 @@ def score(named, task, fold=None, without_text=False, experiment=None, **changes
         without_text: test with every transcript empty as well; metrics.json of a run then holds that too, if it can be written.
         experiment: name of the model's row in tables; by default the run's, or the method's.
         changes: ``cpu``, ``num_workers``, ``data_root``, ``skip_bad_files``, ``text_model`` and ``speech_model``, as
-            ``utils.training.start.reopen`` takes them.
+            ``utils.training.reopen.reopen`` takes them.
 
     Returns:
         (facts, tests): ``model`` and ``tests`` of a score file.

@@ -152,6 +152,12 @@ class Exported(NamedTuple):
     extras: dict
 
 
+def read_tensors(path):
+    """(tensors, metadata) of a safetensors file. Raises what safetensors does."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
 def read_export(path):
     """Read a file that utils/results/export.py wrote; nothing in it can run. Returns an Exported.
 
@@ -159,9 +165,7 @@ def read_export(path):
         UserError: if the file is missing, damaged, or not one of those.
     """
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
         facts, card, digest = json.loads(metadata[FACTS]), metadata[CARD], metadata[DIGEST]
     except (SafetensorError, OSError, LookupError, ValueError) as error:
         whole = "a whole file that 'python -m utils.results.export' wrote"

@@ -177,9 +177,9 @@ def read_fisher(path):
     Raises:
         UserError: if the file is damaged, or holds something else.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
-    from utils.training.checkpoints import content_digest, is_export, read_file
+    from utils.training.checkpoints import content_digest, is_export, read_file, read_tensors
 
     other = UserError(f"{path} holds no Fisher information, which 'python -m utils.training.fisher' makes")
     if not is_export(path):
@@ -188,13 +188,11 @@ def read_fisher(path):
             raise other
         return kept
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if FACTS not in metadata:
-                raise other
-            fisher = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        fisher, metadata = read_tensors(path)
     except SafetensorError as error:
         raise UserError(f"{path} is damaged ({error}): copy it again") from None
+    if FACTS not in metadata:
+        raise other
     if metadata.get(DIGEST) != content_digest(fisher, metadata[FACTS], ""):
         raise UserError(f"{path} is damaged (its checksum is another): copy it again")
     return {**json.loads(metadata[FACTS]), "fisher": fisher}
