@@ -74,8 +74,8 @@ METHODS = {
                "The whole fusion model, trained on one corpus after another.",
                "#D55E00", run_script="run-finetune.sh"),
         Method("finetune_frozen_speech", "finetune.py", SEQUENCE, "fusion_frozen_speech",
-               "The fusion model over a frozen pretrained speech encoder, which is not in this file, trained on one corpus after "
-               "another.",
+               "The fusion model over a frozen pretrained speech encoder, which is not in this file, trained on one corpus "
+               "after another.",
                "#AA3311", label="finetune,\nfrozen speech", flags=("--freeze_speech",), starts_from="task_a_frozen_speech"),
         Method("ewc", "ewc.py", SEQUENCE, "fusion",
                "The whole fusion model, trained on one corpus after another with the penalty of elastic weight consolidation.",
@@ -91,8 +91,8 @@ METHODS = {
                "#999933", label="MAS", flags=("--importance", "mas", "--ewc_lambda", "2"),
                knob=("--ewc_lambda", ("0.02", "0.2", "2", "20", "200"))),
         Method("lwf", "lwf.py", SEQUENCE, "fusion",
-               "The whole fusion model, trained on one corpus after another, with the model before as a teacher (learning without "
-               "forgetting).",
+               "The whole fusion model, trained on one corpus after another, with the model before as a teacher (learning "
+               "without forgetting).",
                "#6699CC", label="LwF", knob=("--lwf_weight", ("0.1", "0.3", "1", "3", "10"))),
         Method("er", "replay.py", SEQUENCE, "fusion",
                "The whole fusion model, trained on one corpus after another with utterances of earlier ones replayed.",
@@ -109,7 +109,8 @@ METHODS = {
                "#56B4E9", label="adapter w/o\npretraining", run_script="run-adapter-wo-pretraining.sh",
                flags=("--without_pretraining",), told_task=True, knob=("--adapter_size", ("16", "32", "64", "128"))),
         Method("adapter_shared", "adapter.py", SEQUENCE, "adapter",
-               "One set of adapters over frozen pretrained encoders, which are not in this file, trained on one corpus after another.",
+               "One set of adapters over frozen pretrained encoders, which are not in this file, trained on one corpus after "
+               "another.",
                "#4455AA", label="adapter,\nshared", flags=("--shared",), starts_from="adapter"),
         Method("lora", "adapter.py", ALONE, "adapter",
                "Low-rank adapters of one corpus over frozen pretrained encoders, which are not in this file.",

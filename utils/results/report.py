@@ -146,7 +146,8 @@ def measure_tables(results, metric):
         "is no R[i,j] with j > i."
     ] * bool(alone)
     by_construction += [
-        f"R[1,j] of {listed(rows)} is {METHODS[of].starts_from if METHODS[of].how == SEQUENCE else of}'s: after one task there is but one model."
+        f"R[1,j] of {listed(rows)} is {METHODS[of].starts_from if METHODS[of].how == SEQUENCE else of}'s: after one task there "
+        "is but one model."
         for of, rows in _combined(results).items()
     ]
     for order in results.orders:

@@ -112,8 +112,8 @@ def is_lambda_point(run):
 class Results:
     """Rows of comparable runs.
 
-    Rows that are not shown are kept as well where something shown refers to them: what others start from, joint, the baselines, the rows under
-    the methods' own names, and the experiments along λ.
+    Rows that are not shown are kept as well where something shown refers to them: what others start from, joint, the
+    baselines, the rows under the methods' own names, and the experiments along λ.
 
     Args:
         found: from ``find_runs``.

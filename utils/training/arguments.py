@@ -160,8 +160,8 @@ def add_start_flags(parser):
     start.add_argument(
         "--init_name",
         type=folder_name,
-        help="experiment under --output_root that trained the first task (default: that of the method that this one starts from, with "
-        "--exp_name's -seedN)",
+        help="experiment under --output_root that trained the first task (default: that which the method starts from, such as "
+        "task_a, with --exp_name's -seedN)",
     )
 
 
