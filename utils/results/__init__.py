@@ -8,3 +8,17 @@ CALIBRATION = {"ece": "ECE", "ece_calibrated": "calibrated"}
 # adapters are combined, the adapter of the task tested and the others.
 TESTS = ("test", "test_before", "test_without_text", "test_right", "test_wrong")
 FORMATS = ("text", "markdown", "latex", "csv", "json")
+# The names of --tables, and what they show.
+TABLES = {
+    "overview": "scores, ACC and BWT side by side, which is the default",
+    "scores": "test scores",
+    "continual": "R and the measures of continual learning for each order, and their means over orders",
+    "paired": "differences to the baselines",
+    "bootstrap": "intervals over test sessions where there are too few folds",
+    "routing": "adapters that are not told the corpus",
+    "without_text": "scores without transcripts",
+    "lambda": "scores along EWC's λ",
+    "classes": "scores of each emotion",
+    "calibration": "calibration errors",
+    "parameters": "parameters trained and stored",
+}

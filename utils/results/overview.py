@@ -1,0 +1,68 @@
+"""What evaluate.py prints unless more is asked for: a row's scores and what it forgot, side by side."""
+
+from utils.methods import JOINT, SEQUENCE
+from utils.results import METRIC_TITLES
+from utils.results.measures import over_orders
+from utils.results.report import best_rows, then, views
+from utils.results.runs import Estimate
+from utils.results.tables import Change, Table
+
+MEASURES = {"ACC": Estimate, "BWT": Change}
+
+
+def overview_tables(results, metrics):
+    """Test scores, ACC and BWT of all rows by some metrics: a table for each of ``views``."""
+    return [_overview(results, metrics, *view) for view in views(results)]
+
+
+def _overview(results, metrics, which, columns):
+    tasks = [task for task, _ in columns]
+    orders = _orders_run(results, [order for _, order in columns])
+    measured = results.rows_that(lambda method: method.how == JOINT) + results.learners
+    rows, best = {row: {} for row in ("majority", *results.rows)}, {}
+
+    def add(column, values, tasks, kind=Estimate):
+        best[column] = best_rows(results, {row: values[row] for row in results.learners}, tasks)
+        for row, cells in rows.items():
+            cells[column] = results.estimate(values.get(row, {}), tasks, kind)
+
+    for task, order in columns:
+        for metric in metrics:
+            values = {row: results.final_scores(row, order, task, metric) for row in results.rows}
+            add(f"{task}, {METRIC_TITLES[metric]}", values, [task])
+            floor = results.majority(task, metric)
+            rows["majority"][f"{task}, {METRIC_TITLES[metric]}"] = Estimate(floor) if floor else None
+    for name, kind in MEASURES.items() if orders else ():
+        for metric in metrics:
+            values = {row: over_orders(results, row, orders, metric)[name] for row in measured}
+            add(f"{name}, {METRIC_TITLES[metric]}", values, tasks, kind)
+    title, marked = f"{which}test scores and continual learning", results.rows_that(lambda method: method.keeps_data)
+    notes = _how_it_is_read(results, columns, orders, marked)
+    return Table("overview", title[0].upper() + title[1:], "setting", rows, notes=notes, marked=marked, best=best)
+
+
+def _orders_run(results, orders):
+    """Of the orders in which tasks are learned those in which any row learned them, or all if none did."""
+    orders = [order for order in dict.fromkeys(orders) if order in results.orders]
+    ran = {run.sequence for run in results.of_row(*results.rows_that(lambda method: method.how == SEQUENCE))}
+    return [order for order in orders if order in ran] or orders
+
+
+def _how_it_is_read(results, columns, orders, marked):
+    sequence = results.rows_that(lambda method: method.how == SEQUENCE)
+    notes = []
+    if sequence and len({order for _, order in columns}) > 1:
+        notes.append("A column is the corpus tested: rows that learn one after the other learned it first.")
+    elif sequence:
+        notes.append("A column is the task tested, after the last was learned.")
+    if orders:
+        over = (
+            f"mean over the orders {' and '.join(map(then, orders))}" if len(orders) > 1 else f"in the order {then(orders[0])}"
+        )
+        notes.append(
+            f"ACC: mean score on all tasks after the last; BWT: how the scores on earlier ones changed since they were "
+            f"learned, below 0 is forgetting; {over}."
+        )
+    if marked:
+        notes.append("† needs the recordings of earlier tasks.")
+    return tuple(notes)
