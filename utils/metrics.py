@@ -27,8 +27,8 @@ def test_scores(labels, predicted, names):
         names: of the classes.
 
     Returns:
-        A dictionary: ``n``, the F1 scores, ``per_class`` (precision, recall, F1 and support of every class) and
-        ``confusion_matrix`` (rows are true classes, columns predicted ones, in the order of ``names``).
+        A dictionary: ``n``, the F1 scores, ``ua`` and ``wa``, ``per_class`` (precision, recall, F1 and support of every class)
+        and ``confusion_matrix`` (rows are true classes, columns predicted ones, in the order of ``names``).
     """
     classes = range(len(names))
     columns = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
@@ -36,16 +36,34 @@ def test_scores(labels, predicted, names):
         name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
         for name, p, r, f, n in zip(names, *columns)
     }
+    f1 = f1_scores(labels, predicted)
     return {
         "n": len(labels),
-        **f1_scores(labels, predicted),
+        **f1,
+        **accuracies(f1 | {"per_class": per_class}),
         "per_class": per_class,
         "confusion_matrix": confusion_matrix(labels, predicted, labels=classes).tolist(),
     }
 
 
+def accuracies(test):
+    """Unweighted and weighted accuracy of test scores, which metrics.json of older runs does not hold.
+
+    Returns:
+        ``ua``, the mean recall over the classes that occur in the split (absent where ``per_class`` is), and ``wa``, the share
+        of utterances that are right, which is micro F1.
+    """
+    recalls = [of["recall"] for of in occurring(test)]
+    return {**({"ua": sum(recalls) / len(recalls)} if recalls else {}), "wa": test["f1_micro"]}
+
+
+def occurring(test):
+    """Of test scores, ``per_class`` of the classes that occur among the labels."""
+    return [of for of in test.get("per_class", {}).values() if of["support"]]
+
+
 def majority_scores(train_counts, test_counts):
-    """F1 on a test split of always predicting the training split's majority class.
+    """Test scores of always predicting the training split's majority class, as ``test_scores``.
 
     Args:
         train_counts, test_counts: utterances by class, in the classes' order; of equals the first is the majority.
@@ -53,7 +71,7 @@ def majority_scores(train_counts, test_counts):
     names = list(train_counts)
     majority = names.index(max(names, key=lambda name: train_counts[name]))
     labels = np.repeat(np.arange(len(names)), [test_counts[name] for name in names])
-    return f1_scores(labels, np.full_like(labels, majority))
+    return test_scores(labels, np.full_like(labels, majority), names)
 
 
 def softmax(logits):

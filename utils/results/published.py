@@ -51,15 +51,18 @@ def published_tables(results, metrics):
 
     Args:
         results: Results, or None.
-        metrics: names of F1s.
+        metrics: names of metrics; UA was not published.
 
     Returns:
         (a list of Tables, a list of sentences). Ours counts as near where it lies within two standard deviations, over the
         published folds, of the published mean.
 
     Raises:
-        UserError: if the runs are of another number of folds.
+        UserError: if the runs are of another number of folds, or if there is no metric that was published.
     """
+    metrics = [metric for metric in metrics if metric != "ua"]
+    if not metrics:
+        raise UserError("--published --metric ua: UA was not published, but weighted, macro and wa were")
     if results is None:
         return [_published(metric) for metric in metrics], []
     k_fold = {run.config["k_fold"] for run in results.of_row(*PAPER)}
