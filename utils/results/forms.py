@@ -70,8 +70,9 @@ class Report:
     def _markdown(self):
         parts, said = ["  \n".join(self.notes)] if self.notes else [], set()
         for table in self.tables:
-            head, *body = [f"| {' | '.join(map(_in_markdown, line))} |" for line in table.cells()]
-            rule = "| --- " + "| ---: " * (head.count(" | ")) + "|"
+            cells = table.cells()
+            head, *body = [f"| {' | '.join(map(_in_markdown, line))} |" for line in cells]
+            rule = "| --- " + "| ---: " * (len(cells[0]) - 1) + "|"
             parts += [f"**{table.title}**", "\n".join([head, rule, *body]), "  \n".join(_unsaid(table, said))]
         return self._with_lists(filter(None, parts), "**{}**\n".format, "- `{}`".format)
 

@@ -25,12 +25,13 @@ CHARACTERS = {
     "λ": r"$\lambda$",
     "α": r"$\alpha$",
     "†": r"$\dagger$",
-    "–": "--",
+    "–": r"\textendash{}",
 }
 CHARACTERS = str.maketrans(CHARACTERS | {character: f"\\{character}" for character in "&%$#_{}"})
 # Before a number, or between two terms, a hyphen is a minus.
 MINUS = re.compile(r"(?<![\w-])-(?=[\d.])|(?<= )-(?= )")
-IDENTIFIER = re.compile(r"\b\w+_\w+\b")
+SPREAD = re.compile(r" \$\\pm\$ (\S+)")
+BOLD = "Bold: the best of the column, and all that the 95 % interval of the difference does not show to be worse."
 # Latin letters with accents end here.
 LAST_LATIN = "\u024f"
 
@@ -39,7 +40,7 @@ def latex(report):
     """A Report as LaTeX: its tables, and all else as comments."""
     used, parts = set(), []
     for table in report.tables:
-        parts += ["", *_table(table, _label(table, used))]
+        parts += _table(table, _label(table, used))
     needs = [PACKAGES, KOREAN] if max("".join(parts), default="") > LAST_LATIN else [PACKAGES]
     lists = [line for heading, lines in report.lists.items() for line in ("", f"{heading}:", *(f"  {line}" for line in lines))]
     return "\n".join([*_comments([*needs, *report.notes]), *parts, *_comments(lists)]) + "\n"
@@ -52,15 +53,18 @@ def _comments(lines):
 def _table(table, label):
     cells = table.cells()
     widths = [max(map(len, column)) for column in zip(*cells)]
-    environment = "table*" if sum(widths) + 2 * len(widths) > ONE_COLUMN else "table"
-    notes = " ".join(table.captions())
+    is_wide = sum(widths) + 2 * len(widths) > ONE_COLUMN
+    environment = "table*" if is_wide else "table"
+    notes = " ".join([*table.captions(), *([BOLD] if any(isinstance(text, Best) for line in cells for text in line) else [])])
     return [
-        *(rf"\begin{{{environment}}}", r"\centering", rf"\caption{{{_escaped(table.title)}.}}", rf"\label{{{label}}}"),
+        *("", rf"\begin{{{environment}}}", r"\centering"),
+        *(rf"\caption{{{_escaped(table.title)}.}}", rf"\label{{{label}}}", r"\smallskip"),
+        *([r"\setlength{\tabcolsep}{3pt}"] if is_wide else []),
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        *(rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"),
+        *(rf"\begin{{tabular}}{{l{'r' * (len(widths) - 1)}}}", r"\toprule"),
         *_heading(cells[0]),
         *(r"\midrule", *map(_row, cells[1:]), r"\bottomrule", r"\end{tabular}}"),
-        *([rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {_prose(notes)}}}"] if notes else []),
+        *([rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {_escaped(notes)}}}"] if notes else []),
         rf"\end{{{environment}}}",
     ]
 
@@ -92,18 +96,13 @@ def _line(texts):
 
 
 def _cell(text):
-    return "--" if text == MISSING else _escaped(text)
+    if text == MISSING:
+        return "--"
+    return SPREAD.sub(r" {\\scriptsize$\\pm$\1}", _escaped(text))
 
 
 def _escaped(text):
     return MINUS.sub("−", text).translate(CHARACTERS).replace("--", "-{}-")
-
-
-def _prose(text):
-    """Sentences, with names that hold an underscore in typewriter."""
-    parts = re.split(IDENTIFIER, text)
-    names = [rf"\texttt{{{_escaped(name)}}}" for name in IDENTIFIER.findall(text)]
-    return "".join(_escaped(part) + name for part, name in zip(parts, [*names, ""]))
 
 
 def _label(table, used):

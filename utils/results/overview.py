@@ -21,6 +21,9 @@ def _overview(results, metrics, which, columns):
     measured = results.rows_that(lambda method: method.how == JOINT) + results.learners
     rows, best = {row: {} for row in ("majority", *results.rows)}, {}
 
+    def named(what, metric):
+        return f"{what}, {METRIC_TITLES[metric]}" if len(metrics) > 1 else what
+
     def add(column, values, tasks, kind=Estimate):
         best[column] = best_rows(results, {row: values[row] for row in results.learners}, tasks)
         for row, cells in rows.items():
@@ -29,16 +32,18 @@ def _overview(results, metrics, which, columns):
     for task, order in columns:
         for metric in metrics:
             values = {row: results.final_scores(row, order, task, metric) for row in results.rows}
-            add(f"{task}, {METRIC_TITLES[metric]}", values, [task])
+            add(named(task, metric), values, [task])
             floor = results.majority(task, metric)
-            rows["majority"][f"{task}, {METRIC_TITLES[metric]}"] = Estimate(floor) if floor else None
+            rows["majority"][named(task, metric)] = Estimate(floor) if floor else None
     for name, kind in MEASURES.items() if orders else ():
         for metric in metrics:
             values = {row: over_orders(results, row, orders, metric)[name] for row in measured}
-            add(f"{name}, {METRIC_TITLES[metric]}", values, tasks, kind)
-    title, marked = f"{which}test scores and continual learning", results.rows_that(lambda method: method.keeps_data)
+            add(named(name, metric), values, tasks, kind)
+    what = METRIC_TITLES[metrics[0]] if len(metrics) == 1 else "scores"
+    title = f"{which}test {what} and continual learning" if which else f"Test {what} and continual learning"
+    marked = results.rows_that(lambda method: method.keeps_data)
     notes = _how_it_is_read(results, columns, orders, marked)
-    return Table("overview", title[0].upper() + title[1:], "setting", rows, notes=notes, marked=marked, best=best)
+    return Table("overview", title, "setting", rows, notes=notes, marked=marked, best=best)
 
 
 def _orders_run(results, orders):
@@ -56,12 +61,10 @@ def _how_it_is_read(results, columns, orders, marked):
     elif sequence:
         notes.append("A column is the task tested, after the last was learned.")
     if orders:
-        over = (
-            f"mean over the orders {' and '.join(map(then, orders))}" if len(orders) > 1 else f"in the order {then(orders[0])}"
-        )
+        over = "mean over both orders" if len(orders) > 1 else f"in the order {then(orders[0])}"
         notes.append(
-            f"ACC: mean score on all tasks after the last; BWT: how the scores on earlier ones changed since they were "
-            f"learned, below 0 is forgetting; {over}."
+            f"ACC: mean score on all tasks after the last; BWT: how the scores on earlier ones changed since they were learned, "
+            f"below 0 is forgetting; {over}."
         )
     if marked:
         notes.append("† needs the recordings of earlier tasks.")

@@ -93,6 +93,15 @@ class Table:
             lines.append(line)
         return lines
 
+    def _text(self, cell):
+        text = cell_text(cell, self.digits)
+        if isinstance(cell, Estimate):
+            if cell.seeds and len(cell.seeds) < len(self._seeds):
+                text += " *"
+            if len(self._fold_counts) > 1:
+                text += f" ({len(cell.per_fold)})"
+        return text
+
     def captions(self):
         """Over which folds and seeds its numbers are, and the notes."""
         if not self._estimates:
@@ -100,7 +109,9 @@ class Table:
         several = self._fold_counts != {1}
         spread = " ± standard deviation"
         if any(isinstance(estimate, PairedDifference) for estimate in self._estimates):
-            spread = " [95 % confidence interval]" * bool(self._tested)
+            spread = " [95 % confidence interval]" if self._tested else ""
+        elif any(isinstance(estimate, Bootstrapped) for estimate in self._estimates):
+            spread = " [interval]"
         folds = f"{min(self._fold_counts)} folds" if len(self._fold_counts) == 1 else "folds (how many)"
         what = f"Mean{spread} over {folds}" if several else "One fold"
         if len(self._seeds) > 1:
