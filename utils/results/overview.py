@@ -38,7 +38,8 @@ def _overview(results, metrics, which, columns):
     for name, kind in MEASURES.items() if orders else ():
         for metric in metrics:
             values = {row: over_orders(results, row, orders, metric)[name] for row in measured}
-            add(named(name, metric), values, tasks, kind)
+            if any(values.values()):
+                add(named(name, metric), values, tasks, kind)
     what = METRIC_TITLES[metrics[0]] if len(metrics) == 1 else "scores"
     title = f"{which}test {what} and continual learning" if which else f"Test {what} and continual learning"
     marked = results.rows_that(lambda method: method.keeps_data)
