@@ -8,11 +8,12 @@ import pytest
 from invented import A, B, C, change, invent
 from scipy import stats
 
+from utils.metrics import matrix_scores
 from utils.metrics import test_scores as scores_of  # pytest would take it for a test
 from utils.results.report import best_rows, bootstrap_tables, class_tables, measure_tables, occurring_tables, paired_tables
 from utils.results.report import score_tables as tables_of_scores
 from utils.results.runs import Results, find_runs
-from utils.results.statistics import bootstrap, different_resamples, holm, interval, matrix_scores, p_value, probability_within
+from utils.results.statistics import bootstrap, different_resamples, holm, interval, p_value, probability_within
 
 # Mean .04; squared deviations 0 + .0001 + .0025 + .0049 + .0001 = .0076, so that the variance is .0019.
 OURS, OTHER = (0.70, 0.74, 0.69, 0.80, 0.71), (0.66, 0.71, 0.70, 0.69, 0.68)

@@ -412,7 +412,7 @@ def _class_table(results, order, index, name, title, prefix):
     note += f" {_say(alone, 'is', 'are')} not changed by later tasks." if alone else ""
     about = {"metric": title.lower(), "first": task, "second": order[-1]}
     about |= {"order": "+".join(order)} if len(order) > 2 else {}
-    return Table(name, f"{then(order)}: {title} of each emotion on {task}", "setting", rows, about, (note,))
+    return Table(name, f"{then(order)}: {title} of each emotion on {task}", "setting", rows, about, (note,), digits=2)
 
 
 def calibration_tables(results):
