@@ -121,7 +121,7 @@ def test_bootstrap_only_where_there_are_too_few_folds(tmp_path):
     # The session of two is right, that of one is not: a fold's score is 0 (1 in 4), 2/3 or 1, and both are 0 in 1 of 16.
     assert cell.mean == pytest.approx(2 / 3) and cell.interval == (0, 1)
     assert table.rows["task_a"][A] is None  # no predictions
-    assert any(f"The 2 sessions of {A}'s test split give only 3 different resamples." in note for note in table.notes)
+    assert any(f"2 test sessions, as of {A}, have only 3 different resamples." == note for note in table.notes)
     one_class_more(invent(tmp_path, "adapter", [A], {A: 0.5}, counts=counts, fold=2), "a", "a", "a")
     (table,) = bootstrap_tables(Results(find_runs(tmp_path)), "wa")
     assert table.rows["adapter"][A] is None
