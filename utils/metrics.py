@@ -62,16 +62,33 @@ def occurring(test):
     return [of for of in test.get("per_class", {}).values() if of["support"]]
 
 
+def matrix_scores(matrices):
+    """Weighted and macro F1, UA and WA of confusion matrices (..., classes, classes), rows true: ``{name: (...)}``.
+
+    They are those of ``test_scores``, of many matrices at once.
+    """
+    matrices = np.asarray(matrices, dtype=float)
+    support, predicted = matrices.sum(axis=-1), matrices.sum(axis=-2)
+    right = np.diagonal(matrices, axis1=-2, axis2=-1)
+    recall, f1 = right / np.maximum(support, 1), 2 * right / np.maximum(support + predicted, 1)
+    return {
+        "f1_weighted": (f1 * support).sum(axis=-1) / support.sum(axis=-1),
+        "f1_macro": f1.sum(axis=-1) / (support + predicted > 0).sum(axis=-1),
+        "ua": recall.sum(axis=-1) / (support > 0).sum(axis=-1),
+        "wa": right.sum(axis=-1) / support.sum(axis=-1),
+    }
+
+
 def majority_scores(train_counts, test_counts):
-    """Test scores of always predicting the training split's majority class, as ``test_scores``.
+    """``matrix_scores`` of always predicting the training split's majority class.
 
     Args:
         train_counts, test_counts: utterances by class, in the classes' order; of equals the first is the majority.
     """
     names = list(train_counts)
-    majority = names.index(max(names, key=lambda name: train_counts[name]))
-    labels = np.repeat(np.arange(len(names)), [test_counts[name] for name in names])
-    return test_scores(labels, np.full_like(labels, majority), names)
+    matrix = np.zeros((len(names), len(names)))
+    matrix[:, names.index(max(names, key=lambda name: train_counts[name]))] = [test_counts[name] for name in names]
+    return {name: float(score) for name, score in matrix_scores(matrix).items()}
 
 
 def softmax(logits):

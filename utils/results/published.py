@@ -7,7 +7,7 @@ from utils.errors import UserError
 from utils.files import read_json
 from utils.methods import KEMDY, PAPER
 from utils.results import METRIC_TITLES
-from utils.results.runs import Estimate, over_folds
+from utils.results.runs import Estimate
 from utils.results.tables import Signed, Table
 
 FILE = Path(__file__).with_suffix(".json")
@@ -87,7 +87,7 @@ def _beside(results, metric, task, incomparable):
         theirs = published_estimate(setting, task, metric)
         ours = None
         if setting in rows_found and not incomparable & set(results.run_of(setting, order, task)):
-            ours = over_folds(results.final_scores(setting, order, task, metric))
+            ours = results.estimate(results.final_scores(setting, order, task, metric), [task])
         for whom, estimate in ((whose, ours), ("published", theirs)):
             per_fold = estimate.per_fold if estimate else {}
             cells = rows[f"{setting}, {whom}"] = {f"fold {fold}": per_fold.get(fold) for fold in theirs.per_fold}

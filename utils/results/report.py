@@ -19,7 +19,7 @@ from utils.results.runs import (
     folder_size,
     run_differences,
 )
-from utils.results.statistics import FEWEST_FOLDS, NEGLIGIBLE, RESAMPLES, bootstrap, different_resamples, holm
+from utils.results.statistics import FEWEST_FOLDS, RESAMPLES, bootstrap, different_resamples, holm
 from utils.results.tables import Change, PairedDifference, Table
 
 # Measures of which less is better.
@@ -126,7 +126,7 @@ def occurring_tables(results):
                 "all other tables; a class that is only predicted counts as 0. occurring: over those that occur among its "
                 "labels.",
             )
-            tables.append(Table("macro_occurring", _titled(which, "Two macro F1"), "setting", rows, notes=notes))
+            tables.append(Table("macro_occurring", _titled(which, "Macro F1 by two definitions"), "setting", rows, notes=notes))
     return tables
 
 
@@ -139,16 +139,15 @@ def bootstrap_tables(results, metric):
             rows[row] = {}
             for task, order in columns:
                 rows[row][task], counts = _bootstrapped(results, row, task, order, metric)
-                sessions.setdefault(task, set()).update(counts)
+                for n in counts:
+                    sessions.setdefault(n, {})[task] = None
         notes = [
             f"[2.5 %, 97.5 %] of {RESAMPLES:,} resamples of a test split's sessions, with replacement: how far the score "
             f"depends on these sessions. How far it depends on the training data takes {FEWEST_FOLDS} folds.",
         ]
-        for task, n in ((task, n) for task, of in sessions.items() for n in sorted(of)):
-            if different_resamples(n) < RESAMPLES:
-                notes.append(
-                    f"The {n} sessions of {task}'s test split give only {different_resamples(n):,} different resamples."
-                )
+        for n, tasks in sorted(sessions.items()):
+            if (few := different_resamples(n)) < RESAMPLES:
+                notes.append(f"{n} test sessions, as of {listed([*tasks])}, have only {few:,} different resamples.")
         title = _titled(which, f"Bootstrap over test sessions: {METRIC_TITLES[metric]}")
         tables.append(Table("bootstrap", title, "setting", rows, {"metric": metric}, tuple(notes), marked=_keeping(results)))
     return tables
@@ -323,6 +322,7 @@ def paired_tables(results, metric):
             others = [row for row in results.rows if row != base]
             rows = _with_holm(_by_task(others, columns, partial(difference_to, base)))
             title = _titled(which, f"Paired differences of {METRIC_TITLES[metric]} to {base}")
+            title += f" on {listed([task for task, _ in columns])}" if len(parts) > 1 else ""
             notes = (f"The row's score minus {base}'s on the same fold and seed.", *_what_differences_are(rows))
             about = {"metric": metric, "baseline": base}
             tables.append(Table("paired_differences", title, "setting", rows, about, notes, marked=_keeping(results)))
@@ -345,11 +345,14 @@ def _what_differences_are(rows):
         sentences.append(
             "Interval and p are by Student's t, the variance over folds times 1/n + n_test/n_train instead of 1/n, since folds "
             "share training data (Nadeau & Bengio 2003). Holm: p adjusted for the rows of its column (Holm 1979); the interval "
-            f"is not adjusted. ±{NEGLIGIBLE}: the probability that the difference lies within ± {NEGLIGIBLE} (Bayesian "
-            "correlated t-test, Benavoli et al. 2017)."
+            "is not adjusted. ±.01: the probability that the difference lies within ±.01 (Bayesian correlated t-test, Benavoli "
+            "et al. 2017)."
         )
     if any(len(cell.per_fold) < FEWEST_FOLDS for cell in cells):
-        sentences.append(f"With fewer than {FEWEST_FOLDS} folds there is no interval: it would be wider than any difference.")
+        sentences.append(
+            f"With fewer than {FEWEST_FOLDS} folds there is no interval: with one degree of freedom it would be far wider than "
+            "the differences."
+        )
     return sentences
 
 
@@ -412,7 +415,7 @@ def _class_table(results, order, index, name, title, prefix):
     note += f" {_say(alone, 'is', 'are')} not changed by later tasks." if alone else ""
     about = {"metric": title.lower(), "first": task, "second": order[-1]}
     about |= {"order": "+".join(order)} if len(order) > 2 else {}
-    return Table(name, f"{then(order)}: {title} of each emotion on {task}", "setting", rows, about, (note,))
+    return Table(name, f"{then(order)}: {title} of each emotion on {task}", "setting", rows, about, (note,), digits=2)
 
 
 def calibration_tables(results):

@@ -5,6 +5,8 @@ from math import comb
 import numpy as np
 from scipy import stats
 
+from utils.metrics import matrix_scores
+
 CONFIDENCE = 0.95
 # With fewer folds there is no interval: on one degree of freedom it says nothing.
 FEWEST_FOLDS = 3
@@ -74,8 +76,7 @@ def bootstrap(folds, metric):
     scores = []
     for number, seeds in enumerate(folds):
         n = len(seeds[0])
-        draws = np.random.default_rng(number).integers(n, size=(RESAMPLES, n))
-        counts = (draws[:, :, None] == np.arange(n)).sum(axis=1)
+        counts = np.random.default_rng(number).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
         scores.append(np.mean([matrix_scores(np.tensordot(counts, of, axes=1))[metric] for of in seeds], axis=0))
     low, high = np.quantile(np.mean(scores, axis=0), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return float(low), float(high)
@@ -84,20 +85,3 @@ def bootstrap(folds, metric):
 def different_resamples(n):
     """How many different resamples n sessions have."""
     return comb(2 * n - 1, n)
-
-
-def matrix_scores(matrices):
-    """Scores of confusion matrices (..., classes, classes), rows true: ``{metric: (...)}``.
-
-    They are those of ``utils.metrics.test_scores``, of many matrices at once.
-    """
-    matrices = np.asarray(matrices, dtype=float)
-    support, predicted = matrices.sum(axis=-1), matrices.sum(axis=-2)
-    right = np.diagonal(matrices, axis1=-2, axis2=-1)
-    recall, f1 = right / np.maximum(support, 1), 2 * right / np.maximum(support + predicted, 1)
-    return {
-        "f1_weighted": (f1 * support).sum(axis=-1) / support.sum(axis=-1),
-        "f1_macro": f1.sum(axis=-1) / (support + predicted > 0).sum(axis=-1),
-        "ua": recall.sum(axis=-1) / (support > 0).sum(axis=-1),
-        "wa": right.sum(axis=-1) / support.sum(axis=-1),
-    }
