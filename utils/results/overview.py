@@ -3,7 +3,7 @@
 from utils.methods import JOINT, SEQUENCE
 from utils.results import METRIC_TITLES
 from utils.results.measures import over_orders
-from utils.results.report import best_rows, then, views
+from utils.results.report import best_rows, listed, then, views
 from utils.results.runs import Estimate
 from utils.results.tables import Change, Table
 
@@ -35,15 +35,18 @@ def _overview(results, metrics, which, columns):
             add(named(task, metric), values, [task])
             floor = results.majority(task, metric)
             rows["majority"][named(task, metric)] = Estimate(floor) if floor else None
-    for name, kind in MEASURES.items() if orders else ():
-        for metric in metrics:
-            values = {row: over_orders(results, row, orders, metric)[name] for row in measured}
+    found = {metric: {row: over_orders(results, row, orders, metric) for row in measured if orders} for metric in metrics}
+    for name, kind in MEASURES.items():
+        for metric, of_rows in found.items():
+            values = {row: of[name] for row, of in of_rows.items()}
             if any(values.values()):
                 add(named(name, metric), values, tasks, kind)
-    what = METRIC_TITLES[metrics[0]] if len(metrics) == 1 else "scores"
-    title = f"{which}test {what} and continual learning" if which else f"Test {what} and continual learning"
+    has_measures = len(best) > len(tasks) * len(metrics)
+    title = f"{which}test" if which else "Test"
+    title += f" {METRIC_TITLES[metrics[0]] if len(metrics) == 1 else 'scores'}"
+    title += " and continual learning" if has_measures else ""
     marked = results.rows_that(lambda method: method.keeps_data)
-    notes = _how_it_is_read(results, columns, orders, marked)
+    notes = _how_it_is_read(results, columns, orders if has_measures else (), marked)
     return Table("overview", title, "setting", rows, notes=notes, marked=marked, best=best)
 
 
@@ -64,9 +67,12 @@ def _how_it_is_read(results, columns, orders, marked):
     if orders:
         over = "mean over both orders" if len(orders) > 1 else f"in the order {then(orders[0])}"
         notes.append(
-            f"ACC: mean score on all tasks after the last; BWT: how the scores on earlier ones changed since they were learned, "
+            "ACC: mean score on all tasks after the last; BWT: how the scores on earlier ones changed since they were learned, "
             f"below 0 is forgetting; {over}."
         )
+    told = results.rows_that(lambda method: method.told_task)
+    if told and told != results.rows:
+        notes.append(f"Told which task an utterance is of: {listed(told)}.")
     if marked:
         notes.append("† needs the recordings of earlier tasks.")
     return tuple(notes)
