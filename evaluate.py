@@ -30,7 +30,7 @@ def parse_args():
     parser.add_argument(
         "--baseline", nargs="+", metavar="NAME", help="experiments that differences are formed to (default: finetune, adapter)"
     )
-    parser.add_argument("--metric", choices=METRICS, help="only this F1 (default: weighted, macro, micro)")
+    parser.add_argument("--metric", choices=METRICS, help="only this metric (default: weighted and macro F1; scores by all)")
     parser.add_argument("--format", choices=FORMATS, default="text", help="form of the tables")
     parser.add_argument("--output", type=named_path, metavar="FILE", help="write the tables there instead of printing them")
 
