@@ -242,7 +242,7 @@ def backward(accelerator, model, batch, global_size, strategy):
     if not count:
         loss = loss * 0.0
     # Gradients are averaged over processes, so the mean over the global batch needs their number back.
-    whole = loss * (accelerator.num_processes / global_size)
+    whole = loss * (strategy.cross_entropy_weight * accelerator.num_processes / global_size)
     accelerator.backward(whole if term is None else whole + term * accelerator.num_processes)
     return loss.detach(), None if term is None else term.detach()
 
