@@ -32,7 +32,7 @@ class Strategy:
         """A term beside the cross-entropy, such as distillation or replay.
 
         Args:
-            model: as it is trained; with several processes it takes part in their exchange of gradients.
+            model: in training mode, not wrapped for several processes; gradients of further passes are exchanged as well.
             batch: ``speech_inputs``, ``text_inputs``, ``labels`` and ``indices`` (into the dataset) of a micro-batch.
             logits: (utterances, classes), of this batch.
             share: of the utterances of the global batch that are in this one.
