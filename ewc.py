@@ -5,8 +5,8 @@ Kirkpatrick et al. (2017), "Overcoming catastrophic forgetting in neural network
 information F_i that task gave it. With several earlier tasks there is a penalty for each, or, online (Schwarz et al. 2018,
 "Progress & Compress"), one whose F is γ times the former plus the last task's, around the last task's θ*.
 
-Memory aware synapses (Aljundi et al. 2018, "Memory aware synapses: learning what (not) to forget") have the same penalty with an
-importance Ω in the place of F. Theirs is λ · Σ Ω_i (θ_i − θ*_i)² with λ = 1, which is λ = 2 here.
+Memory aware synapses (Aljundi et al. 2018, "Memory aware synapses: learning what (not) to forget") have the same penalty with
+an importance Ω in the place of F. Theirs is λ · Σ Ω_i (θ_i − θ*_i)² with λ = 1, which is λ = 2 here.
 """
 
 from utils.errors import one_line_errors
