@@ -101,26 +101,23 @@ def test_processes_and_micro_batches_add_the_terms_of_the_whole_batch(data_root,
     small = [*flags(data_root, tmp_path, tmp_path), "--batch_size", "6", "--num_epochs", "1"]
     monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, values: values)
     run_main("continual_learning_init.py", "--task", "KEMDy19", *small)
-    commands = [
-        [script, "--task", "KEMDy20", "--buffer_size", "1", *more][: None if script == "replay.py" else 3]
-        for script, *more in (("lwf.py",), ("replay.py",), ("replay.py", "--dark"))
-    ]
-    for command in commands:
-        run_main(*command, *small)
+    kept = ("--buffer_size", "1")
+    commands = {"lwf": ("lwf.py",), "er": ("replay.py", *kept), "derpp": ("replay.py", "--dark", *kept)}
+    for command in commands.values():
+        run_main(*command, "--task", "KEMDy20", *small)
     script = tmp_path / "train.py"
     script.write_text(
         f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n"
         "from importlib import import_module\n"
         "from torch import nn\n"
         "nn.Dropout.forward = lambda self, values: values\n"
-        f"for script, *arguments in {commands!r}:\n"
-        f"    sys.argv = [script, *arguments, *{small!r}, '--micro_batch_size', '2']\n"
-        "    sys.argv += ['--exp_name', 'two_' + script[:3] + str(len(arguments))]\n"
-        "    import_module(script[:-3]).main()\n"
+        f"for name, command in {commands!r}.items():\n"
+        f"    sys.argv = [*command, '--exp_name', 'two_' + name, '--task', 'KEMDy20', '--micro_batch_size', '2', *{small!r}]\n"
+        "    import_module(command[0][:-3]).main()\n"
     )
     done = shell(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script))
     assert done.returncode == 0, done.stderr
-    for alone, together in (("lwf", "two_lwf2"), ("er", "two_rep4"), ("derpp", "two_rep5")):
-        one, two = (pd.read_csv(folder(tmp_path, name, "KEMDy20") / "history.csv") for name in (alone, together))
-        assert np.allclose(one.drop(columns="seconds")[1:], two.drop(columns="seconds")[1:], atol=1e-4), alone
+    for name in commands:
+        one, two = (pd.read_csv(folder(tmp_path, of, "KEMDy20") / "history.csv") for of in (name, f"two_{name}"))
+        assert np.allclose(one.drop(columns="seconds")[1:], two.drop(columns="seconds")[1:], atol=1e-4), name
         assert one["penalty"][1] > 0.1
