@@ -39,9 +39,9 @@ listening='import os, signal as s, sys; s.signal(s.SIGINT, s.SIG_DFL); s.signal(
 judged="case \$? in $RESUMABLE | 130 | 143) exit 255 ;; *) exit 1 ;; esac"
 # stage KINDS [TASKS]: all runs of the methods of some kinds. After a signal it waits for those that are ending.
 stage() {
-  local name kind model command
+  local name kind model start command
   trap : INT TERM
-  while read -r name kind model command; do
+  while read -r name kind model start command; do
     case " $1 " in *" $kind "*)
       TASKS=${2:-${TASKS:-}} DRY_RUN=1 bash "$at"$command ${flags[@]+"${flags[@]}"} </dev/null ;;
     esac

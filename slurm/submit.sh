@@ -54,7 +54,7 @@ submit() {
 # waits for the start on the other, hence the tasks in the other order.
 starts=("") steps=("KEMDy20 KEMDy19") first=
 [ -z "${ORDER:-}" ] || starts=($ORDER) steps=($(later $ORDER))
-while read -r name kind model script; do
+while read -r name kind model start script; do
   case $kind in
     start)
       for task in "${starts[@]}"; do

@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.methods import ALONE, COMBINED, JOINT, KEMDY, METHODS, START
+from utils.methods import ALONE, COMBINED, JOINT, KEMDY, METHODS
 from utils.training.arguments import flag_words, training_parser
 
 # Flags that the run scripts set themselves, or that say nothing about a missing run.
@@ -118,7 +118,8 @@ def _flags_of_siblings(runs, row, method):
         # The run scripts' own batch size is not the Python scripts' default.
         told = name == "batch_size" or name not in defaults or str(value) != str(defaults[name])
         if name == "init_name":
-            told = str(value) not in (START, *(f"{START}-seed{run.key[1]}" for run in runs))
+            starts = {METHODS[run.method].starts_from for run in runs} | {method.starts_from}
+            told = str(value) not in starts | {f"{start}-seed{run.key[1]}" for start in starts for run in runs}
         elif name == "data_root":
             told = os.path.abspath(str(value)) != str(REPOSITORY / "data")
         known = name in NOT_REPEATED or f"--{name}" in method.flags

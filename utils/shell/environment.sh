@@ -49,7 +49,7 @@ make_python() {
   find_python || fail ".venv lacks $("$venv/bin/python" "$repository/utils/shell/requirements.py" 2>&1)"
 }
 
-# methods: every method on a line: name, kind, model, run script. methods NAME: its kind, script and flags, quoted.
+# methods: every method on a line: name, kind, model, what it starts from or -, run script. methods NAME: its kind, script and flags, quoted.
 # Kinds are start, alone, sequence and joint. Any Python from 3.8 on will do, as on a login node.
 methods() {
   (CDPATH= cd -- "$repository" && PYTHONPATH=. "${PYTHON:-python3}" -m utils.methods "$@")
