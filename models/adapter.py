@@ -1,7 +1,7 @@
 """Adapters over frozen encoders: bottlenecks, LoRA or nothing in BERT, strided convolutions on top of wav2vec2.
 
-Bottleneck adapters follow Houlsby et al. (2019), section 2, LoRA follows Hu et al. (2022), section 4; the convolutions are those
-of transformers' Wav2Vec2Adapter, without its layerdrop and with a mask that follows their real output.
+Bottleneck adapters follow Houlsby et al. (2019), section 2, LoRA follows Hu et al. (2022), section 4; the convolutions are
+those of transformers' Wav2Vec2Adapter, without its layerdrop and with a mask that follows their real output.
 """
 
 from collections import OrderedDict
