@@ -21,8 +21,11 @@ WITHOUT_EFFECT = (
 )
 # Flags that came later, with what they amount to in the runs before.
 LATER = {
-    **{"adapter": "bottleneck", "speech_adapter_layers": 3, "shared": False, "freeze_speech": False},
-    **{"importance": "fisher"},
+    "adapter": "bottleneck",
+    "speech_adapter_layers": 3,
+    "shared": False,
+    "freeze_speech": False,
+    "importance": "fisher",
 }
 # Flags that say where something lies. What lies there is compared, not where.
 PLACES = ("data_root", "checkpoint", "text_model", "speech_model", "fisher")
