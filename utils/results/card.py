@@ -146,7 +146,9 @@ def _how_to_load(facts):
         needed = (
             "The two encoders of the table above are needed too; another encoder is detected by its fingerprint and refused."
         )
-    if facts["model"] == "fusion":
+    if facts["model"] == "fusion_frozen_speech":
+        start = "\n\nTo train it on another corpus: `python finetune.py --freeze_speech --task OTHER --checkpoint FILE`."
+    elif facts["model"] == "fusion":
         start = (
             "\n\nTo train it on another corpus: `python finetune.py --task OTHER --checkpoint FILE`, or `ewc.py`, which also "
             "needs the model's Fisher information (`--fisher`)."

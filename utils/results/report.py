@@ -143,7 +143,8 @@ def bootstrap_tables(results, metric):
                     sessions.setdefault(n, {})[task] = None
         notes = [
             f"[2.5 %, 97.5 %] of {RESAMPLES:,} resamples of a test split's sessions, with replacement: how far the score "
-            f"depends on these sessions. How far it depends on the training data takes {FEWEST_FOLDS} folds.",
+            "depends on these sessions. It does not show how far it depends on the training data, for which it takes "
+            f"{FEWEST_FOLDS} folds.",
         ]
         for n, tasks in sorted(sessions.items()):
             if (few := different_resamples(n)) < RESAMPLES:
