@@ -121,7 +121,8 @@ def tables(found, args):
         "Further experiments, which --settings shows": report.other_names(results, found),
     }
     lists = {heading: lines for heading, lines in lists.items() if lines}
-    give(Report(shown, notes, lists, results and results.synthetic, brief=not args.all), args)
+    synthetic, keeping = (results.synthetic, results.keeping) if results else (None, ())
+    give(Report(shown, notes, lists, synthetic, keeping, brief=not args.all), args)
     if args.figures and results:
         draw(results, args)
 

@@ -25,6 +25,7 @@ class Report:
         notes: sentences.
         lists: ``{heading: lines}``.
         synthetic: does it tell of synthetic runs? None where each row says so itself.
+        marked: rows that need recordings of earlier tasks, which every table marks.
         brief: keep what people read on a terminal short: lists that would make it longer than LINES are counted alone.
     """
 
@@ -32,13 +33,15 @@ class Report:
     notes: list
     lists: dict = field(default_factory=dict)
     synthetic: bool | None = None
+    marked: tuple = ()
     brief: bool = False
 
     def __post_init__(self):
         if self.brief and len(self.notes) > NOTES:
             self.notes = [*self.notes[: NOTES - 1], f"Further notes: {len(self.notes) - NOTES + 1} ({MORE})."]
-        if self.synthetic:  # a table that is copied elsewhere still says so
-            self.tables = [replace(table, title=f"{table.title}, synthetic") for table in self.tables]
+        # A table that is copied elsewhere still says so.
+        more = ", synthetic" if self.synthetic else ""
+        self.tables = [replace(table, title=table.title + more, marked=self.marked) for table in self.tables]
 
     def render(self, form):
         """The report as a str in one of FORMATS."""

@@ -84,10 +84,8 @@ def _heading(head):
 
 
 def _row(texts):
-    name, comma, more = texts[0].partition(", ")
-    if name.endswith(" †"):
-        name, more = name.removesuffix(" †"), f" †{more}"
-    first = rf"\texttt{{{_escaped(name)}}}" + _escaped(comma + more)
+    name, more = re.fullmatch(r"(.*?)((?: †)?(?:, .*)?)", texts[0]).groups()
+    first = rf"\texttt{{{_escaped(name)}}}" + _escaped(more)
     return _line([first, *(rf"\textbf{{{_cell(text)}}}" if isinstance(text, Best) else _cell(text) for text in texts[1:])])
 
 

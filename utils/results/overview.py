@@ -45,9 +45,8 @@ def _overview(results, metrics, which, columns):
     title = f"{which}test" if which else "Test"
     title += f" {METRIC_TITLES[metrics[0]] if len(metrics) == 1 else 'scores'}"
     title += " and continual learning" if has_measures else ""
-    marked = results.rows_that(lambda method: method.keeps_data)
-    notes = _how_it_is_read(results, columns, orders if has_measures else (), marked)
-    return Table("overview", title, "setting", rows, notes=notes, marked=marked, best=best)
+    notes = _how_it_is_read(results, columns, orders if has_measures else ())
+    return Table("overview", title, "setting", rows, notes=notes, best=best)
 
 
 def _orders_run(results, orders):
@@ -57,7 +56,7 @@ def _orders_run(results, orders):
     return [order for order in orders if order in ran] or orders
 
 
-def _how_it_is_read(results, columns, orders, marked):
+def _how_it_is_read(results, columns, orders):
     sequence = results.rows_that(lambda method: method.how == SEQUENCE)
     notes = []
     if sequence and len({order for _, order in columns}) > 1:
@@ -73,6 +72,4 @@ def _how_it_is_read(results, columns, orders, marked):
     told = results.rows_that(lambda method: method.told_task)
     if told and told != results.rows:
         notes.append(f"Told which task an utterance is of: {listed(told)}.")
-    if marked:
-        notes.append("† needs the recordings of earlier tasks.")
     return tuple(notes)

@@ -82,7 +82,7 @@ def score_tables(results, metric):
         best = {task: best_rows(results, {row: of[task] for row, of in learners.items()}, [task]) for task in floors}
         title = _titled(which, f"Test {METRIC_TITLES[metric]}")
         how = _how_scores_are_read(results, learned_first=len({order for _, order in columns}) > 1)
-        tables.append(Table("scores", title, "setting", rows, {"metric": metric}, how, 4, _keeping(results), best))
+        tables.append(Table("scores", title, "setting", rows, {"metric": metric}, how, 4, best=best))
     return tables
 
 
@@ -150,7 +150,7 @@ def bootstrap_tables(results, metric):
             if (few := different_resamples(n)) < RESAMPLES:
                 notes.append(f"{n} test sessions, as of {listed([*tasks])}, have only {few:,} different resamples.")
         title = _titled(which, f"Bootstrap over test sessions: {METRIC_TITLES[metric]}")
-        tables.append(Table("bootstrap", title, "setting", rows, {"metric": metric}, tuple(notes), marked=_keeping(results)))
+        tables.append(Table("bootstrap", title, "setting", rows, {"metric": metric}, tuple(notes)))
     return tables
 
 
@@ -218,13 +218,8 @@ def _combined(results):
     return {name: results.rows_that(lambda m, name=name: m.of == name, rows) for name in names}
 
 
-def _keeping(results):
-    """Rows that need recordings of earlier tasks, which tables mark."""
-    return results.rows_that(lambda m: m.keeps_data)
-
-
 def _what_is_kept(results):
-    keeping, tuned = _keeping(results), results.rows_that(lambda m: m.keeps_data and m.how == COMBINED)
+    keeping, tuned = results.keeping, results.rows_that(lambda m: m.keeps_data and m.how == COMBINED)
     why = f" ({listed(tuned)} to choose α by the validation splits of all)" if tuned else ""
     return [f"† {_say(keeping, 'needs', 'need')} the recordings of earlier tasks{why}."] if keeping else []
 
@@ -253,16 +248,16 @@ def measure_tables(results, metric):
         if len(order) > 2:  # R as rows of its own, or the table would be too wide
             tables.append(_matrix_table(results, order, metric, about, notes))
             rows = {row: {name: of[name] for name in formulas(len(order))} for row, of in rows.items()}
-        marks = {"marked": _keeping(results), "best": _best_measures(results, values, order)}
-        tables.append(Table("continual", title, "method", rows, about, how, **marks))
+        best = _best_measures(results, values, order)
+        tables.append(Table("continual", title, "method", rows, about, how, best=best))
     for orders in _orders_of_same_tasks(results.orders):
         values = {row: over_orders(results, row, orders, metric) for row in rows_of}
         rows = {row: _estimates(results, of, orders[0]) for row, of in values.items()}
         title = f"Mean over {len(orders)} orders of {listed(sorted(orders[0]))}: continual learning by {METRIC_TITLES[metric]}"
         how = ("Formed for each order within a fold and seed; a dash where a row lacks one of the orders.",)
         about = {"metric": metric, "orders": " ".join("+".join(order) for order in orders)}
-        marks = {"marked": _keeping(results), "best": _best_measures(results, values, orders[0])}
-        tables.append(Table("continual_mean", title, "method", rows, about, how, **marks))
+        best = _best_measures(results, values, orders[0])
+        tables.append(Table("continual_mean", title, "method", rows, about, how, best=best))
     return tables
 
 
@@ -326,7 +321,7 @@ def paired_tables(results, metric):
             title += f" on {listed([task for task, _ in columns])}" if len(parts) > 1 else ""
             notes = (f"The row's score minus {base}'s on the same fold and seed.", *_what_differences_are(rows))
             about = {"metric": metric, "baseline": base}
-            tables.append(Table("paired_differences", title, "setting", rows, about, notes, marked=_keeping(results)))
+            tables.append(Table("paired_differences", title, "setting", rows, about, notes))
     return tables
 
 
@@ -496,7 +491,7 @@ def parameter_table(results):
         "tasks.",
         *_what_is_kept(results),
     )
-    return Table("parameters", "Parameters", "setting", rows, notes=notes, marked=_keeping(results))
+    return Table("parameters", "Parameters", "setting", rows, notes=notes)
 
 
 def notes(results, output_root):

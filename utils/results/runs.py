@@ -234,6 +234,11 @@ class Results:
         return tuple(row for row in (self.rows if rows is None else rows) if condition(self.method(row)))
 
     @property
+    def keeping(self):
+        """Rows that need recordings of earlier tasks."""
+        return self.rows_that(lambda method: method.keeps_data)
+
+    @property
     def learners(self):
         """Rows that learn one task after another."""
         return self.rows_that(lambda method: method.how != JOINT and not method.reference)

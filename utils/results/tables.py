@@ -38,7 +38,7 @@ class Table:
         about: further facts for every row of csv and json, such as the metric.
         notes: sentences below the table.
         digits: decimals of its numbers.
-        marked: names of the rows that people read with a dagger.
+        marked: rows that people read with a dagger, also where more follows the name: "er, change".
         best: ``{column name: names of the rows whose cells are the best of it}``, which LaTeX sets in bold.
     """
 
@@ -84,7 +84,7 @@ class Table:
         for column in self.columns:
             lines[0] += [column, *(("p", "Holm", "±.01") if column in self._tested else ())]
         for name, row in self.rows.items():
-            line = [f"{name} †" if name in self.marked else name]
+            line = [self._marked_name(name)]
             for column, cell in row.items():
                 text = self._text(cell)
                 line.append(Best(text) if name in self.best.get(column, ()) else text)
@@ -92,6 +92,10 @@ class Table:
                     line += [_p_text(cell and cell.p), _p_text(cell and cell.p_holm), _p_text(cell and cell.p_within, 2)]
             lines.append(line)
         return lines
+
+    def _marked_name(self, name):
+        row, comma, more = name.partition(", ")
+        return f"{row} †{comma}{more}" if row in self.marked else name
 
     def _text(self, cell):
         text = cell_text(cell, self.digits)
@@ -103,9 +107,12 @@ class Table:
         return text
 
     def captions(self):
-        """Over which folds and seeds its numbers are, and the notes."""
+        """Over which folds and seeds its numbers are, the notes, and what the dagger means unless they tell."""
+        notes = self.notes
+        if any(self._marked_name(name) != name for name in self.rows) and not any(note.startswith("†") for note in notes):
+            notes = (*notes, "† needs the recordings of earlier tasks.")
         if not self._estimates:
-            return self.notes
+            return notes
         several = self._fold_counts != {1}
         spread = " ± standard deviation"
         if any(isinstance(estimate, PairedDifference) for estimate in self._estimates):
@@ -118,7 +125,7 @@ class Table:
             what += f" of the means over seeds {', '.join(map(str, self._seeds))}"
             if any(estimate.seeds and len(estimate.seeds) < len(self._seeds) for estimate in self._estimates):
                 what += "; * where only some of these seeds are on every fold"
-        return (f"{what}.", *self.notes)
+        return (f"{what}.", *notes)
 
     def records(self):
         """One dictionary a cell, numbers as numbers."""
