@@ -86,7 +86,7 @@ def test_a_run_from_before_mas_is_still_finished(outputs, call, tmp_path):
     code, stdout, _ = call(ewc, "--task", "KEMDy20", output_root=tmp_path)
     assert code == 0 and "is finished: skipped" in stdout
     code, _, stderr = call(ewc, "--task", "KEMDy20", "--importance", "mas", "--exp_name", "ewc", output_root=tmp_path)
-    assert code == 1 and "--importance None then, mas now" in stderr
+    assert code == 1 and "--importance fisher then, mas now" in stderr
 
 
 def test_processes_and_micro_batches_add_the_terms_of_the_whole_batch(data_root, encoders, monkeypatch, tmp_path):
