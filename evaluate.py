@@ -13,6 +13,8 @@ from utils.training.arguments import add_reopening_flags
 METRICS = {name.removeprefix("f1_"): name for name in METRIC_TITLES}
 # The others are in the score tables alone, unless they are asked for.
 MEASURED = ("f1_weighted", "f1_macro")
+# Forms that hold everything: what reads them looks for its own tables.
+FOR_PROGRAMS = ("csv", "json")
 # Those of --recompute.
 MACHINE_FLAGS = ("cpu", "num_workers", "data_root", "text_model", "speech_model")
 
@@ -122,7 +124,8 @@ def tables(found, args):
     }
     lists = {heading: lines for heading, lines in lists.items() if lines}
     synthetic, keeping = (results.synthetic, results.keeping) if results else (None, ())
-    give(Report(shown, notes, lists, synthetic, keeping, brief=not args.all), args)
+    brief = not args.all and args.format not in FOR_PROGRAMS
+    give(Report(shown, notes, lists, synthetic, keeping, brief), args)
     if args.figures and results:
         draw(results, args)
 
@@ -151,8 +154,7 @@ def tables_shown(results, metrics, args):
     if "f1_macro" in metrics:
         makers["scores"].append(partial(report.occurring_tables, results))
     everything = [name for name in TABLES if name != "overview"]  # which is made of the others
-    # Programs that read tables look for their own.
-    names = args.tables or (everything if args.all or args.format in ("csv", "json") else ["overview"])
+    names = args.tables or (everything if args.all or args.format in FOR_PROGRAMS else ["overview"])
     return [table for name in names for make in makers[name] for table in make() if table.has_cells()]
 
 
