@@ -280,7 +280,7 @@ def make_adapter_run(args):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(VOCABULARY - 5))]
     BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(places["text_model"])
     loaded = [load_encoder(name.removesuffix("_model"), place) for name, place in places.items()]
-    config = {"format": FORMAT, "method": "adapter", "model": "adapter", "task": TASK, "labels": EMOTIONS}
+    config = {"format": FORMAT, "method": "adapter", "model": "adapter", "task": TASK, "sequence": [TASK], "labels": EMOTIONS}
     config["arguments"] = {"adapter_size": 64, "max_seq_len": 5.0, "max_text_len": 256, **places}
     config["encoders"] = {kind: encoder.provenance for kind, encoder in zip(("text", "speech"), loaded)}
     run.mkdir()

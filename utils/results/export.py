@@ -21,7 +21,8 @@ from utils.training.arguments import add_encoder_flags
 # Flags that the file and its card hold: how the model was trained, and what it must be given.
 ARGUMENTS = (
     *("lr", "batch_size", "num_epochs", "mixed_precision", "max_text_len", "max_seq_len", "ewc_lambda", "ewc_online"),
-    *("ewc_gamma", "fisher_batch_size", "adapter_size", "without_pretraining", "encoder_seed"),
+    *("ewc_gamma", "fisher_batch_size", "without_pretraining", "encoder_seed"),
+    *("adapter", "adapter_size", "lora_rank", "speech_adapter_layers", "speech_adapter_width"),
     *("importance", "lwf_weight", "lwf_temperature", "buffer_size", "replay_weight", "dark", "der_alpha", "der_beta"),
 )
 FACTS_OF_RUN = ("method", "model", "task", "sequence", "fold", "k_fold", "seed", "synthetic", "labels", "versions")

@@ -273,7 +273,7 @@ def train(run, model, tasks, strategy=None):
 
     Args:
         run: a started Run.
-        model: a FusionClassifier or AdapterFusionClassifier; parameters with requires_grad are trained.
+        model: a FusionClassifier, of any kind; parameters with requires_grad are trained.
         tasks: ``{name: Task}``.
         strategy: what the method adds, a Strategy; None is fine-tuning.
 
