@@ -275,6 +275,13 @@ def test_a_label_that_the_start_lacks_is_answered_with_the_command_for_one_that_
     assert code == 0, stderr
 
 
+def test_the_command_for_a_missing_step_is_of_the_same_method(own_data, encoders, chain, call_main):
+    code, _, stderr = call_main(replay, "--dark", "--task", "RAV", "--after", "MELD", "IEM", *flags(own_data, encoders, chain))
+    assert code == 1 and "no finished run in" in stderr and stderr.count("\n") == 1
+    command = shlex.split(stderr.split("'")[-2])
+    assert command[:2] == ["python", "replay.py"] and {"--dark", "--after", "MELD", "IEM"} <= set(command)
+
+
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [

@@ -110,8 +110,9 @@ def _flags_of_siblings(runs, row, method):
     same_script = [run for run in like if METHODS[run.method].script == method.script]
     if not runs:
         return {}
-    chosen = {}
-    for name, value in (own or same_script or like or runs)[0].config["arguments"].items():
+    sibling, chosen = (own or same_script or like or runs)[0], {}
+    making = (*method.flags, *METHODS[sibling.method].flags)  # what makes a run of a method is no choice of its row
+    for name, value in sibling.config["arguments"].items():
         # A run of the same script tells every flag, one of the same model those that all scripts share, any other where the
         # corpora and encoders lie.
         fits = own or same_script or (like and name in defaults) or name in PLACES
@@ -122,7 +123,7 @@ def _flags_of_siblings(runs, row, method):
             told = str(value) not in starts | {f"{start}-seed{run.key[1]}" for start in starts for run in runs}
         elif name == "data_root":
             told = os.path.abspath(str(value)) != str(REPOSITORY / "data")
-        known = name in NOT_REPEATED or f"--{name}" in method.flags
+        known = name in NOT_REPEATED or f"--{name}" in making
         if fits and told and not known:
             chosen[name] = value
     return chosen
