@@ -38,7 +38,7 @@ from utils.identity import FORMAT
 from utils.training.arguments import training_parser
 from utils.training.checkpoints import assemble
 from utils.training.engine import Training, evaluate, to_device, train_one_epoch
-from utils.training.fisher import fisher_information
+from utils.training.fisher import importance
 from utils.training.run import Run
 from utils.training.strategy import Strategy
 
@@ -205,7 +205,7 @@ def fisher(args):
         return timed(lambda: published.fisher_information(model, list(plain_batches(task, "train", 10, args.steps))))
     run = make_run(args)
     model = FusionClassifier(text, speech, len(EMOTIONS)).to(run.accelerator.device)
-    return timed(lambda: fisher_information(run, model, shortened(task.splits["train"], 10 * args.steps), 10))
+    return timed(lambda: importance(run, model, shortened(task.splits["train"], 10 * args.steps), 10))
 
 
 def written(args):

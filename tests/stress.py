@@ -77,7 +77,7 @@ def differences(undisturbed, killed):
     found += [HISTORY] * (not histories[0].equals(histories[1]))
     found += [METRICS] * (metrics[0] != metrics[1]) + [PREDICTIONS] * (predictions[0] != predictions[1])
     kept = [{path.name for path in folder.iterdir() if "partial" not in path.name} for folder in (undisturbed, killed)]
-    return found + sorted(name for name in kept[0] ^ kept[1] if not name.startswith("fisher-"))
+    return found + sorted(name for name in kept[0] ^ kept[1] if not name.startswith(("fisher-", "mas-")))
 
 
 def stress(setting, args, folder, generator, bar):

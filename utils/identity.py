@@ -19,10 +19,16 @@ WITHOUT_EFFECT = (
     *("experiment", "output_root", "cpu", "num_workers", "overwrite", "keep_last"),
     *("no_speech_cache", "speech_cache", "speech_cache_precision"),
 )
+# Flags that came later, with what they amount to in the runs before.
+LATER = {
+    "adapter": "bottleneck",
+    "speech_adapter_layers": 3,
+    "shared": False,
+    "freeze_speech": False,
+    "importance": "fisher",
+}
 # Flags that say where something lies. What lies there is compared, not where.
 PLACES = ("data_root", "checkpoint", "text_model", "speech_model", "fisher")
-# Flags that came later, with what they amount to in the runs before.
-LATER = {"adapter": "bottleneck", "speech_adapter_layers": 3, "shared": False, "freeze_speech": False}
 # What config.json says of its own, beside the arguments.
 TOLD_APART = ("task", "after", "together", "sequence", "labels")
 # Raised when earlier run folders no longer say enough to be resumed, skipped or averaged.

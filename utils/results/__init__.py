@@ -1,7 +1,11 @@
 """Run folders → one table of scores → tables, measures, and the published numbers. No torch but for what tests models again."""
 
 # What evaluate.py lets the user choose, here so that --help need not load pandas.
-METRIC_TITLES = {"f1_weighted": "weighted F1", "f1_macro": "macro F1", "f1_micro": "micro F1"}
+METRIC_TITLES = {"f1_weighted": "weighted F1", "f1_macro": "macro F1", "ua": "UA", "wa": "WA"}
+# Macro F1 over the classes that occur in the test split; the published one counts those that are only predicted, too.
+OCCURRING = "f1_macro_occurring"
+# Before a class: its recall. The name of a class alone is its F1.
+RECALL = "recall of "
 # Expected calibration errors of the probabilities, as they are and with the run's temperature.
 CALIBRATION = {"ece": "ECE", "ece_calibrated": "calibrated"}
 # What a run holds test scores of: its model, the model that it started from, its model with every transcript empty, and, where

@@ -52,6 +52,7 @@ class Table:
         notes: sentences below the table.
         digits: decimals of its numbers.
         marked: names of the rows that people read with a dagger.
+        best: ``{column name: names of the rows whose cells are the best of it}``, which LaTeX sets in bold.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Table:
     notes: tuple = ()
     digits: int = 3
     marked: tuple = ()
+    best: dict = field(default_factory=dict)
 
     @property
     def columns(self):

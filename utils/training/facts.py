@@ -51,6 +51,7 @@ def run_facts(run, model, tasks, started_from):
         "format": FORMAT,
         "method": run.method.name,
         "model": run.method.model,
+        "keeps_data": run.method.keeps_data,
         "experiment": args.experiment,
         "task": args.task,
         "sequence": args.sequence,

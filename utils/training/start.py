@@ -139,6 +139,11 @@ def continue_sequence(run):
     args = run.args
     start = StartingPoint.find(run)
     corpora = read_corpora(run, args.sequence, may_lack=args.sequence[:-1])
+    if run.method.keeps_data and len(corpora) < len(args.sequence):
+        missing = ", ".join(name for name in args.sequence if name not in corpora)
+        raise UserError(
+            f"{args.data_root} lacks {missing}: {run.method.name} needs the recordings of earlier tasks; copy them there"
+        )
     labels = start.config.get("labels") or labels_of(args, corpora)
     start.require_classes(run, corpora[args.task], labels)
     model = new_model(run, labels)
@@ -262,7 +267,7 @@ class StartingPoint:
             path = told if told.is_file() else checkpoint_of(args, sequence)
             if not path.is_file():
                 raise UserError(
-                    f"{path}: the model of {', then '.join(sequence)} is not here, and the penalty needs it; copy it there"
+                    f"{path}: the model of {', then '.join(sequence)} is not here, and this run needs it; copy it there"
                 )
             points.insert(0, StartingPoint(path, checkpoint_facts(path), sequence))
         return points
