@@ -108,7 +108,9 @@ def add_lora(text_encoder, rank):
     """
     from peft import LoraConfig, inject_adapter_in_model  # only LoRA needs it
 
-    if not getattr(getattr(text_encoder, "encoder", None), "layer", ()):
+    layers = getattr(getattr(text_encoder, "encoder", None), "layer", ())
+    attention = [getattr(getattr(layer, "attention", None), "self", None) for layer in layers]
+    if not attention or not all(isinstance(getattr(of, name, None), nn.Linear) for of in attention for name in LORA_TARGETS):
         raise _no_bert(text_encoder)
     # α = rank, so that the scale α / rank is 1.
     config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=list(LORA_TARGETS))

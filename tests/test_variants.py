@@ -14,6 +14,7 @@ from conftest import digest, flags, folder, read, run_main, small_speech_encoder
 from corpora import make_iemocap, make_meld, make_ravdess
 from test_models import LABELS, SAMPLES, TOKENS, batch_of, logits_alone_and_together
 from torch import nn
+from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
 
 import adapter
 import evaluate
@@ -149,8 +150,6 @@ def test_the_usual_sizes_are_the_defaults_bit_by_bit():
 
 
 def test_published_sizes():
-    from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
-
     def text_part(**settings):
         model = AdapterFusionClassifier(BertModel(BertConfig()), Wav2Vec2Model(Wav2Vec2Config()), LABELS, **settings)
         return count_parameters(model.text_encoder, trained_only=True), count_parameters(model, trained_only=True)
@@ -295,7 +294,7 @@ def test_a_start_of_another_kind_is_one_line(trained, data_root, encoders, tmp_p
         (finetune, ("--freeze_speech", *start("adapter")), "does not fit: it lacks text_encoder"),
         (finetune, start("task_a_frozen_speech"), "does not fit: it lacks speech_encoder"),
         (adapter, start("adapter"), "go with --shared"),
-        (finetune, ("--freeze_speech",), "make it with 'python continual_learning_init.py --freeze_speech "),
+        (finetune, ("--freeze_speech",), "--num_workers 0 --task KEMDy19 --freeze_speech', or name"),
         (adapter, ("--shared",), "make it with 'python adapter.py "),
     ):
         assert answer in refused(call_main, module, *small, *more)

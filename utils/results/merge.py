@@ -53,11 +53,12 @@ def require_alike(one, other, first, second):
     for kind, of in one["encoders"].items():
         if of["fingerprint"] != other["encoders"][kind]["fingerprint"]:
             raise UserError(f"{both} are over different {kind} encoders: a mean of weights needs the same ones")
-    first, second = (arguments_that_matter(of["arguments"]) for of in (one, other))
+    flags = [arguments_that_matter(of["arguments"]) for of in (one, other)]
     for name in (f"--{name}" for name in model_class(one["model"]).SETTINGS):
-        if first.get(name) != second.get(name):
-            raise UserError(f"{both} have {name} {first.get(name)} and {second.get(name)}: a mean of weights needs the same")
-    if first.get("--adapter") == "lora":
+        values = [of.get(name) for of in flags]
+        if values[0] != values[1]:
+            raise UserError(f"{both} have {name} {values[0]} and {values[1]}: a mean of weights needs the same")
+    if flags[0]["--adapter"] == "lora":
         raise UserError(f"{both} are of --adapter lora: a mean of B and one of A are no mean of their products BA")
 
 

@@ -255,7 +255,7 @@ def command_for(args, method, **changes):
     """The command that makes a run of ``method`` with the shared flags of ``args``, but for ``changes``."""
     defaults = vars(training_parser("", method).parse_args(["--task", args.task]))
     values = {name: value for name, value in vars(args).items() if name in defaults and value != defaults[name]} | changes
-    return shlex.join(["python", METHODS[method].script, *METHODS[method].flags, *flag_words(values)])
+    return shlex.join(["python", METHODS[method].script, *flag_words(values), *METHODS[method].flags])
 
 
 def flag_words(values):
