@@ -91,6 +91,7 @@ def test_a_run_from_before_mas_is_still_finished(outputs, call, tmp_path):
 
 def test_processes_and_micro_batches_add_the_terms_of_the_whole_batch(data_root, encoders, monkeypatch, tmp_path):
     # To rounding, once nothing is dropped or masked at random. A buffer of one utterance leaves nothing to draw.
+    torch.manual_seed(4)
     still = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     small_text_encoder(**still).save_pretrained(tmp_path / "text")
     for file in (encoders / "text").glob("tokenizer*"):
@@ -118,6 +119,7 @@ def test_processes_and_micro_batches_add_the_terms_of_the_whole_batch(data_root,
     done = shell(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script))
     assert done.returncode == 0, done.stderr
     for name in commands:
-        one, two = (pd.read_csv(folder(tmp_path, of, "KEMDy20") / "history.csv") for of in (name, f"two_{name}"))
-        assert np.allclose(one.drop(columns="seconds")[1:], two.drop(columns="seconds")[1:], atol=1e-4), name
-        assert one["penalty"][1] > 0.1
+        one, two = (pd.read_csv(folder(tmp_path, of, "KEMDy20") / "history.csv").loc[1] for of in (name, f"two_{name}"))
+        numbers = ["train_loss", "penalty", "KEMDy19_valid_loss", "KEMDy20_valid_loss"]
+        assert np.allclose(one[numbers].astype(float), two[numbers].astype(float), atol=1e-4), (name, one, two)
+        assert one["penalty"] > 0.1
