@@ -21,9 +21,7 @@ gpus=${GPUS:-${#devices[@]}}
 [ ${#devices[@]} != 0 ] || for ((i = 0; i < gpus; i++)); do devices+=("$i"); done
 [ "$gpus" -le ${#devices[@]} ] || fail "GPUS=$gpus, and CUDA_VISIBLE_DEVICES names ${#devices[@]}"
 check_grid
-export DEVICES="${devices[*]}"
 
-flags=("$@")
 all=$(methods)
 if [ -n "${ORDER:-}" ]; then
   TASKS=  # the stages' own
@@ -32,42 +30,30 @@ if [ -n "${ORDER:-}" ]; then
     export CORPUS_FACTS
   fi
 fi
-# What xargs runs: SLOT is the number of a free slot, hence of a device; 255 tells it to start no other, since a signal came.
-of_slot='trap : INT TERM; devices=($DEVICES); export CUDA_VISIBLE_DEVICES=${devices[SLOT]}'
-# What xargs ignores its children ignore too, until told otherwise ('env --default-signal' is missing on RHEL 8).
-listening='import os, signal as s, sys; s.signal(s.SIGINT, s.SIG_DFL); s.signal(s.SIGTERM, s.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])'
-judged="case \$? in $RESUMABLE | 130 | 143) exit 255 ;; *) exit 1 ;; esac"
-# stage KINDS [TASKS]: all runs of the methods of some kinds. After a signal it waits for those that are ending.
+# stage KINDS [TASKS]: the commands of all methods of some kinds. Then an empty line: what follows waits for them.
 stage() {
-  local name kind model command
-  trap : INT TERM
+  local tasks=${2:-${TASKS:-}} name kind model command
   while read -r name kind model command; do
-    case " $1 " in *" $kind "*)
-      TASKS=${2:-${TASKS:-}} DRY_RUN=1 bash "$at"$command ${flags[@]+"${flags[@]}"} </dev/null ;;
-    esac
-  done <<<"$all" | if [ -n "${DRY_RUN:-}" ]; then cat; else (
-    trap '' INT TERM
-    xargs -r -d '\n' -P "$gpus" --process-slot-var=SLOT -I{} "$PYTHON" -I -c "$listening" \
-      bash -c "$of_slot; {} || $judged"
-  ); fi
+    case " $1 " in *" $kind "*) TASKS=$tasks DRY_RUN=1 bash "$at"$command "${@:3}" </dev/null || exit ;; esac
+  done <<<"$all"
+  echo
 }
-
-# What fails is said, and the rest is run, unless a signal is the reason (124 is what xargs makes of 255).
-failed=
-judge() {
-  failed=yes
-  if [ "$1" = 124 ]; then
-    say_interrupted ${flags[@]+"${flags[@]}"}
-    exit "$RESUMABLE"
-  fi
+commands() {
+  local task steps=("${TASKS:-}")
+  stage "start alone joint" "" "$@"
+  # What learns in a sequence starts from the first task's model, and with ORDER from the step before.
+  [ -z "${ORDER:-}" ] || steps=($(later $ORDER))
+  for task in "${steps[@]}"; do stage sequence "$task" "$@"; done
 }
-
-interruptible_together
-stage "start alone joint" & wait $! || judge $?
-# What learns in a sequence starts from the first task's model, and with ORDER from the step before.
-steps=("${TASKS:-}")
-[ -z "${ORDER:-}" ] || steps=($(later $ORDER))
-for task in "${steps[@]}"; do
-  stage sequence "$task" & wait $! || judge $?
-done
-[ -z "$failed" ] || fail "a run failed (see above); the same command does what is left"
+commands=$(commands "$@")
+if [ -n "${DRY_RUN:-}" ]; then
+  sed '/^$/d' <<<"$commands"
+  exit
+fi
+code=0
+interruptible "$PYTHON" -I "$repository/utils/shell/slots.py" "${devices[@]:0:gpus}" <<<"$commands" || code=$?
+case $code in
+  0) ;;
+  "$RESUMABLE") say_interrupted "$@"; exit "$RESUMABLE" ;;
+  *) fail "a run failed (see above); the same command does what is left" ;;
+esac

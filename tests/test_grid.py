@@ -4,7 +4,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, shell
@@ -167,6 +170,31 @@ def test_a_failed_run_is_named_as_a_command():
     assert done.returncode == 1 and shlex.split(done.stderr.split("failed: ")[1])[-2:] == ["--exp_name", "x; touch F"]
     done = shell("bash", "run-grid.sh", GPUS="2", LAUNCH="false", FOLDS="0", TASKS="KEMDy19")
     assert done.returncode == 1 and "a run failed" in done.stderr
+
+
+# A run that tells its process, and ends a moment after TERM with the code of one that resumes.
+RUN = "trap 'kill $!; sleep 0.3; echo kept; exit 75' TERM; sleep 60 & echo under way $$; wait"
+
+
+@pytest.mark.parametrize(("number", "to_run"), [("INT", False), ("TERM", False), ("HUP", False), ("TERM", True)])
+def test_runs_on_devices_end_with_a_signal_to_all_or_to_one(number, to_run):
+    # A shell's background process ignores Ctrl-C, and so would what it starts.
+    script = (
+        f"printf '%s\\n' \"$1\" \"$1\" 'echo never' '' 'echo never' | '{sys.executable}' -I utils/shell/slots.py 0 1 & wait $!"
+    )
+    process = subprocess.Popen(["bash", "-c", script, "x", RUN], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    runs = [int(process.stdout.readline().split()[-1]) for _ in range(2)]
+    parent = int((Path("/proc") / str(runs[0]) / "stat").read_text().split()[3])
+    os.kill(runs[0] if to_run else parent, getattr(signal, f"SIG{number}"))
+    assert process.stdout.read() == "kept\n" * 2 and process.wait() == 75
+
+
+def test_runs_on_devices_wait_for_those_before_an_empty_line():
+    lines = "false\nsleep 0.3; echo first $CUDA_VISIBLE_DEVICES\n\n\necho second; exit 3\ncat; echo third\n"
+    command = [sys.executable, "-I", "utils/shell/slots.py", "a"]
+    done = subprocess.run(command, cwd=ROOT, input=lines, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "first a\nsecond\nthird\n")
+    assert done.stderr == "failed with exit code 1: false\nfailed with exit code 3: echo second; exit 3\n"
 
 
 def submitted(tmp_path, *arguments, **environment):
