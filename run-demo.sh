@@ -46,12 +46,12 @@ train() {
 
 # Every method on one fold. Lines of the two folds mix, so each says which it is of.
 one_fold() {
-  local name kind model script
+  local name kind model start script
   export FOLDS=$1
   trap : INT TERM  # the runs hear of it
   {
     trap : INT TERM
-    while read -r name kind model script; do
+    while read -r name kind model start script; do
       train "" "$script" $(flags_of "$name" "$model")
     done <<<"$all"
     for part in $parts; do train /$part run-init.sh $(flags_of task_a fusion); done
@@ -66,7 +66,7 @@ one_fold() {
 make_material() {
   PYTHONPATH=$repository "$PYTHON" -P -m utils.demo "$data" $size "$@"
 }
-all=$(methods)
+all=$(methods --lines task_a finetune ewc adapter adapter_wo_pretraining joint)
 make_material
 for part in $parts; do make_material --only ${part%-only}; done
 interruptible_together

@@ -20,15 +20,18 @@ class Method:
     Attributes:
         name: in config.json, and of its experiments unless they are named otherwise.
         script: the training script; none for COMBINED.
-        how: ALONE, SEQUENCE, JOINT or COMBINED. A method of the kind SEQUENCE starts from START's model of the first task.
+        how: ALONE, SEQUENCE, JOINT or COMBINED.
         model: key of ``models.MODELS``.
         sentence: what a model card says of its models.
         colour: in figures.
         label: in figures, where it is not the name.
-        run_script: runs it over folds, seeds and tasks; without one the grid calls ``script``.
+        run_script: runs it over folds, seeds and tasks; without one run.sh does.
         flags: those of ``script`` that make it this method.
+        starts_from: SEQUENCE: the method whose model of the first task it starts from.
+        reference: ALONE: is it what one task takes, and no way to learn several?
         told_task: is the model told at test time which task an utterance is of?
         keeps_data: does it need recordings of earlier tasks?
+        knob: the flag that is tuned beside the learning rate, and the values that are tried; empty where there is none.
         of: COMBINED: the method whose models are combined.
         answers: COMBINED: how several models give one answer, as for ``utils.training.routing.answer``; empty where it is one
             model, the mean of their weights.
@@ -43,8 +46,11 @@ class Method:
     label: str = ""
     run_script: str = ""
     flags: tuple = ()
+    starts_from: str = "task_a"
+    reference: bool = False
     told_task: bool = False
     keeps_data: bool = False
+    knob: tuple = ()
     of: str = ""
     answers: str = ""
 
@@ -60,20 +66,59 @@ METHODS = {
     for method in (
         Method("task_a", "continual_learning_init.py", ALONE, "fusion",
                "The whole fusion model, trained on one corpus.",
-               "#009E73", run_script="run-init.sh", told_task=True),
+               "#009E73", run_script="run-init.sh", reference=True, told_task=True),
+        Method("task_a_frozen_speech", "continual_learning_init.py", ALONE, "fusion_frozen_speech",
+               "The fusion model over a frozen pretrained speech encoder, which is not in this file, trained on one corpus.",
+               "#117755", label="task_a,\nfrozen speech", flags=("--freeze_speech",), reference=True, told_task=True),
         Method("finetune", "finetune.py", SEQUENCE, "fusion",
                "The whole fusion model, trained on one corpus after another.",
                "#D55E00", run_script="run-finetune.sh"),
+        Method("finetune_frozen_speech", "finetune.py", SEQUENCE, "fusion_frozen_speech",
+               "The fusion model over a frozen pretrained speech encoder, which is not in this file, trained on one corpus "
+               "after another.",
+               "#AA3311", label="finetune,\nfrozen speech", flags=("--freeze_speech",), starts_from="task_a_frozen_speech"),
         Method("ewc", "ewc.py", SEQUENCE, "fusion",
                "The whole fusion model, trained on one corpus after another with the penalty of elastic weight consolidation.",
-               "#E69F00", label="EWC", run_script="run-ewc.sh"),
+               "#E69F00", label="EWC", run_script="run-ewc.sh",
+               knob=("--ewc_lambda", ("10", "100", "1000", "10000", "100000"))),
+        Method("ewc_online", "ewc.py", SEQUENCE, "fusion",
+               "The whole fusion model, trained on one corpus after another with the one penalty of online elastic weight "
+               "consolidation.",
+               "#CC8800", label="EWC, online", flags=("--ewc_online",),
+               knob=("--ewc_lambda", ("10", "100", "1000", "10000", "100000"))),
+        Method("mas", "ewc.py", SEQUENCE, "fusion",
+               "The whole fusion model, trained on one corpus after another with the penalty of memory aware synapses.",
+               "#999933", label="MAS", flags=("--importance", "mas", "--ewc_lambda", "2"),
+               knob=("--ewc_lambda", ("0.02", "0.2", "2", "20", "200"))),
+        Method("lwf", "lwf.py", SEQUENCE, "fusion",
+               "The whole fusion model, trained on one corpus after another, with the model before as a teacher (learning "
+               "without forgetting).",
+               "#6699CC", label="LwF", knob=("--lwf_weight", ("0.1", "0.3", "1", "3", "10"))),
+        Method("er", "replay.py", SEQUENCE, "fusion",
+               "The whole fusion model, trained on one corpus after another with utterances of earlier ones replayed.",
+               "#882255", label="replay", keeps_data=True, knob=("--replay_weight", ("0.1", "0.25", "0.5", "0.75", "0.9"))),
+        Method("derpp", "replay.py", SEQUENCE, "fusion",
+               "The whole fusion model, trained on one corpus after another with utterances of earlier ones and their logits "
+               "replayed (dark experience replay).",
+               "#AA4466", label="DER++", flags=("--dark",), keeps_data=True, knob=("--der_alpha", ("0.1", "0.3", "0.5", "1"))),
         Method("adapter", "adapter.py", ALONE, "adapter",
                "Adapters of one corpus over frozen pretrained encoders, which are not in this file.",
-               "#0072B2", run_script="run-adapter.sh", told_task=True),
+               "#0072B2", run_script="run-adapter.sh", told_task=True, knob=("--adapter_size", ("16", "32", "64", "128"))),
         Method("adapter_wo_pretraining", "adapter.py", ALONE, "adapter",
                "Adapters of one corpus over frozen encoders with random weights, which are in this file.",
                "#56B4E9", label="adapter w/o\npretraining", run_script="run-adapter-wo-pretraining.sh",
-               flags=("--without_pretraining",), told_task=True),
+               flags=("--without_pretraining",), told_task=True, knob=("--adapter_size", ("16", "32", "64", "128"))),
+        Method("adapter_shared", "adapter.py", SEQUENCE, "adapter",
+               "One set of adapters over frozen pretrained encoders, which are not in this file, trained on one corpus after "
+               "another.",
+               "#4455AA", label="adapter,\nshared", flags=("--shared",), starts_from="adapter"),
+        Method("lora", "adapter.py", ALONE, "adapter",
+               "Low-rank adapters of one corpus over frozen pretrained encoders, which are not in this file.",
+               "#33BBEE", label="LoRA", flags=("--adapter", "lora"), told_task=True,
+               knob=("--lora_rank", ("8", "16", "32", "64"))),
+        Method("linear", "adapter.py", ALONE, "adapter",
+               "Projector and classifier of one corpus over frozen pretrained encoders, which are not in this file.",
+               "#888888", flags=("--adapter", "none"), told_task=True),
         Method("adapter_routed", "", COMBINED, "adapter",
                "Several corpora's adapters; the one with the nearest centre of frozen features answers.",
                "#117733", label="adapter,\nrouted", of="adapter", answers="routed"),
@@ -101,7 +146,7 @@ METHODS = {
     )
 }
 # fmt: on
-# Its model of the first task is what the methods of the kind SEQUENCE start from.
+# What the methods of the kind SEQUENCE start from unless they say otherwise: its model of the first task.
 START = "task_a"
 # The rows of the published table.
 PAPER = ("task_a", "finetune", "ewc", "adapter", "adapter_wo_pretraining")
@@ -119,22 +164,36 @@ def joint_folder(tasks):
     return JOINT if set(tasks) == set(KEMDY) else "+".join(sorted(tasks))
 
 
-def main(names):
+def main(words):
     """Tell the run scripts what they need to know.
 
     Args:
-        names: one method, whose kind, script and flags are printed, quoted for a shell; or none: then every method that is
-            trained on a line, those of the kind SEQUENCE last, with its kind, model and run script. START's kind is "start".
+        words: a method, whose how, run script, script and flags are printed, quoted for a shell ("start" for a reference, which
+            has the classes of all tasks); or ``--list``: every method that is trained, with its sentence; or ``--lines``, and
+            methods, by default all: these and what they start from, on a line each, those of the kind SEQUENCE last, with how
+            ("start" for what others start from), model, what it starts from (- for nothing) and run script.
     """
     trained = {name: method for name, method in METHODS.items() if method.how != COMBINED}
-    kinds = {name: "start" if name == START else method.how for name, method in trained.items()}
+    starts = {method.starts_from for method in trained.values() if method.how == SEQUENCE}
+    scripts = {name: method.run_script or f"run.sh {name}" for name, method in trained.items()}
+    names = [word for word in words if not word.startswith("--")]
     for name in names:
         if name not in trained:
             sys.exit(f"error: there is no method {name!r} to train in utils/methods.py, but {', '.join(trained)}")
-        print(*map(shlex.quote, (kinds[name], METHODS[name].script, *METHODS[name].flags)))
-    if not names:
+    if words[:1] == ["--list"]:
+        for name, method in trained.items():
+            print(f"  {name:<23} {method.sentence}")
+    elif words[:1] == ["--lines"]:
+        wanted = {*names, *(trained[name].starts_from for name in names if trained[name].how == SEQUENCE)} or trained
         for name, method in sorted(trained.items(), key=lambda item: item[1].how == SEQUENCE):
-            print(name, kinds[name], method.model, method.run_script or f"utils/shell/run-method.sh {name}")
+            if name in wanted:
+                start = method.starts_from if method.how == SEQUENCE else "-"
+                print(name, "start" if name in starts else method.how, method.model, start, scripts[name])
+    else:
+        for name in names:
+            method = trained[name]
+            kind = "start" if method.reference else method.how
+            print(*map(shlex.quote, (kind, scripts[name], method.script, *method.flags)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 
 from utils.figures.style import COLUMN, GREY, SMALL, TASK_COLOURS, CannotDraw, legend_below, over, subplots
 from utils.files import HISTORY
-from utils.methods import ALONE, START
+from utils.methods import ALONE
 from utils.results import METRIC_TITLES
 
 SHOWN = ("f1_weighted", "f1_macro", "loss")
@@ -18,7 +18,7 @@ def draw_curves(results, row, orders):
     """Validation scores and losses of all tasks over the epochs of the first, then of the second, and so on, a column an order.
 
     Lines are means over folds, bands their standard deviation. A later task starts from the best epoch of the one before, not
-    from its last; the first model of a sequence is START's.
+    from its last; the first model of a sequence is that of the method it starts from.
     """
     columns = [(order, stages(results, row, order)) for order in orders]
     if not any(len(later) for _, tables in columns for later in tables[1:]):
@@ -47,7 +47,7 @@ def stages(results, row, order):
     if results.method(row).how == ALONE:
         return [histories(results, row, (task,)) for task in order]
     later = [histories(results, row, order[:length]) for length in range(2, len(order) + 1)]
-    return [histories(results, START, order[:1]), *later]
+    return [histories(results, results.method(row).starts_from, order[:1]), *later]
 
 
 def _draw_column(panel, results, row, order, tables, quantity):

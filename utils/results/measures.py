@@ -6,7 +6,7 @@ order in which they are learned.
 
 from collections import defaultdict
 
-from utils.methods import ALONE, COMBINED, JOINT, SEQUENCE, START
+from utils.methods import ALONE, COMBINED, JOINT, SEQUENCE
 from utils.results.runs import LABELS, combine, difference, is_lambda_point, mean, over_folds, run_differences
 
 LAMBDA = {"--ewc_lambda"}
@@ -70,7 +70,7 @@ def result_matrix(results, row, order, metric):
 def _before(results, row, sequence, tested, metric):
     """Scores of the models that a row's runs of a sequence started from."""
     keys = {run.key for run in results.of_row(row) if run.sequence == tuple(sequence)}
-    start = results.scores(START if len(sequence) == 2 else row, sequence[:-1], tested, metric)
+    start = results.scores(results.method(row).starts_from if len(sequence) == 2 else row, sequence[:-1], tested, metric)
     measured = results.scores(row, sequence, tested, metric, "test_before")
     return {key: score for key, score in (start | measured).items() if key in keys}
 

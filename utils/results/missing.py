@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.methods import ALONE, COMBINED, JOINT, KEMDY, METHODS, START
+from utils.methods import ALONE, COMBINED, JOINT, KEMDY, METHODS
 from utils.training.arguments import flag_words, training_parser
 
 # Flags that the run scripts set themselves, or that say nothing about a missing run.
@@ -89,7 +89,7 @@ def _command(runs, rows, row, order, tasks, folds, seeds, output_root):
         words.append(f"TASKS={_words(tasks) if len(tasks) > 1 else shlex.quote(tasks[0])}")
     if seeds != [12]:
         words.append(f"SEEDS={_words(seeds)}")
-    words += ["bash", shlex.quote(f"{at}{method.run_script or 'utils/shell/run-method.sh'}")]
+    words += ["bash", shlex.quote(f"{at}{method.run_script or 'run.sh'}")]
     words += [] if method.run_script else [method.name]
     words += map(shlex.quote, flag_words(_flags_of_siblings(runs, row, method)))
     if os.path.abspath(output_root) != str(REPOSITORY / "outputs"):
@@ -118,7 +118,8 @@ def _flags_of_siblings(runs, row, method):
         # The run scripts' own batch size is not the Python scripts' default.
         told = name == "batch_size" or name not in defaults or str(value) != str(defaults[name])
         if name == "init_name":
-            told = str(value) not in (START, *(f"{START}-seed{run.key[1]}" for run in runs))
+            starts = {METHODS[run.method].starts_from for run in runs} | {method.starts_from}
+            told = str(value) not in starts | {f"{start}-seed{run.key[1]}" for start in starts for run in runs}
         elif name == "data_root":
             told = os.path.abspath(str(value)) != str(REPOSITORY / "data")
         known = name in NOT_REPEATED or f"--{name}" in method.flags

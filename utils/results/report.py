@@ -146,7 +146,8 @@ def measure_tables(results, metric):
         "is no R[i,j] with j > i."
     ] * bool(alone)
     by_construction += [
-        f"R[1,j] of {listed(rows)} is {START if METHODS[of].how == SEQUENCE else of}'s: after one task there is but one model."
+        f"R[1,j] of {listed(rows)} is {METHODS[of].starts_from if METHODS[of].how == SEQUENCE else of}'s: after one task there "
+        "is but one model."
         for of, rows in _combined(results).items()
     ]
     for order in results.orders:
@@ -236,6 +237,7 @@ def class_tables(results):
     """F1 of every class on each earlier task when it was learned and after the last one, a table an order and task."""
     tables = []
     sequence, alone = (results.rows_that(lambda m, how=how: m.how == how, results.learners) for how in (SEQUENCE, ALONE))
+    from_start = results.rows_that(lambda method: method.starts_from == START, sequence)
     for order in results.orders:
         for index, task in enumerate(order[:-1], 1):
             rows = {}
@@ -244,15 +246,15 @@ def class_tables(results):
                 learned = {row: matrix[index, index] for row, matrix in matrices.items()}
                 after = {row: matrix[len(order), index] for row, matrix in matrices.items()}
                 # The first task's model is the same for all that start from it.
-                before = {key: score for row in reversed(sequence) for key, score in learned[row].items()}
-                cells = rows[label] = {"before": over_folds(before)} if index == 1 else {}
+                before = {key: score for row in reversed(from_start) for key, score in learned[row].items()}
+                cells = rows[label] = {"before": over_folds(before)} if index == 1 and from_start else {}
                 for row in sequence:
-                    if index > 1:
+                    if index > 1 or row not in from_start:
                         cells[f"{row} learned"] = over_folds(learned[row])
                     cells[f"{row} after"] = over_folds(after[row])
                     cells[f"{row} change"] = over_folds(difference(after[row], learned[row]), Change)
                 cells |= {row: over_folds(after[row]) for row in alone}
-            started = f"before is {START}'s model, from which {_say(sequence, 'starts', 'start')}" if sequence else ""
+            started = f"before is {START}'s model, from which {_say(from_start, 'starts', 'start')}" if from_start else ""
             note = f"F1 of each emotion on {task}'s test split, when it was learned and after {order[-1]}"
             note += f"; {started}" if started and index == 1 else ""
             note += f"; {_say(alone, 'is', 'are')} not changed by later tasks." if alone else "."
@@ -402,11 +404,11 @@ def _groups(values):
 
 
 def other_starts(results, output_root):
-    """A line for each run that was not made of the models that lie there now: START's, its own row's, or those combined."""
+    """A line for each run that was not made of the models that lie there now: the start's, its own row's, or those combined."""
     models = {(run.experiment, run.sequence, run.key): run.path / BEST_MODEL for run in results.runs}
     starts = []
     for run in results.of_row(*results.rows):
-        owner = START if len(run.sequence) == 2 else run.experiment
+        owner = METHODS[run.method].starts_from if len(run.sequence) == 2 else run.experiment
         model = models.get((owner, run.sequence[:-1], run.key))
         if METHODS[run.method].how == SEQUENCE and run.config.get("started_from") and model and model.is_file():
             text = f"{run.path} did not start from {owner}'s model as it is now."

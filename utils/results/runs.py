@@ -112,8 +112,8 @@ def is_lambda_point(run):
 class Results:
     """Rows of comparable runs.
 
-    Rows that are not shown are kept as well where something shown refers to them: START, joint, the baselines, the rows under
-    the methods' own names, and the experiments along λ.
+    Rows that are not shown are kept as well where something shown refers to them: what others start from, joint, the
+    baselines, the rows under the methods' own names, and the experiments along λ.
 
     Args:
         found: from ``find_runs``.
@@ -146,6 +146,7 @@ class Results:
         along_lambda = (run.experiment for run in found if is_lambda_point(run))
         own_rows = [run.method for run in found if run.experiment in rows and run.method]
         own_rows += [METHODS[name].of for name in own_rows if METHODS[name].of]
+        own_rows += [METHODS[name].starts_from for name in own_rows if METHODS[name].how == SEQUENCE]
         kept = dict.fromkeys((*rows, *baselines, START, JOINT, *along_lambda, *own_rows))
         by_row = {name: [run for run in found if run.experiment == name] for name in [*METHODS, *kept] if name in kept}
         by_row, self.left_out = comparable({name: runs for name, runs in by_row.items() if runs})
@@ -197,8 +198,8 @@ class Results:
 
     @property
     def learners(self):
-        """Rows that learn one task after another: all but START's, joint's and their like."""
-        return self.rows_that(lambda method: method.how != JOINT and method.name != START)
+        """Rows that learn one task after another."""
+        return self.rows_that(lambda method: method.how != JOINT and not method.reference)
 
     @cached_property
     def joint(self):

@@ -20,7 +20,7 @@ from utils.flags import (
 from utils.hub import PREFIX, local_path
 from utils.identity import checkpoint_facts
 from utils.machine import available_cpus
-from utils.methods import ALONE, JOINT, KEMDY, METHODS, SEQUENCE, START
+from utils.methods import ALONE, JOINT, KEMDY, METHODS, SEQUENCE
 
 TEXT_MODEL = "skt/kobert-base-v1"
 SPEECH_MODEL = "facebook/wav2vec2-base-960h"
@@ -160,7 +160,8 @@ def add_start_flags(parser):
     start.add_argument(
         "--init_name",
         type=folder_name,
-        help=f"experiment under --output_root that trained the first task (default: {START}, with --exp_name's -seedN)",
+        help="experiment under --output_root that trained the first task (default: that which the method starts from, such as "
+        "task_a, with --exp_name's -seedN)",
     )
 
 
@@ -195,7 +196,7 @@ def complete(args, method):
     if how == JOINT:
         args.sequence = list(args.together or KEMDY)
     elif how == SEQUENCE:
-        args.init_name = args.init_name or START + ending(args)
+        args.init_name = args.init_name or METHODS[method].starts_from + ending(args)
         args.sequence = [*_tasks_before(args), args.task]
     else:
         args.sequence = [args.task]

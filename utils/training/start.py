@@ -10,7 +10,7 @@ from utils.data.corpus import find_corpus, read_corpus
 from utils.errors import UserError
 from utils.files import CONFIG, DIGESTS, METRICS
 from utils.identity import FileDigests, checkpoint_facts, checkpoint_of, starting_checkpoint, told_fold
-from utils.methods import JOINT, START
+from utils.methods import JOINT
 from utils.training.arguments import command_for, ending
 from utils.training.checkpoints import (
     describe_mismatch,
@@ -252,7 +252,8 @@ def _command_for_start(run, labels=None):
     before = args.sequence[:-1]
     if labels or len(before) == 1:
         experiment = args.init_name.removesuffix(ending(args)) if ending(args) else None
-        names = (None, None) if args.init_name == START else (args.init_name, experiment)
+        starts_from = run.method.starts_from
+        names = (None, None) if args.init_name == starts_from else (args.init_name, experiment)
         changes = dict(zip(("exp_name", "experiment"), names), labels=labels or args.labels, overwrite=None)
-        return command_for(args, START, task=before[0], **changes)
+        return command_for(args, starts_from, task=before[0], **changes)
     return command_for(args, run.method.name, task=before[-1], after=before[:-1], overwrite=None)
