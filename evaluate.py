@@ -72,6 +72,7 @@ def main():
     from utils.results.runs import find_runs
     from utils.results.score import join_scores
     from utils.results.tables import Report
+    from utils.results.tuning import tuned_runs
 
     found = join_scores(find_runs(args.output_root), args.scores)
     if not found and not args.published:
@@ -79,27 +80,30 @@ def main():
             f"--output_root {args.output_root} holds no experiments (<experiment>/fold_0/<task>): name the folder that they "
             "lie in, which is outputs unless the run scripts were told another; bash run-init.sh makes the first"
         )
-    found = [run for run in found if args.folds is None or run.fold in args.folds]
+    tuned, lines = ([], []) if args.list or args.recompute else tuned_runs(found)
+    found = [run for run in (*found, *tuned) if args.folds is None or run.fold in args.folds]
     if args.list or args.recompute:
         table = run_table(found, args.output_root) if args.list else recompute_table(found, args)
         finished = sum(run.metrics is not None for run in found)
         give(Report([table], [f"{len(found)} runs, {finished} of them finished."]), args)
         sys.exit(not all(row.get("same", True) for row in table.rows.values()))
-    tables(found, args)
+    tables(found, args, lines)
 
 
-def tables(found, args):
-    """Give the tables, and draw."""
+def tables(found, args, lines):
+    """Give the tables, after some lines, and draw."""
     from utils.methods import METHODS
     from utils.results import report
     from utils.results.missing import missing_commands
     from utils.results.published import published_tables
     from utils.results.runs import Results
     from utils.results.tables import Report
+    from utils.results.tuning import tuning_tables
 
     finished = any(run.metrics or run.problem for run in found)
     results = Results(found, args.settings, args.baseline) if finished else None
     notes = report.notes(results, args.output_root) if results else [f"{len(found)} runs, none of them finished."]
+    notes += lines
     metrics = [METRICS[args.metric]] if args.metric else list(METRIC_TITLES)
     if args.published:
         shown, lines = published_tables(results, metrics)
@@ -113,6 +117,7 @@ def tables(found, args):
             for make in (*parts, report.lambda_tables):
                 shown += make(results, metric)
         shown += [*report.class_tables(results), *report.calibration_tables(results), report.parameter_table(results)]
+        shown += tuning_tables(results)
     rows = {name: METHODS[name] for name in args.settings or METHODS if name in METHODS}
     rows |= {name: results.method(name) for name in results.rows} if results else {}
     orders = results.orders if results else ()

@@ -31,4 +31,4 @@ commands() {
 }
 
 commands=$(commands "$@")
-make_runs "$commands" "$@"
+make_runs "$commands" "$@" || some_failed

@@ -30,7 +30,7 @@ set_stages() {
 }
 
 # make_runs COMMANDS FLAGS...: makes the runs of a dry run's lines; those after an empty line wait for all before it. DRY_RUN=1
-# prints them. What fails is said, and the rest is run, unless a signal is the reason.
+# prints them. What fails is said, and the rest is run, unless a signal is the reason. Returns 1 if a run failed.
 make_runs() {
   local code=0
   if [ -n "${DRY_RUN:-}" ]; then
@@ -42,5 +42,9 @@ make_runs() {
     say_interrupted "${@:2}"
     exit "$RESUMABLE"
   fi
-  [ "$code" = 0 ] || fail "a run failed (see above); the same command does what is left"
+  return "$code"
+}
+
+some_failed() {
+  fail "a run failed (see above); the same command does what is left"
 }
