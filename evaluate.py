@@ -78,6 +78,7 @@ def main():
     from utils.results.report import run_table
     from utils.results.runs import find_runs
     from utils.results.score import join_scores
+    from utils.results.tuning import tuned_runs
 
     found = join_scores(find_runs(args.output_root), args.scores)
     if not found and not args.published:
@@ -85,18 +86,19 @@ def main():
             f"--output_root {args.output_root} holds no experiments (<experiment>/fold_0/<task>): name the folder that they "
             "lie in, which is outputs unless the run scripts were told another; bash run-init.sh makes the first"
         )
-    found = [run for run in found if args.folds is None or run.fold in args.folds]
+    tuned, lines = ([], []) if args.list or args.recompute else tuned_runs(found)
+    found = [run for run in (*found, *tuned) if args.folds is None or run.fold in args.folds]
     if args.list or args.recompute:
         table = run_table(found, args.output_root) if args.list else recompute_table(found, args)
         finished = sum(run.metrics is not None for run in found)
         give(Report([table], [f"{len(found)} runs, {finished} of them finished."]), args)
         sys.exit(not all(row.get("same", True) for row in table.rows.values()))
-    tables(found, args)
+    tables(found, args, lines)
 
 
-def tables(found, args):
-    """Give the tables, and draw."""
-    from utils.methods import METHODS
+def tables(found, args, lines):
+    """Give the tables, after some lines, and draw."""
+    from utils.methods import JOINT, METHODS, PAPER
     from utils.results import report
     from utils.results.forms import Report
     from utils.results.missing import missing_commands
@@ -106,13 +108,14 @@ def tables(found, args):
     finished = any(run.metrics or run.problem for run in found)
     results = Results(found, args.settings, args.baseline) if finished else None
     notes = report.notes(results, args.output_root) if results else [f"{len(found)} runs, none of them finished."]
+    notes += lines
     metrics = [METRICS[args.metric]] if args.metric else list(METRIC_TITLES)
     if args.published:
         shown, lines = published_tables(results, metrics)
         give(Report(shown, [*notes, *lines] if results else []), args)
         return
     shown = tables_shown(results, metrics, args) if results and results.rows else []
-    rows = {name: METHODS[name] for name in args.settings or METHODS if name in METHODS}
+    rows = {name: METHODS[name] for name in args.settings or (*PAPER, JOINT) if name in METHODS}
     rows |= {name: results.method(name) for name in results.rows} if results else {}
     orders = results.orders if results else ()
     # Runs that lie elsewhere are made there.
@@ -134,6 +137,7 @@ def tables_shown(results, metrics, args):
     """The tables that were asked for, without those that would hold dashes alone."""
     from utils.results import report
     from utils.results.overview import overview_tables
+    from utils.results.tuning import tuning_tables
 
     measured = metrics if args.metric else MEASURED
     # The tables of a metric, and of which metrics there are any.
@@ -151,6 +155,7 @@ def tables_shown(results, metrics, args):
     makers["classes"] = [partial(report.class_tables, results)]
     makers["calibration"] = [partial(report.calibration_tables, results)]
     makers["parameters"] = [lambda: [report.parameter_table(results)]]
+    makers["tuning"] = [partial(tuning_tables, results)]
     if "f1_macro" in metrics:
         makers["scores"].append(partial(report.occurring_tables, results))
     everything = [name for name in TABLES if name != "overview"]  # which is made of the others

@@ -66,7 +66,7 @@ one_fold() {
 make_material() {
   PYTHONPATH=$repository "$PYTHON" -P -m utils.demo "$data" $size "$@"
 }
-all=$(methods)
+all=$(methods --lines task_a finetune ewc adapter adapter_wo_pretraining joint)
 make_material
 for part in $parts; do make_material --only ${part%-only}; done
 interruptible_together

@@ -6,7 +6,7 @@ set -euo pipefail
 set -f
 source "$(dirname "${BASH_SOURCE[0]}")/../utils/shell/environment.sh"
 if asks_for_help "$@"; then
-  show_help FOLDS ORDER SEEDS TEXT_MODEL SPEECH_MODEL DRY_RUN
+  show_help METHODS FOLDS ORDER SEEDS TEXT_MODEL SPEECH_MODEL DRY_RUN
   exit 0
 fi
 
@@ -18,7 +18,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
 done
 [ $# -gt 0 ] && shift
 flags=("$@")
-all=$(methods)
+all=$(methods --lines ${METHODS:-})
 unset TASKS
 if [ -z "${FOLDS:-}" ] && own_corpora; then
   find_python || no_python
@@ -52,18 +52,21 @@ submit() {
 
 # In an order, an array a step, since the second waits for the first task alone. Without one, index by index: the run on one corpus
 # waits for the start on the other, hence the tasks in the other order.
-starts=("") steps=("KEMDy20 KEMDy19") first=
+starts=("") steps=("KEMDy20 KEMDy19")
 [ -z "${ORDER:-}" ] || starts=($ORDER) steps=($(later $ORDER))
 while read -r name kind model start script; do
   case $kind in
     start)
+      first=
       for task in "${starts[@]}"; do
         before=$(submit "$name" "$task" "" $script)
         first=${first:-$before}
       done
+      printf -v "first_$name" %s "$first"
       ;;
     sequence)
-      before=$first
+      before=first_$start
+      before=${!before}
       for task in "${steps[@]}"; do before=$(submit "$name" "$task" "$before" $script); done
       ;;
     *) submit "$name" "" "" $script >/dev/null ;;

@@ -25,7 +25,7 @@ def scored(score, counts):
     return {"n": sum(counts.values()), **f1, **calibration, "per_class": per_class, "confusion_matrix": matrix}
 
 
-def invent(root, experiment, sequence, test, before=None, fold=0, seed=12, counts=None, method=None, **config):
+def invent(root, experiment, sequence, test, before=None, fold=0, seed=12, counts=None, method=None, valid=None, **config):
     """Write a finished run, and return its folder, which bears the seed as well where it is not 12.
 
     Args:
@@ -34,6 +34,7 @@ def invent(root, experiment, sequence, test, before=None, fold=0, seed=12, count
         test, before: score of the best model and of the starting model, ``{task: score}``.
         counts: utterances of each class in every split.
         method: by default the name of the experiment.
+        valid: macro F1 on validation splits, ``{task: score}``; by default as tested.
         config: further facts of config.json, and as ``arguments`` further flags.
     """
     counts = counts or dict.fromkeys(SEVEN, 2)
@@ -54,6 +55,7 @@ def invent(root, experiment, sequence, test, before=None, fold=0, seed=12, count
     (path / "config.json").write_text(json.dumps(facts))
     scores = [{name: scored(score, counts) for name, score in of.items()} for of in (test, before or {})]
     metrics = {"run": "1", "best_epoch": 1, "temperature": 1.5, "test": scores[0], "test_before": scores[1]}
+    metrics["valid"] = {name: {"f1_macro": score} for name, score in (valid or test).items()}
     (path / "metrics.json").write_text(json.dumps(metrics))
     history = {f"{name}_valid_{what}": [0.1, 0.3, 0.2] for name in test for what in ("loss", "f1_weighted", "f1_macro")}
     pd.DataFrame({"epoch": [0, 1, 2], "train_loss": [None, 1.0, 0.5], **history}).to_csv(path / "history.csv", index=False)

@@ -4,15 +4,19 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, shell
 
-from utils.methods import COMBINED, KEMDY, METHODS
+from utils.methods import COMBINED, KEMDY, METHODS, SEQUENCE
 
 TRAINED = {name: method for name, method in METHODS.items() if method.how != COMBINED}
-RUN_SCRIPTS = (*(method.run_script for method in TRAINED.values()), "run-ewc-lambda.sh")
+SEQUENCES = [name for name, method in TRAINED.items() if method.how == SEQUENCE]
+RUN_SCRIPTS = (*filter(None, (method.run_script for method in TRAINED.values())), "run-ewc-lambda.sh")
 
 
 def executable(path, text):
@@ -74,8 +78,8 @@ def test_an_experiment_is_named_without_its_seed(flags, name):
 
 
 ALONE, LATER = ["--task A", "--task B", "--task C"], ["--task B --after A", "--task C --after A B"]
-GENERIC = "utils/shell/run-method.sh"
-STEPS = {"run-init.sh": ALONE, "run-adapter.sh": ALONE, "run-ewc.sh": LATER, f"{GENERIC} finetune": LATER}
+GENERIC = "run.sh"
+STEPS = {"run-init.sh": ALONE, "run-adapter.sh": ALONE, "run-ewc.sh": LATER, f"{GENERIC} lwf": LATER}
 STEPS["run-joint.sh"] = ["--task joint --with A B", "--task joint --with A B C"]
 
 
@@ -99,13 +103,16 @@ def test_an_order_is_run_step_by_step(script, fake, tmp_path):
 
 
 def test_a_method_without_a_run_script_and_an_unknown_one():
-    (words,) = commands(f"{GENERIC} adapter_wo_pretraining", "--lr", "1", FOLDS="0", TASKS="KEMDy19")
-    assert words[-7:] == ["--batch_size", "8", "--num_epochs", "40", "--without_pretraining", "--lr", "1"]
+    (words,) = commands(f"{GENERIC} mas", "--lr", "1", FOLDS="0", TASKS="KEMDy19")
+    assert words[-10:] == [*"--batch_size 8 --num_epochs 40 --importance mas --ewc_lambda 2 --lr 1".split()]
+    assert commands(f"{GENERIC} ewc", "--lr", "1", FOLDS="0") == commands("run-ewc.sh", "--lr", "1", FOLDS="0")
     done = shell("bash", GENERIC, "nothing", DRY_RUN="1")
     assert done.returncode == 1 and done.stderr.startswith("error: there is no method 'nothing'") and not done.stdout
+    listed = [line.split()[0] for line in shell("bash", GENERIC).stdout.split("methods:\n")[1].splitlines()]
+    assert listed == list(TRAINED)
 
 
-OTHERS = ("run-grid.sh", "slurm/submit.sh", "run-demo.sh", "run-handover.sh", "run-tests.sh")
+OTHERS = ("run-grid.sh", "run-tune.sh", "slurm/submit.sh", "run-demo.sh", "run-handover.sh", "run-tests.sh")
 
 
 @pytest.mark.parametrize("script", [*RUN_SCRIPTS, GENERIC, *OTHERS])
@@ -127,14 +134,19 @@ LAUNCH = {"LAUNCH": "printenv CUDA_VISIBLE_DEVICES ; echo"}
 
 def test_the_grid_gives_every_run_a_device(fake, tmp_path):
     lines = shell("bash", "run-grid.sh", "--lr", "1e-4", GPUS="3", FOLDS="0 1", **LAUNCH).stdout.splitlines()
-    runs = [line for line in lines if line.startswith(("continual", "finetune", "ewc", "adapter"))]
-    assert len(runs) == len(set(runs)) == 2 * 2 * 5 + 2 and all("--lr 1e-4" in run for run in runs)
+    runs = [line for line in lines if ".py " in line]
+    assert len(runs) == len(set(runs)) == 2 * 2 * (len(TRAINED) - 1) + 2 and all("--lr 1e-4" in run for run in runs)
     assert {line for line in lines if line.isdigit()} == {"0", "1", "2"}
-    # What starts from task_a comes after it.
-    first = [index for index, run in enumerate(runs) if run.startswith(("finetune", "ewc"))][0]
-    assert sum("--exp_name task_a" in run for run in runs[:first]) == 4
+    # What starts from others comes after them.
+    order = [value(run.split(), "--exp_name") for run in runs]
+    assert min(map(order.index, SEQUENCES)) == max(len(order) - order[::-1].index(name) for name in set(TRAINED) - {*SEQUENCES})
+    # Chosen methods, with what they start from.
+    found = commands("run-grid.sh", METHODS="adapter_shared lora", FOLDS="0")
+    assert [value(words, "--exp_name") for words in found[::2]] == ["adapter", "lora", "adapter_shared"]
+    done = shell("bash", "run-grid.sh", METHODS="ewd", DRY_RUN="1")
+    assert done.returncode == 1 and done.stderr.startswith("error: there is no method 'ewd'"), done
     # In an order, a stage is a step, and the corpora are read once.
-    done = shell("bash", "run-grid.sh", GPUS="2", ORDER="A B C", **LAUNCH, **fake)
+    done = shell("bash", "run-grid.sh", GPUS="2", ORDER="A B C", METHODS="finetune ewc adapter", **LAUNCH, **fake)
     steps = [line.split("--after ")[1][:3] for line in done.stdout.splitlines() if line.startswith(("finetune", "ewc"))]
     assert done.returncode == 0 and steps == ["A -"] * 4 + ["A B"] * 4
     assert (tmp_path / "corpora").read_text().count("\n") == 1
@@ -149,7 +161,7 @@ def test_the_grid_keeps_to_the_devices_that_are_named_or_there(tmp_path):
     for none in ({"GPUS": "0"}, {"PATH": f"{tmp_path}:{os.environ['PATH']}"}):
         done = shell("bash", "run-grid.sh", LAUNCH="false", **none)
         assert done.returncode == 1 and done.stderr.startswith("error: no GPU found; "), done
-    assert len(commands("run-grid.sh", FOLDS="0", LAUNCH=f"touch {tmp_path}/started")) == 2 * 5 + 1
+    assert len(commands("run-grid.sh", FOLDS="0", METHODS="ewc joint", LAUNCH=f"touch {tmp_path}/started")) == 2 * 2 + 1
     assert not (tmp_path / "started").exists()
 
 
@@ -169,6 +181,31 @@ def test_a_failed_run_is_named_as_a_command():
     assert done.returncode == 1 and "a run failed" in done.stderr
 
 
+# A run that tells its process, and ends a moment after TERM with the code of one that resumes.
+RUN = "trap 'kill $!; sleep 0.3; echo kept; exit 75' TERM; sleep 60 & echo under way $$; wait"
+
+
+@pytest.mark.parametrize(("number", "to_run"), [("INT", False), ("TERM", False), ("HUP", False), ("TERM", True)])
+def test_runs_on_devices_end_with_a_signal_to_all_or_to_one(number, to_run):
+    # A shell's background process ignores Ctrl-C, and so would what it starts.
+    script = (
+        f"printf '%s\\n' \"$1\" \"$1\" 'echo never' '' 'echo never' | '{sys.executable}' -I utils/shell/slots.py 0 1 & wait $!"
+    )
+    process = subprocess.Popen(["bash", "-c", script, "x", RUN], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    runs = [int(process.stdout.readline().split()[-1]) for _ in range(2)]
+    parent = int((Path("/proc") / str(runs[0]) / "stat").read_text().split()[3])
+    os.kill(runs[0] if to_run else parent, getattr(signal, f"SIG{number}"))
+    assert process.stdout.read() == "kept\n" * 2 and process.wait() == 75
+
+
+def test_runs_on_devices_wait_for_those_before_an_empty_line():
+    lines = "false\nsleep 0.3; echo first $CUDA_VISIBLE_DEVICES\n\n\necho second; exit 3\ncat; echo third\n"
+    command = [sys.executable, "-I", "utils/shell/slots.py", "a"]
+    done = subprocess.run(command, cwd=ROOT, input=lines, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "first a\nsecond\nthird\n")
+    assert done.stderr == "failed with exit code 1: false\nfailed with exit code 3: echo second; exit 3\n"
+
+
 def submitted(tmp_path, *arguments, **environment):
     """Submit with an sbatch that writes down how it is called: {method: [(job id, TASKS, words)]}."""
     path = executable(tmp_path / "bin" / "sbatch", f'echo "$TASKS|$*" >> {tmp_path}/sent\nwc -l < {tmp_path}/sent\n')
@@ -186,26 +223,28 @@ def test_slurm_arrays_wait_for_what_they_start_from(tmp_path):
     assert set(calls) == set(TRAINED)
     for name, ((_, tasks, words),) in calls.items():
         assert f"--array=0-{3 if name == 'joint' else 7} " in words and "--partition gpu" in words
-        assert words.endswith(f"slurm/run.sbatch {METHODS[name].run_script} --lr 1e-4")
+        assert words.endswith(f"slurm/run.sbatch {METHODS[name].run_script or f'run.sh {name}'} --lr 1e-4")
         # Index by index the other corpus: aftercorr waits for the run that each starts from.
-        waits = name in ("finetune", "ewc")
-        assert ("--dependency=aftercorr:1 " in words) == waits and (tasks.split() == [*KEMDY][::-1]) == waits
+        assert (tasks.split() == [*KEMDY][::-1]) == (name in SEQUENCES) == ("--dependency" in words)
+        if name in SEQUENCES:
+            assert f"--dependency=aftercorr:{calls[METHODS[name].starts_from][0][0]} " in words
 
 
 def test_slurm_gets_an_array_a_step(tmp_path, fake):
-    calls = submitted(tmp_path, ORDER="A B C", **fake)
+    calls = submitted(tmp_path, ORDER="A B C", METHODS="finetune ewc adapter joint", **fake)
+    assert set(calls) == {"task_a", "finetune", "ewc", "adapter", "joint"}
     (start, _, _), *_ = calls["task_a"]
     assert [tasks for _, tasks, _ in calls["task_a"]] == ["A", "B", "C"]
     for (second, tasks, words), (_, last, waiting) in (calls["finetune"], calls["ewc"]):
         assert (tasks, last) == ("B", "C") and "--array=0-1 " in words
         assert f"--dependency=aftercorr:{start} " in words and f"--dependency=aftercorr:{second} " in waiting
-    assert "--array=0-5 " in calls["adapter"][0][2] and "--array=0-3 " in calls["joint"][0][2]
+    assert len(calls["adapter"]) == 3 and "--array=0-3 " in calls["joint"][0][2]
 
 
 def test_an_array_index_is_a_line_of_the_dry_run():
     choice = {"FOLDS": "0 2", "TASKS": "KEMDy20 KEMDy19"}
     lines = commands("run-finetune.sh", "--lr", "1", **choice)
-    for script in ("run-finetune.sh", f"{GENERIC} finetune"):
+    for script in ("run-finetune.sh", f"{GENERIC} finetune"):  # by its run script, too
         job = f"slurm/run.sbatch {script}"
         assert lines == [commands(job, "--lr", "1", SLURM_ARRAY_TASK_ID=str(i), **choice)[0] for i in range(4)]
         beyond = shell("bash", *job.split(), SLURM_ARRAY_TASK_ID="4", DRY_RUN="1", **choice)
@@ -231,7 +270,7 @@ def test_a_new_method_is_in_the_grid_where_a_bare_python_is_all_there_is(tmp_pat
     root, entry = tmp_path / "a copy", 'Method("pull", "pull.py", SEQUENCE, "fusion", "", "", flags=("--pull", "a b")),'
     for name in ("utils/shell", "slurm"):
         shutil.copytree(ROOT / name, root / name)
-    for path in (*ROOT.glob("run-*.sh"), ROOT / "requirements.txt", *ROOT.glob("utils/*.py")):
+    for path in (*ROOT.glob("run*.sh"), ROOT / "requirements.txt", *ROOT.glob("utils/*.py")):
         shutil.copy(path, root / path.relative_to(ROOT))
     methods = root / "utils" / "methods.py"
     methods.write_text(methods.read_text().replace("for method in (\n", f"for method in (\n{entry}\n"))
@@ -239,10 +278,10 @@ def test_a_new_method_is_in_the_grid_where_a_bare_python_is_all_there_is(tmp_pat
     only = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "VIRTUAL_ENV": "", "CONDA_PREFIX": "", "FOLDS": "0", "cwd": root}
     found = commands("run-grid.sh", "--lr", "1", **only)
     pulled = [words for words in found if words[1] == "pull.py"]
-    assert len(found) == 2 * 6 + 1 and len(pulled) == 2 and all(value(words, "--pull") == "a b" for words in pulled)
+    assert len(found) == 2 * len(TRAINED) + 1 and len(pulled) == 2 and all(value(words, "--pull") == "a b" for words in pulled)
     done = shell("bash", "slurm/submit.sh", DRY_RUN="1", **only)
-    assert done.returncode == 0 and done.stderr.count("sbatch --parsable") == 7, done.stderr
-    assert done.stderr.count("slurm/run.sbatch utils/shell/run-method.sh pull") == 1
+    assert done.returncode == 0 and done.stderr.count("sbatch --parsable") == len(TRAINED) + 1, done.stderr
+    assert done.stderr.count("slurm/run.sbatch run.sh pull") == 1
 
 
 DEMO = {"": "made/figures", "--full": "made/figures", "--full --publish": "figures/demo", "--publish": None}
@@ -274,5 +313,5 @@ def test_old_bashes_can_run_every_script():
         text = path.read_text(encoding="utf-8")
         # Before 4.4 an empty array is "unbound" under set -u, unless it is written ${array[@]+"${array[@]}"}. Not empty are:
         arrays = set(re.findall(r'(?<!\[@\]\+)(?<!\[@\]\+--labels )"\$\{(\w+)\[@\]\}"', text))
-        assert arrays <= {"run", "command", "starts", "steps"}, (path, arrays)
+        assert arrays <= {"run", "command", "starts", "steps", "stages", "devices"}, (path, arrays)
         assert not re.search(NEWER, re.sub(r"(?m)#.*", "", text)), path

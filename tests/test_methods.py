@@ -118,7 +118,7 @@ def test_it_is_a_row_of_every_table_and_in_every_figure(copy, trained):
         if any(row.startswith("ewc ") for row in text.splitlines()) and "λ" not in title:
             assert any(row.startswith("l2sp ") for row in text.splitlines()), title
     assert "finetune, ewc and l2sp" in done.stdout or "finetune, ewc, l2sp" in done.stdout
-    assert any("run-method.sh" in line and "l2sp" in line for line in done.stdout.splitlines())  # the missing run
+    assert any("run.sh" in line and "l2sp" in line for line in done.stdout.splitlines())  # the missing run
     drawn = {path.stem for path in (copy / "figures").rglob("*.png")}
     assert {"forgetting", "curves_l2sp", "emotions", "confusion"} <= drawn
 

@@ -425,7 +425,7 @@ def test_the_grid_starts_nothing_more_after_a_signal(tmp_path):
         "print('under way', flush=True)\n"
         "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])\ntime.sleep(600)\n"
     )
-    environment = {"GPUS": "2", "LAUNCH": f"{sys.executable} {tmp_path / 'run.py'}", "FOLDS": "0 1 2"}
-    for to in ("script", "group"):
-        code, output = interrupted(["bash", "run-grid.sh"], environment, "under way", to=to)
+    environment = {"GPUS": "2", "LAUNCH": f"{sys.executable} {tmp_path / 'run.py'}", "FOLDS": "0 1 2", "METHODS": "ewc"}
+    for number, to in ((signal.SIGTERM, "script"), (signal.SIGTERM, "group"), (signal.SIGINT, "group")):
+        code, output = interrupted(["bash", "run-grid.sh"], environment, "under way", number, to)
         assert code == RESUMABLE and output.count("under way") == output.count("kept") <= 2, output

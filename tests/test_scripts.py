@@ -417,7 +417,13 @@ def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, kind, answer):
     [
         *("continual_learning_init", "finetune", "ewc", "lwf", "replay", "adapter", "evaluate", "predict"),
         *("utils.training.fisher", "utils.training.routing", "utils.data.audit", "utils.data.corpus", "utils.methods"),
-        *("utils.results.export", "utils.results.combine", "utils.results.merge", "utils.results.score"),
+        *(
+            "utils.results.export",
+            "utils.results.combine",
+            "utils.results.merge",
+            "utils.results.score",
+            "utils.results.tuning",
+        ),
     ],
 )
 def test_help_waits_for_no_library(module):

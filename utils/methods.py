@@ -25,7 +25,7 @@ class Method:
         sentence: what a model card says of its models.
         colour: in figures.
         label: in figures, where it is not the name.
-        run_script: runs it over folds, seeds and tasks; without one the grid calls ``script``.
+        run_script: runs it over folds, seeds and tasks; without one run.sh does.
         flags: those of ``script`` that make it this method.
         starts_from: SEQUENCE: the method whose model of the first task it starts from.
         reference: ALONE: is it what one task takes, and no way to learn several?
@@ -164,25 +164,36 @@ def joint_folder(tasks):
     return JOINT if set(tasks) == set(KEMDY) else "+".join(sorted(tasks))
 
 
-def main(names):
+def main(words):
     """Tell the run scripts what they need to know.
 
     Args:
-        names: one method, whose kind, script and flags are printed, quoted for a shell; or none: then every method that is
-            trained on a line, those of the kind SEQUENCE last, with its kind, model, run script and the method that it starts
-            from (- for none). The kind of what others start from is "start".
+        words: a method, whose how, run script, script and flags are printed, quoted for a shell ("start" for a reference, which
+            has the classes of all tasks); or ``--list``: every method that is trained, with its sentence; or ``--lines``, and
+            methods, by default all: these and what they start from, on a line each, those of the kind SEQUENCE last, with how
+            ("start" for what others start from), model, what it starts from (- for nothing) and run script.
     """
     trained = {name: method for name, method in METHODS.items() if method.how != COMBINED}
     starts = {method.starts_from for method in trained.values() if method.how == SEQUENCE}
-    kinds = {name: "start" if name in starts else method.how for name, method in trained.items()}
+    scripts = {name: method.run_script or f"run.sh {name}" for name, method in trained.items()}
+    names = [word for word in words if not word.startswith("--")]
     for name in names:
         if name not in trained:
             sys.exit(f"error: there is no method {name!r} to train in utils/methods.py, but {', '.join(trained)}")
-        print(*map(shlex.quote, (kinds[name], METHODS[name].script, *METHODS[name].flags)))
-    if not names:
+    if words[:1] == ["--list"]:
+        for name, method in trained.items():
+            print(f"  {name:<23} {method.sentence}")
+    elif words[:1] == ["--lines"]:
+        wanted = {*names, *(trained[name].starts_from for name in names if trained[name].how == SEQUENCE)} or trained
         for name, method in sorted(trained.items(), key=lambda item: item[1].how == SEQUENCE):
-            script = method.run_script or f"utils/shell/run-method.sh {name}"
-            print(name, kinds[name], method.model, method.starts_from if method.how == SEQUENCE else "-", script)
+            if name in wanted:
+                start = method.starts_from if method.how == SEQUENCE else "-"
+                print(name, "start" if name in starts else method.how, method.model, start, scripts[name])
+    else:
+        for name in names:
+            method = trained[name]
+            kind = "start" if method.reference else method.how
+            print(*map(shlex.quote, (kind, scripts[name], method.script, *method.flags)))
 
 
 if __name__ == "__main__":

@@ -25,4 +25,5 @@ TABLES = {
     "classes": "scores of each emotion",
     "calibration": "calibration errors",
     "parameters": "parameters trained and stored",
+    "tuning": "what the tuned rows' trials chose",
 }

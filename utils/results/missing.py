@@ -8,6 +8,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.methods import ALONE, COMBINED, JOINT, KEMDY, METHODS
+from utils.results.tuning import tuning_variables, varied_flags
 from utils.training.arguments import flag_words, training_parser
 
 # Flags that the run scripts set themselves, or that say nothing about a missing run.
@@ -55,7 +56,7 @@ def missing_commands(found, rows, orders, output_root, folds=None):
                     by_default = order or JOINT in steps or steps.keys() == set(KEMDY)
                     whole = len(tasks) == len(steps) and by_default
                     lacking[row, order, () if whole else tasks, lacked].append(seed)
-    return [_command(runs, rows, *what, seeds, output_root) for what, seeds in lacking.items()]
+    return [_command(found, runs, rows, *what, seeds, output_root) for what, seeds in lacking.items()]
 
 
 def _steps(method, orders, runs):
@@ -76,11 +77,14 @@ def _steps(method, orders, runs):
     return {order: dict(sorted(of.items())) if not order else of for order, of in steps.items()}
 
 
-def _command(runs, rows, row, order, tasks, folds, seeds, output_root):
+def _command(found, runs, rows, row, order, tasks, folds, seeds, output_root):
     method = rows[row]
     # What a run script is not told lies in the repository, and what it is told, where it is called.
     at = "" if Path.cwd() == REPOSITORY else f"{REPOSITORY}/"
-    words = [f"EXP_NAME={shlex.quote(row)}"] if row != method.name else []
+    is_tuned = any(run.experiment == row and "tuned" in run.config for run in runs)
+    words = [f"EXP_NAME={shlex.quote(row)}"] if row != method.name and not is_tuned else []
+    if is_tuned:
+        words = [f"{name}={_words(values)}" for name, values in tuning_variables(row, found).items()]
     if order:
         words.append(f"ORDER={_words(order)}")
     if folds != (0, 1, 2, 3, 4):
@@ -89,8 +93,10 @@ def _command(runs, rows, row, order, tasks, folds, seeds, output_root):
         words.append(f"TASKS={_words(tasks) if len(tasks) > 1 else shlex.quote(tasks[0])}")
     if seeds != [12]:
         words.append(f"SEEDS={_words(seeds)}")
-    words += ["bash", shlex.quote(f"{at}{method.run_script or 'utils/shell/run-method.sh'}")]
-    words += [] if method.run_script else [method.name]
+    script = [method.run_script] if method.run_script else ["run.sh", method.name]
+    if is_tuned:
+        script = ["run-tune.sh", method.name]
+    words += ["bash", shlex.quote(at + script[0]), *script[1:]]
     words += map(shlex.quote, flag_words(_flags_of_siblings(runs, row, method)))
     if os.path.abspath(output_root) != str(REPOSITORY / "outputs"):
         words += ["--output_root", shlex.quote(str(output_root))]
@@ -112,6 +118,8 @@ def _flags_of_siblings(runs, row, method):
         return {}
     sibling, chosen = (own or same_script or like or runs)[0], {}
     making = (*method.flags, *METHODS[sibling.method].flags)  # what makes a run of a method is no choice of its row
+    # What a tuned run was tuned to is no other row's, and its own trials' to find.
+    tuned = ("--trial_of", *varied_flags(METHODS[sibling.method])) if "tuned" in sibling.config else ()
     for name, value in sibling.config["arguments"].items():
         # A run of the same script tells every flag, one of the same model those that all scripts share, any other where the
         # corpora and encoders lie.
@@ -123,7 +131,7 @@ def _flags_of_siblings(runs, row, method):
             told = str(value) not in starts | {f"{start}-seed{run.key[1]}" for start in starts for run in runs}
         elif name == "data_root":
             told = os.path.abspath(str(value)) != str(REPOSITORY / "data")
-        known = name in NOT_REPEATED or f"--{name}" in making
+        known = name in NOT_REPEATED or f"--{name}" in (*making, *tuned)
         if fits and told and not known:
             chosen[name] = value
     return chosen

@@ -219,8 +219,10 @@ def _combined(results):
 
 
 def _what_is_kept(results):
-    keeping, tuned = results.keeping, results.rows_that(lambda m: m.keeps_data and m.how == COMBINED)
-    why = f" ({listed(tuned)} to choose α by the validation splits of all)" if tuned else ""
+    keeping, merged = results.keeping, results.rows_that(lambda m: m.keeps_data and m.how == COMBINED)
+    tuned = results.rows_that(lambda m: not m.keeps_data, keeping)
+    reasons = [f"{listed(rows)} to choose {what}" for rows, what in ((merged, "α"), (tuned, "among trials")) if rows]
+    why = f" ({', '.join(reasons)} by the validation splits of all)" if reasons else ""
     return [f"† {_say(keeping, 'needs', 'need')} the recordings of earlier tasks{why}."] if keeping else []
 
 
@@ -524,8 +526,10 @@ def row_notes(results):
         pairs = [(one, other) for other in results.of_row(row) for one in results.of_row(against)]
         # Where possible, of the same task and fold.
         one, other = min(pairs, key=lambda pair: (pair[0].sequence != pair[1].sequence, pair[0].key != pair[1].key))
-        names = [text.removesuffix(".0") for text in run_differences(one, other, LABELS, words="{1}")]
+        tuned = other.config.get("tuned", {}).get("varied", ())
+        names = [text.removesuffix(".0") for text in run_differences(one, other, LABELS.union(tuned), words="{1}")]
         words = [name.removeprefix("--") if name.startswith("--") else f"another {name}" for name in names]
+        words = ["tuned", *words] if tuned else words
         compared = "" if against == method else f" (compared with {against})"
         lines.append(f"{row}: {', '.join(words) or f'as {against}'}{compared}")
     return lines
@@ -572,8 +576,9 @@ def other_starts(results, output_root):
 
 
 def other_names(results, found):
-    """Finished experiments that are no rows."""
-    return sorted({run.experiment for run in found if run.metrics} - set(results.rows if results else ()))
+    """Finished experiments that are no rows, nor trials of one."""
+    finished = {run.experiment for run in found if run.metrics and run.trial_of in (None, run.experiment)}
+    return sorted(finished - set(results.rows if results else ()))
 
 
 def run_table(found, output_root):

@@ -67,6 +67,11 @@ class FoundRun:
         return self.method is not None and METHODS[self.method].how == COMBINED
 
     @property
+    def trial_of(self):
+        """Name of the tuned row that it is a trial of, or None (see utils/results/tuning.py)."""
+        return self.config.get("arguments", {}).get("trial_of")
+
+    @property
     def key(self):
         """(fold, seed): runs of two rows with the same key are a pair."""
         return self.config["fold"], self.config["seed"]
@@ -118,7 +123,7 @@ def _read_run(folder):
 
 def is_lambda_point(run):
     """May the run be a point of the curve along λ?"""
-    return run.method == "ewc" and "ewc_lambda" in run.config["arguments"]
+    return run.method == "ewc" and "ewc_lambda" in run.config["arguments"] and not run.trial_of
 
 
 class Results:
@@ -128,8 +133,8 @@ class Results:
     baselines, the rows under the methods' own names, and the experiments along λ.
 
     Args:
-        found: from ``find_runs``.
-        settings: names of the rows in their order; by default the methods' default names that were found.
+        found: from ``find_runs``, and those of tuned rows.
+        settings: names of the rows in their order; by default the methods' default names that were found, and their tuned rows.
         baselines: names of the rows that paired differences are formed to; by default BASELINES where they were found.
 
     Attributes:
@@ -153,7 +158,7 @@ class Results:
             if name not in names:
                 raise UserError(f"--baseline {name}: there is no such experiment")
         self.named = tuple(settings or ())
-        rows = tuple(dict.fromkeys(settings or (name for name in METHODS if name in names)))
+        rows = tuple(dict.fromkeys(settings or (row for name in METHODS for row in (name, f"{name}_tuned") if row in names)))
         baselines = tuple(baselines or (name for name in BASELINES if name in names))
         along_lambda = (run.experiment for run in found if is_lambda_point(run))
         own_rows = [run.method for run in found if run.experiment in rows and run.method]
@@ -234,9 +239,16 @@ class Results:
         return tuple(row for row in (self.rows if rows is None else rows) if condition(self.method(row)))
 
     @property
+    def tuned(self):
+        """Rows that are made of trials (see utils/results/tuning.py)."""
+        return tuple(row for row in self.rows if "tuned" in self.of_row(row)[0].config)
+
+    @property
     def keeping(self):
-        """Rows that need recordings of earlier tasks."""
-        return self.rows_that(lambda method: method.keeps_data)
+        """Rows that need recordings of earlier tasks: to learn, or for a choice by validation on all tasks."""
+        return tuple(
+            row for row in self.rows if self.method(row).keeps_data or row in self.tuned and self.method(row).how == SEQUENCE
+        )
 
     @property
     def learners(self):
@@ -357,7 +369,8 @@ def stray_within(row, runs):
             other = f"{first.path} of {first.method}" if run is not first else f"the row is {row}'s"
             return f"{run.path} is a run of {run.method}, and {other}: give it another --exp_name"
         of_sequence = first_of.setdefault(run.sequence, run)
-        differing = run_differences(first, run, LABELS) or run_differences(of_sequence, run)
+        tuned = run.config.get("tuned", {}).get("varied", ())
+        differing = run_differences(first, run, LABELS.union(tuned)) or run_differences(of_sequence, run, tuned)
         if differing:
             return f"{first.path} and {run.path} differ in {', '.join(differing)}: keep them under different experiment names"
         twin = twins.setdefault((run.sequence, run.key), run)

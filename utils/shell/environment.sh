@@ -13,6 +13,7 @@ fail() {
 # Sets PYTHON. The active environment if it will do, else .venv, else the system's Python; fails if none has what is asked for.
 find_python() {
   local candidate
+  [ -z "${FOUND_PYTHON:-}" ] || { PYTHON=$FOUND_PYTHON; return 0; }
   for candidate in ${VIRTUAL_ENV:+"$VIRTUAL_ENV/bin/python"} ${CONDA_PREFIX:+"$CONDA_PREFIX/bin/python"} \
     "$repository/.venv/bin/python" python3; do
     if "$candidate" "$repository/utils/shell/requirements.py" >/dev/null 2>&1; then
@@ -49,8 +50,9 @@ make_python() {
   find_python || fail ".venv lacks $("$venv/bin/python" "$repository/utils/shell/requirements.py" 2>&1)"
 }
 
-# methods: every method on a line: name, kind, model, what it starts from or -, run script. methods NAME: its kind, script and flags, quoted.
-# Kinds are start, alone, sequence and joint. Any Python from 3.8 on will do, as on a login node.
+# methods NAME: its kind, run script, script and flags, quoted. methods --lines [NAME...]: methods, by default all, and what they
+# start from, each on a line: name, kind, model, what it starts from or -, run script. methods --list: what each is.
+# Kinds are start, alone, sequence and joint; the first of NAME alone is of what has the classes of all tasks. Any Python from 3.8 on will do, as on a login node.
 methods() {
   (CDPATH= cd -- "$repository" && PYTHONPATH=. "${PYTHON:-python3}" -m utils.methods "$@")
 }
@@ -119,6 +121,10 @@ show_help() {
       TEXT_MODEL) echo 'text encoder, a hub name or a folder' ;;
       SPEECH_MODEL) echo 'speech encoder, a hub name or a folder' ;;
       LAMBDAS) echo 'values of λ (default: 5 50 500 5000 50000 500000), here on fold 0 unless FOLDS names others' ;;
+      METHODS) echo 'methods to run, with those that they start from (default: all)' ;;
+      TRIALS) echo 'trials of each method (default: 8)' ;;
+      LRS) echo 'learning rates to try, at least as many (default: 1e-6 3e-6 1e-5 2e-5 3e-5 5e-5 1e-4 3e-4)' ;;
+      CHOOSE_ON) echo 'make the trials on these folds alone, then the best of them on all FOLDS (default: all trials on FOLDS)' ;;
       GPUS) echo 'number of GPUs (default: all, or those in CUDA_VISIBLE_DEVICES)' ;;
       LAUNCH) echo 'what starts a script in place of python, such as "accelerate launch --num_processes 4"' ;;
       DRY_RUN) echo '1 prints the commands and runs nothing' ;;

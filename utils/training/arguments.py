@@ -73,6 +73,9 @@ def training_parser(description, *methods):
         help=f"folder of the experiment under --output_root (default: {' or '.join(methods)})",
     )
     run.add_argument("--experiment", type=folder_name, help="its name in tables, without a seed (default: --exp_name)")
+    run.add_argument(
+        "--trial_of", type=folder_name, metavar="ROW", help="this is one trial of a tuned row of tables, such as ewc_tuned"
+    )
     run.add_argument("--seed", type=seed_number, default=12, help="seed of initialization and order; the folds never move")
     run.add_argument("--num_fold", type=count, default=0, help="which fold, from 0")
     run.add_argument("--k_fold", type=positive_int, default=5, help="number of folds")

@@ -286,5 +286,7 @@ def _command_for_start(run, labels=None):
         starts_from = run.method.starts_from
         names = (None, None) if args.init_name == starts_from else (args.init_name, experiment)
         changes = dict(zip(("exp_name", "experiment"), names), labels=labels or args.labels, overwrite=None)
+        if args.trial_of:  # what starts there is tuned, and not the start
+            changes |= {"trial_of": None, "lr": None}
         return command_for(args, starts_from, task=before[0], **changes)
     return command_for(args, run.method.name, task=before[-1], after=before[:-1], overwrite=None)

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# The same budget for every method: trials of the learning rate, and of the method's own knob where it has one, into
+# outputs/METHOD_tuned-trial1/ and so on: bash run-tune.sh [METHOD...] [flags]
+# evaluate.py chooses among them by validation, for each fold, and shows the row METHOD_tuned. By default all methods are tuned,
+# but those that are only started from; run-init.sh and its like make these. A run on each GPU at a time, as run-grid.sh has it.
+set -euo pipefail
+set -f
+source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
+source "$repository/utils/shell/grid.sh"
+if asks_for_help "$@"; then
+  show_help TRIALS LRS CHOOSE_ON GPUS FOLDS TASKS ORDER SEEDS TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN
+  exit 0
+fi
+names=
+while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do
+  names+=" $1"
+  shift
+done
+[ -n "${DRY_RUN:-}" ] || set_devices
+check_grid
+set_stages "$@"
+
+# trials FLAGS...: those of utils/results/tuning.py, one a line.
+trials() {
+  PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH} "${PYTHON:-python3}" -P -m utils.results.tuning $names \
+    ${TRIALS:+--number "$TRIALS"} ${LRS:+--rates $LRS} "$@"
+}
+
+# stage KINDS TASKS FLAGS...: the commands of the trials in $lines of all methods of some kinds, and an empty line.
+stage() {
+  local name kind number seed task tasks flags
+  while read -r name kind number seed task flags; do
+    tasks=$2
+    if [ "${task:--}" != - ]; then
+      case " ${tasks:-$task} " in *" $task "*) tasks=$task ;; *) continue ;; esac
+    fi
+    case " $1 " in *" $kind "*)
+      [ "$seed" != - ] || seed=${SEEDS:-}
+      SEEDS=$seed TASKS=$tasks EXP_NAME=${name}_tuned-trial$number DRY_RUN=1 bash "$at"run.sh "$name" "${@:3}" \
+        --trial_of "${name}_tuned" $flags </dev/null || exit ;;
+    esac
+  done <<<"$lines"
+  echo
+}
+
+commands() {
+  local task
+  stage "alone joint" "${TASKS:-}" "$@"
+  for task in "${stages[@]}"; do stage sequence "$task" "$@"; done
+}
+
+failed=
+lines=$(trials)
+commands=$(FOLDS=${CHOOSE_ON:-${FOLDS:-}} commands "$@")
+make_runs "$commands" "$@" || failed=yes
+if [ -n "${CHOOSE_ON:-}" ]; then
+  lines=$(trials --choose_on $CHOOSE_ON --seeds ${SEEDS:-12} ${ORDER:+--order $ORDER} --output_root "$(flag --output_root "${at}outputs" "$@")")
+  commands=$(commands "$@")
+  make_runs "$commands" "$@" || failed=yes
+fi
+[ -z "$failed" ] || some_failed

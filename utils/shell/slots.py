@@ -1,0 +1,58 @@
+"""Run shell commands on several devices, one at a time on each: slots.py DEVICE... <commands, one a line
+
+A command finds its device in CUDA_VISIBLE_DEVICES. Those after an empty line wait for all before it. When one fails, the others
+are run all the same, and the exit code is 1. After SIGTERM, SIGINT or SIGHUP, or when a command was interrupted, no other is
+started; those that run get SIGTERM, and the exit code is 75 when they have ended. Only the standard library of Python 3.8.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+
+RESUMABLE = 75
+INTERRUPTED = (RESUMABLE, 130, 143, -signal.SIGINT, -signal.SIGTERM)
+# Waited for, and not handled when they come: one that comes just before a wait, or while a command is started, is not lost.
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+
+
+def main(devices):
+    signals = {number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}  # nohup
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    for number in signals:  # what a shell ignores in the background would be ignored by the commands too
+        signal.signal(number, lambda *_: None)
+
+    def in_a_group_of_its_own():
+        os.setpgrp()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+
+    lines, free, running, code = deque(sys.stdin.read().splitlines()), list(devices), {}, 0
+    while lines or running:
+        if lines and lines[0] and free:
+            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": free[0]}
+            command = ["bash", "-c", lines.popleft()]
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, preexec_fn=in_a_group_of_its_own)
+            running[process] = free.pop(0)
+            continue
+        if not running:  # an empty line, and all before it is done
+            lines.popleft()
+            continue
+        stop = signal.sigwait(signals) != signal.SIGCHLD
+        for process in [process for process in running if process.poll() is not None]:
+            free.append(running.pop(process))
+            if process.returncode in INTERRUPTED:
+                stop = True
+            elif process.returncode:
+                print(f"failed with exit code {process.returncode}: {process.args[-1]}", file=sys.stderr, flush=True)
+                code = code or 1
+        if stop and code != RESUMABLE:
+            code = RESUMABLE
+            lines.clear()
+            for process in running:
+                os.killpg(process.pid, signal.SIGTERM)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
