@@ -157,7 +157,7 @@ def test_by_default_it_is_short_and_with_all_it_is_whole(ask, tmp_path):
     for text in ("R[2,1]", "Paired differences", "Expected calibration error", "Parameters", "UA", "recall"):
         assert text not in short and text in whole
     assert "\ner †, change " in whole and not re.search(r"(?m)^(er|derpp|joint)(, \w+)?  ", whole)  # always marked
-    assert "Missing runs, by the commands that make them:\n" in whole and "run-method.sh lwf" in whole
+    assert "Missing runs, by the commands that make them:\n" in whole and "bash run.sh lwf" in whole
     # Where there is no room, lists are counted, and so are notes.
     for name in METHODS:
         (folder(tmp_path, name, "joint" if name == "joint" else B) / "metrics.json").unlink(missing_ok=True)
@@ -325,7 +325,8 @@ def test_commands_for_other_orders_and_methods_without_a_run_script(ask, tmp_pat
     found = missing(ask, tmp_path, "--folds", 0, 1)
     order = f'ORDER="{A} {B} {C}"'
     assert found["run-finetune"].startswith(f'{order} FOLDS="1" TASKS=MELD bash run-finetune.sh')
-    assert f'{order} FOLDS="0 1" bash run.sh mine --num_epochs 2' in ask(tmp_path, "--folds", 0, 1)[1]
+    named = ask(tmp_path, "--folds", 0, 1, "--settings", "finetune", "mine")[1]  # others than the study's are told by their runs
+    assert f'{order} FOLDS="0 1" bash run.sh mine --num_epochs 2' in named
     assert "run-adapter" not in found and "run-joint" not in found
 
 
