@@ -132,8 +132,14 @@ def test_help_names_variables_and_flags_and_runs_nothing(script, fake, tmp_path)
 LAUNCH = {"LAUNCH": "printenv CUDA_VISIBLE_DEVICES ; echo"}
 
 
+def of_runs(text):
+    """What runs on several devices have printed, without their numbers."""
+    return re.sub(r"(?m)^\d+ \| ", "", text)
+
+
 def test_the_grid_gives_every_run_a_device(fake, tmp_path):
-    lines = shell("bash", "run-grid.sh", "--lr", "1e-4", GPUS="3", FOLDS="0 1", **LAUNCH).stdout.splitlines()
+    done = shell("bash", "run-grid.sh", "--lr", "1e-4", GPUS="3", FOLDS="0 1", **LAUNCH)
+    lines = of_runs(done.stdout).splitlines()
     runs = [line for line in lines if ".py " in line]
     assert len(runs) == len(set(runs)) == 2 * 2 * (len(TRAINED) - 1) + 2 and all("--lr 1e-4" in run for run in runs)
     assert {line for line in lines if line.isdigit()} == {"0", "1", "2"}
@@ -147,14 +153,16 @@ def test_the_grid_gives_every_run_a_device(fake, tmp_path):
     assert done.returncode == 1 and done.stderr.startswith("error: there is no method 'ewd'"), done
     # In an order, a stage is a step, and the corpora are read once.
     done = shell("bash", "run-grid.sh", GPUS="2", ORDER="A B C", METHODS="finetune ewc adapter", **LAUNCH, **fake)
-    steps = [line.split("--after ")[1][:3] for line in done.stdout.splitlines() if line.startswith(("finetune", "ewc"))]
+    lines = of_runs(done.stdout).splitlines()
+    steps = [line.split("--after ")[1][:3] for line in lines if line.startswith(("finetune", "ewc"))]
     assert done.returncode == 0 and steps == ["A -"] * 4 + ["A B"] * 4
     assert (tmp_path / "corpora").read_text().count("\n") == 1
 
 
 def test_the_grid_keeps_to_the_devices_that_are_named_or_there(tmp_path):
     done = shell("bash", "run-grid.sh", CUDA_VISIBLE_DEVICES="5,GPU-2f", FOLDS="0", **LAUNCH)
-    assert done.returncode == 0 and {line for line in done.stdout.splitlines() if " " not in line} == {"5", "GPU-2f"}
+    lines = of_runs(done.stdout).splitlines()
+    assert done.returncode == 0 and {line for line in lines if " " not in line} == {"5", "GPU-2f"}
     done = shell("bash", "run-grid.sh", CUDA_VISIBLE_DEVICES="5", GPUS="2", **LAUNCH)
     assert done.returncode == 1 and done.stderr == "error: GPUS=2, and CUDA_VISIBLE_DEVICES names 1\n"
     executable(tmp_path / "nvidia-smi", "exit 9\n")  # without a card, or not there at all
@@ -195,15 +203,19 @@ def test_runs_on_devices_end_with_a_signal_to_all_or_to_one(number, to_run):
     runs = [int(process.stdout.readline().split()[-1]) for _ in range(2)]
     parent = int((Path("/proc") / str(runs[0]) / "stat").read_text().split()[3])
     os.kill(runs[0] if to_run else parent, getattr(signal, f"SIG{number}"))
-    assert process.stdout.read() == "kept\n" * 2 and process.wait() == 75
+    assert sorted(process.stdout.read().splitlines()) == ["1 | kept", "2 | kept"] and process.wait() == 75
 
 
 def test_runs_on_devices_wait_for_those_before_an_empty_line():
     lines = "false\nsleep 0.3; echo first $CUDA_VISIBLE_DEVICES\n\n\necho second; exit 3\ncat; echo third\n"
     command = [sys.executable, "-I", "utils/shell/slots.py", "a"]
     done = subprocess.run(command, cwd=ROOT, input=lines, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "first a\nsecond\nthird\n")
-    assert done.stderr == "failed with exit code 1: false\nfailed with exit code 3: echo second; exit 3\n"
+    assert (done.returncode, done.stdout) == (1, "2 | first a\n3 | second\n4 | third\n")
+    told = done.stderr.splitlines()
+    assert [line for line in told if "failed" in line] == [
+        f"failed with exit code {what}" for what in ("1: false", "3: echo second; exit 3")
+    ]
+    assert told[0].startswith("1 of 4 runs are done, about 0 min left") and told[-1] == "4 of 4 runs are done"
 
 
 def submitted(tmp_path, *arguments, **environment):

@@ -1,20 +1,33 @@
 """Run shell commands on several devices, one at a time on each: slots.py DEVICE... <commands, one a line
 
-A command finds its device in CUDA_VISIBLE_DEVICES. Those after an empty line wait for all before it. When one fails, the others
-are run all the same, and the exit code is 1. After SIGTERM, SIGINT or SIGHUP, or when a command was interrupted, no other is
-started; those that run get SIGTERM, and the exit code is 75 when they have ended. Only the standard library of Python 3.8.
+A command finds its device in CUDA_VISIBLE_DEVICES, and what it prints has its number before it. Those after an empty line wait
+for all before it. When one fails, the others are run all the same, and the exit code is 1. After SIGTERM, SIGINT or SIGHUP, or
+when a command was interrupted, no other is started; those that run get SIGTERM, and the exit code is 75 when they have ended.
+Only the standard library of Python 3.8.
 """
 
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 
 RESUMABLE = 75
 INTERRUPTED = (RESUMABLE, 130, 143, -signal.SIGINT, -signal.SIGTERM)
 # Waited for, and not handled when they come: one that comes just before a wait, or while a command is started, is not lost.
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+# Prints the lines of a command with its number; deaf to signals, as it is started.
+NUMBERED = ["bash", "-c", 'while IFS= read -r line || [ -n "$line" ]; do printf "%s | %s\\n" "$0" "$line"; done']
+# Commands whose mean time tells how long the others will take: the latest, since those that are done already take none.
+LATEST = 10
+
+
+def say_progress(done, total, seconds, slots):
+    """Print how many commands are done, and how long the others will take, from the seconds that the latest ones took."""
+    left = sum(seconds) / len(seconds) * (total - done) / slots
+    about = f", about {left / 60:.0f} min left" if done < total else ""
+    print(f"{done} of {total} runs are done{about}", file=sys.stderr, flush=True)
 
 
 def main(devices):
@@ -28,19 +41,34 @@ def main(devices):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
     lines, free, running, code = deque(sys.stdin.read().splitlines()), list(devices), {}, 0
+    total, number, seconds = sum(map(bool, lines)), 0, deque(maxlen=LATEST)
     while lines or running:
         if lines and lines[0] and free:
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": free[0]}
             command = ["bash", "-c", lines.popleft()]
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, preexec_fn=in_a_group_of_its_own)
-            running[process] = free.pop(0)
+            number += 1
+            printer = subprocess.Popen([*NUMBERED, str(number)], stdin=subprocess.PIPE)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=printer.stdin,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                preexec_fn=in_a_group_of_its_own,
+            )
+            printer.stdin.close()
+            running[process] = free.pop(0), printer, time.monotonic()
             continue
         if not running:  # an empty line, and all before it is done
             lines.popleft()
             continue
         stop = signal.sigwait(signals) != signal.SIGCHLD
         for process in [process for process in running if process.poll() is not None]:
-            free.append(running.pop(process))
+            device, printer, started = running.pop(process)
+            printer.wait()
+            free.append(device)
+            seconds.append(time.monotonic() - started)
+            say_progress(number - len(running), total, seconds, len(devices))
             if process.returncode in INTERRUPTED:
                 stop = True
             elif process.returncode:
