@@ -190,7 +190,7 @@ def test_a_failed_run_is_named_as_a_command():
 
 
 # A run that tells its process, and ends a moment after TERM with the code of one that resumes.
-RUN = "trap 'kill $!; sleep 0.3; echo kept; exit 75' TERM; sleep 60 & echo under way $$; wait"
+RUN = "trap 'kill $! 2>/dev/null; sleep 0.3; echo kept; exit 75' TERM; sleep 60 & echo under way $$; wait"
 
 
 @pytest.mark.parametrize(("number", "to_run"), [("INT", False), ("TERM", False), ("HUP", False), ("TERM", True)])
