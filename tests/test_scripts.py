@@ -417,7 +417,8 @@ def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, kind, answer):
     [
         *("continual_learning_init", "finetune", "ewc", "adapter", "evaluate", "predict"),
         *("utils.training.fisher", "utils.training.routing", "utils.data.audit", "utils.data.corpus", "utils.methods"),
-        *("utils.results.export", "utils.results.combine", "utils.results.merge", "utils.results.score", "utils.results.tuning"),
+        *("utils.results.export", "utils.results.combine", "utils.results.merge", "utils.results.score"),
+        "utils.results.tuning",
     ],
 )
 def test_help_waits_for_no_library(module):

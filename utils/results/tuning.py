@@ -1,7 +1,7 @@
 """Trials of hyperparameters: which there are, and the rows of tables that are made of them.
 
-Every method gets as many trials, each with one learning rate of a common list and, where the method has a knob, one value of it,
-drawn at random (Bergstra & Bengio 2012, Random Search for Hyper-Parameter Optimization). A trial is an ordinary run with
+Every method gets as many trials, each with one learning rate of a common list and, where the method has a knob, one value of
+it, drawn at random (Bergstra & Bengio 2012, Random Search for Hyper-Parameter Optimization). A trial is an ordinary run with
 ``--trial_of ROW``, and the row ROW takes for each fold the runs of the trial with the best validation scores.
 
 ``python -m utils.results.tuning`` tells run-tune.sh the trials. No pandas unless runs are read: that waits for no library.
@@ -144,8 +144,8 @@ def tuning_tables(results):
         if one_for_all := [run.config["tuned"]["on_folds"] for run in runs if run.config["tuned"]["on_folds"] != [run.fold]]:
             on_folds.setdefault(listed([*map(str, one_for_all[0])]), []).append(row)
     notes.append(
-        "What was chosen, × how often: for each fold, seed and order the trial with the highest mean over the tasks of macro F1 "
-        "on the validation splits. No test score was looked at."
+        "What was chosen, × how often: for each fold, seed and order the trial with the highest mean over the tasks of macro "
+        "F1 on the validation splits. No test score was looked at."
     )
     for folds, of in on_folds.items():
         notes.append(
