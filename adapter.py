@@ -1,53 +1,64 @@
-"""Train one corpus's adapters over frozen encoders (adapter and adapter_wo_pretraining)."""
+"""Train one corpus's adapters over frozen encoders (adapter and its variants), or, shared, one set task after task."""
 
 from models import ENCODER_SEED
 from utils.errors import one_line_errors
-from utils.flags import named_path, positive_int, seed_number
-from utils.training.arguments import parse_training_args, training_parser
+from utils.flags import count, positive_int, seed_number
+from utils.training.arguments import add_speech_cache_flags, add_start_flags, parse_training_args, training_parser
+
+# What is adapted in BERT → method.
+METHOD_OF = {"bottleneck": "adapter", "lora": "lora", "none": "linear"}
 
 
 @one_line_errors
 def main():
-    parser = training_parser(__doc__, "adapter", "adapter_wo_pretraining")
+    parser = training_parser(__doc__, *METHOD_OF.values(), "adapter_wo_pretraining", "adapter_shared")
     adapters = parser.add_argument_group("adapters")
+    adapters.add_argument("--adapter", choices=METHOD_OF, default="bottleneck", help="what is adapted in BERT")
+    adapters.add_argument("--adapter_size", type=positive_int, default=64, help="width of the bottlenecks")
+    adapters.add_argument("--lora_rank", type=positive_int, default=64, help="r of LoRA, and its α")
+    adapters.add_argument(
+        "--speech_adapter_layers",
+        type=count,
+        help="convolutions on top of the speech encoder (default: 3; with --adapter none 0)",
+    )
+    adapters.add_argument(
+        "--speech_adapter_width", type=positive_int, help="their channels after the gate (default: the speech encoder's width)"
+    )
+    adapters.add_argument("--shared", action="store_true", help="continue from the adapters of the tasks before")
     adapters.add_argument("--without_pretraining", action="store_true", help="freeze encoders with random weights instead")
-    adapters.add_argument("--adapter_size", type=positive_int, default=64, help="width of the bottlenecks in BERT")
     adapters.add_argument("--encoder_seed", type=seed_number, default=ENCODER_SEED, help="seed of the random encoders")
-    cache = parser.add_argument_group("features of the frozen speech encoder")
-    cache.add_argument("--no_speech_cache", action="store_true", help="run the speech encoder in every step, without a cache")
-    cache.add_argument(
-        "--speech_cache", type=named_path, help="folder of the cache (default: speech_features under --output_root)"
-    )
-    cache.add_argument(
-        "--speech_cache_precision", choices=("float16", "float32"), default="float16", help="precision of the cached features"
-    )
+    add_speech_cache_flags(parser)
+    add_start_flags(parser)
     args = parse_training_args(parser)
+    if not args.shared and (args.after or args.checkpoint or args.init_name):
+        parser.error("--after, --checkpoint and --init_name go with --shared")
+    # config.json says what is used.
+    if args.speech_adapter_layers is None:
+        args.speech_adapter_layers = 0 if args.adapter == "none" else 3
+    if args.adapter != "bottleneck":
+        args.adapter_size = None
+    if args.adapter != "lora":
+        args.lora_rank = None
+    method = METHOD_OF[args.adapter]
+    if args.without_pretraining:
+        method = "adapter_wo_pretraining"
+    if args.shared:
+        method = "adapter_shared"
     # Below parsing: torch takes seconds to import.
-    from models import AdapterFusionClassifier
-    from utils.data.speech_cache import features_of
     from utils.training.engine import test_and_finish, train
     from utils.training.run import Run
-    from utils.training.start import labels_of, make_tasks, read_corpora
+    from utils.training.start import begin, continue_sequence
 
-    with Run(args, "adapter_wo_pretraining" if args.without_pretraining else "adapter") as run:
+    with Run(args, method) as run:
         if run.is_finished():
             return
-        corpora = read_corpora(run, [args.task])
-        labels = labels_of(args, corpora)
-        run.seed()
-        model = AdapterFusionClassifier.from_pretrained(
-            args.text_model,
-            args.speech_model,
-            num_labels=len(labels),
-            adapter_size=args.adapter_size,
-            without_pretraining=args.without_pretraining,
-            encoder_seed=args.encoder_seed,
-        )
-        # The frozen speech encoder's output never changes: it is computed once and cached.
-        tasks = make_tasks(run, corpora, labels, features_of(run, model.speech_encoder, corpora))
-        run.start(model, tasks, labels)
+        before = None
+        if args.shared:
+            _, tasks, model, before = continue_sequence(run)
+        else:
+            tasks, model = begin(run)
         best_epoch = train(run, model, tasks)
-        test_and_finish(run, model, tasks, best_epoch)
+        test_and_finish(run, model, tasks, best_epoch, before)
 
 
 if __name__ == "__main__":

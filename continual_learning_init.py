@@ -6,27 +6,26 @@ compared with it is the price of learning them one after the other.
 
 from utils.errors import one_line_errors
 from utils.methods import JOINT
-from utils.training.arguments import parse_training_args, training_parser
+from utils.training.arguments import add_freeze_speech_flags, parse_training_args, training_parser
 
 
 @one_line_errors
 def main():
-    args = parse_training_args(training_parser(__doc__.split("\n")[0], "task_a", "joint"))
+    parser = training_parser(__doc__.split("\n")[0], "task_a", "task_a_frozen_speech", "joint")
+    add_freeze_speech_flags(parser)
+    args = parse_training_args(parser)
+    if args.freeze_speech and args.task == JOINT:
+        parser.error(f"--freeze_speech does not go with --task {JOINT}")
     # Below parsing: torch takes seconds to import.
-    from models import FusionClassifier
     from utils.training.engine import test_and_finish, train
     from utils.training.run import Run
-    from utils.training.start import labels_of, make_tasks, read_corpora
+    from utils.training.start import begin
 
-    with Run(args, "joint" if args.task == JOINT else "task_a") as run:
+    method = "joint" if args.task == JOINT else "task_a_frozen_speech" if args.freeze_speech else "task_a"
+    with Run(args, method) as run:
         if run.is_finished():
             return
-        corpora = read_corpora(run, args.sequence)
-        labels = labels_of(args, corpora)
-        tasks = make_tasks(run, corpora, labels)
-        run.seed()
-        model = FusionClassifier.from_pretrained(args.text_model, args.speech_model, num_labels=len(labels))
-        run.start(model, tasks, labels)
+        tasks, model = begin(run)
         best_epoch = train(run, model, tasks)
         test_and_finish(run, model, tasks, best_epoch)
 

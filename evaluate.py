@@ -1,17 +1,20 @@
 """Tables, continual-learning measures and figures from what the runs wrote, and the published numbers beside them."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from utils.errors import UserError, one_line_errors
 from utils.files import write_text
 from utils.flags import Parser, count, named_path
-from utils.results import FORMATS, METRIC_TITLES
+from utils.results import FORMATS, METRIC_TITLES, TABLES
 from utils.training.arguments import add_reopening_flags
 
 METRICS = {name.removeprefix("f1_"): name for name in METRIC_TITLES}
-# Micro F1 is accuracy here: in the score table it stands, beside each other measure it would say little more.
+# The others are in the score tables alone, unless they are asked for.
 MEASURED = ("f1_weighted", "f1_macro")
+# Forms that hold everything: what reads them looks for its own tables.
+FOR_PROGRAMS = ("csv", "json")
 # Those of --recompute.
 MACHINE_FLAGS = ("cpu", "num_workers", "data_root", "text_model", "speech_model")
 
@@ -29,11 +32,14 @@ def parse_args():
     parser.add_argument(
         "--baseline", nargs="+", metavar="NAME", help="experiments that differences are formed to (default: finetune, adapter)"
     )
-    parser.add_argument("--metric", choices=METRICS, help="only this F1 (default: weighted, macro, micro)")
+    parser.add_argument("--metric", choices=METRICS, help="only this metric (default: weighted and macro F1; scores by all)")
     parser.add_argument("--format", choices=FORMATS, default="text", help="form of the tables")
     parser.add_argument("--output", type=named_path, metavar="FILE", help="write the tables there instead of printing them")
 
     instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--all", action="store_true", help="all tables and lists (csv and json: all tables by default)")
+    shown = "; ".join(f"{name}: {what}" for name, what in TABLES.items())
+    instead.add_argument("--tables", nargs="+", choices=TABLES, metavar="NAME", help=f"these tables ({shown})")
     instead.add_argument("--published", action="store_true", help="our numbers beside the published ones, or these alone")
     instead.add_argument("--list", action="store_true", help="every run found, finished or not, instead of the tables")
     instead.add_argument(
@@ -68,10 +74,10 @@ def parse_args():
 def main():
     args = parse_args()
     # pandas and scikit-learn are loaded only where there is something to do.
+    from utils.results.forms import Report
     from utils.results.report import run_table
     from utils.results.runs import find_runs
     from utils.results.score import join_scores
-    from utils.results.tables import Report
     from utils.results.tuning import tuned_runs
 
     found = join_scores(find_runs(args.output_root), args.scores)
@@ -92,13 +98,12 @@ def main():
 
 def tables(found, args, lines):
     """Give the tables, after some lines, and draw."""
-    from utils.methods import METHODS
+    from utils.methods import JOINT, METHODS, PAPER
     from utils.results import report
+    from utils.results.forms import Report
     from utils.results.missing import missing_commands
     from utils.results.published import published_tables
     from utils.results.runs import Results
-    from utils.results.tables import Report
-    from utils.results.tuning import tuning_tables
 
     finished = any(run.metrics or run.problem for run in found)
     results = Results(found, args.settings, args.baseline) if finished else None
@@ -109,16 +114,8 @@ def tables(found, args, lines):
         shown, lines = published_tables(results, metrics)
         give(Report(shown, [*notes, *lines] if results else []), args)
         return
-    shown = []
-    if results and results.rows:
-        shown = [table for metric in metrics for table in report.score_tables(results, metric)]
-        for metric in metrics if args.metric else MEASURED:
-            parts = (report.measure_tables, report.paired_tables, report.routing_tables, report.without_text_tables)
-            for make in (*parts, report.lambda_tables):
-                shown += make(results, metric)
-        shown += [*report.class_tables(results), *report.calibration_tables(results), report.parameter_table(results)]
-        shown += tuning_tables(results)
-    rows = {name: METHODS[name] for name in args.settings or METHODS if name in METHODS}
+    shown = tables_shown(results, metrics, args) if results and results.rows else []
+    rows = {name: METHODS[name] for name in args.settings or (*PAPER, JOINT) if name in METHODS}
     rows |= {name: results.method(name) for name in results.rows} if results else {}
     orders = results.orders if results else ()
     # Runs that lie elsewhere are made there.
@@ -129,10 +126,41 @@ def tables(found, args, lines):
         "Further experiments, which --settings shows": report.other_names(results, found),
     }
     lists = {heading: lines for heading, lines in lists.items() if lines}
-    shown = [table for table in shown if table.has_cells()]
-    give(Report(shown, notes, lists, results and results.synthetic), args)
+    synthetic, keeping = (results.synthetic, results.keeping) if results else (None, ())
+    brief = not args.all and args.format not in FOR_PROGRAMS
+    give(Report(shown, notes, lists, synthetic, keeping, brief), args)
     if args.figures and results:
         draw(results, args)
+
+
+def tables_shown(results, metrics, args):
+    """The tables that were asked for, without those that would hold dashes alone."""
+    from utils.results import report
+    from utils.results.overview import overview_tables
+    from utils.results.tuning import tuning_tables
+
+    measured = metrics if args.metric else MEASURED
+    # The tables of a metric, and of which metrics there are any.
+    of_metric = {
+        "scores": (report.score_tables, metrics),
+        "continual": (report.measure_tables, measured),
+        "paired": (report.paired_tables, measured),
+        "bootstrap": (report.bootstrap_tables, measured),
+        "routing": (report.routing_tables, measured),
+        "without_text": (report.without_text_tables, measured),
+        "lambda": (report.lambda_tables, measured),
+    }
+    makers = {name: [partial(make, results, metric) for metric in of] for name, (make, of) in of_metric.items()}
+    makers["overview"] = [partial(overview_tables, results, measured)]
+    makers["classes"] = [partial(report.class_tables, results)]
+    makers["calibration"] = [partial(report.calibration_tables, results)]
+    makers["parameters"] = [lambda: [report.parameter_table(results)]]
+    makers["tuning"] = [partial(tuning_tables, results)]
+    if "f1_macro" in metrics:
+        makers["scores"].append(partial(report.occurring_tables, results))
+    everything = [name for name in TABLES if name != "overview"]  # which is made of the others
+    names = args.tables or (everything if args.all or args.format in FOR_PROGRAMS else ["overview"])
+    return [table for name in names for make in makers[name] for table in make() if table.has_cells()]
 
 
 def give(report, args):

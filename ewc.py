@@ -1,9 +1,12 @@
-"""Fine-tune the model of the tasks before on the next one under elastic weight consolidation (ewc).
+"""Fine-tune the model of the tasks before on the next one, held near it where that matters (ewc, ewc_online and mas).
 
 Kirkpatrick et al. (2017), "Overcoming catastrophic forgetting in neural networks", equation 3: the penalty
 λ/2 · Σ F_i (θ_i − θ*_i)² holds every parameter near its value θ* after an earlier task, the more so the more Fisher
 information F_i that task gave it. With several earlier tasks there is a penalty for each, or, online (Schwarz et al. 2018,
 "Progress & Compress"), one whose F is γ times the former plus the last task's, around the last task's θ*.
+
+Memory aware synapses (Aljundi et al. 2018, "Memory aware synapses: learning what (not) to forget") have the same penalty with
+an importance Ω in the place of F. Theirs is λ · Σ Ω_i (θ_i − θ*_i)² with λ = 1, which is λ = 2 here.
 """
 
 from utils.errors import one_line_errors
@@ -57,19 +60,27 @@ def online(guarded, gamma):
 
 @one_line_errors
 def main():
-    parser = training_parser(__doc__.split("\n")[0], "ewc")
+    parser = training_parser(__doc__.split("\n")[0], "ewc", "ewc_online", "mas")
     add_start_flags(parser)
     ewc = parser.add_argument_group("elastic weight consolidation")
+    ewc.add_argument(
+        "--importance",
+        choices=("fisher", "mas"),
+        default="fisher",
+        help="of a parameter: the Fisher information F, or Ω of memory aware synapses, whose usual --ewc_lambda is 2",
+    )
     ewc.add_argument("--ewc_lambda", type=non_negative_float, default=5000.0, help="λ, weight of the penalty; 0 is finetune")
     ewc.add_argument(
         "--fisher_batch_size",
         type=positive_int,
         default=10,
-        help="batch size for estimating the Fisher information F; F and thus the effective λ depend on it",
+        help="batch size for estimating F or Ω; they and thus the effective λ depend on it",
     )
-    ewc.add_argument("--fisher", type=named_path, nargs="+", metavar="FILE", help="F that came with a model of an earlier task")
+    ewc.add_argument(
+        "--fisher", type=named_path, nargs="+", metavar="FILE", help="F or Ω that came with an earlier task's model"
+    )
     ewc.add_argument("--ewc_online", action="store_true", help="one penalty for all earlier tasks, not one for each")
-    ewc.add_argument("--ewc_gamma", type=non_negative_float, default=1.0, help="γ, decay of the earlier F with --ewc_online")
+    ewc.add_argument("--ewc_gamma", type=non_negative_float, default=1.0, help="γ, decay of earlier F with --ewc_online")
     args = parse_training_args(parser)
     # Below parsing: torch takes seconds to import.
     from utils.training.engine import test_and_finish, train
@@ -77,7 +88,7 @@ def main():
     from utils.training.run import Run
     from utils.training.start import continue_sequence
 
-    with Run(args, "ewc") as run:
+    with Run(args, "mas" if args.importance == "mas" else "ewc_online" if args.ewc_online else "ewc") as run:
         if run.is_finished():
             return
         start, tasks, model, before = continue_sequence(run)

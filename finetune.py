@@ -1,20 +1,21 @@
 """Fine-tune the model of the tasks before on the next one, with nothing that guards what it knew (finetune)."""
 
 from utils.errors import one_line_errors
-from utils.training.arguments import add_start_flags, parse_training_args, training_parser
+from utils.training.arguments import add_freeze_speech_flags, add_start_flags, parse_training_args, training_parser
 
 
 @one_line_errors
 def main():
-    parser = training_parser(__doc__, "finetune")
+    parser = training_parser(__doc__, "finetune", "finetune_frozen_speech")
     add_start_flags(parser)
+    add_freeze_speech_flags(parser)
     args = parse_training_args(parser)
     # Below parsing: torch takes seconds to import.
     from utils.training.engine import test_and_finish, train
     from utils.training.run import Run
     from utils.training.start import continue_sequence
 
-    with Run(args, "finetune") as run:
+    with Run(args, "finetune_frozen_speech" if args.freeze_speech else "finetune") as run:
         if run.is_finished():
             return
         _, tasks, model, before = continue_sequence(run)

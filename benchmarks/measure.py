@@ -38,7 +38,7 @@ from utils.identity import FORMAT
 from utils.training.arguments import training_parser
 from utils.training.checkpoints import assemble
 from utils.training.engine import Training, evaluate, to_device, train_one_epoch
-from utils.training.fisher import fisher_information
+from utils.training.fisher import importance
 from utils.training.run import Run
 from utils.training.strategy import Strategy
 
@@ -205,7 +205,7 @@ def fisher(args):
         return timed(lambda: published.fisher_information(model, list(plain_batches(task, "train", 10, args.steps))))
     run = make_run(args)
     model = FusionClassifier(text, speech, len(EMOTIONS)).to(run.accelerator.device)
-    return timed(lambda: fisher_information(run, model, shortened(task.splits["train"], 10 * args.steps), 10))
+    return timed(lambda: importance(run, model, shortened(task.splits["train"], 10 * args.steps), 10))
 
 
 def written(args):
@@ -280,7 +280,7 @@ def make_adapter_run(args):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(VOCABULARY - 5))]
     BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(places["text_model"])
     loaded = [load_encoder(name.removesuffix("_model"), place) for name, place in places.items()]
-    config = {"format": FORMAT, "method": "adapter", "model": "adapter", "task": TASK, "labels": EMOTIONS}
+    config = {"format": FORMAT, "method": "adapter", "model": "adapter", "task": TASK, "sequence": [TASK], "labels": EMOTIONS}
     config["arguments"] = {"adapter_size": 64, "max_seq_len": 5.0, "max_text_len": 256, **places}
     config["encoders"] = {kind: encoder.provenance for kind, encoder in zip(("text", "speech"), loaded)}
     run.mkdir()

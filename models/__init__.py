@@ -1,4 +1,4 @@
-"""The fusion model, its adapter variant, and the encoders and tokenizers that they are built from.
+"""The fusion model, its variants with frozen parts, and the encoders and tokenizers that they are built from.
 
 Classes are imported when they are asked for: parsing flags and printing tables need no torch.
 """
@@ -10,9 +10,14 @@ SAMPLE_RATE = 16_000
 # Of random encoders, and of weights that a checkpoint lacks.
 ENCODER_SEED = 12
 # What a run's config.json calls its model → class.
-MODELS = {"fusion": "FusionClassifier", "adapter": "AdapterFusionClassifier"}
+MODELS = {
+    "fusion": "FusionClassifier",
+    "fusion_frozen_speech": "FrozenSpeechClassifier",
+    "adapter": "AdapterFusionClassifier",
+}
 PLACES = {
     "FusionClassifier": "models.fusion",
+    "FrozenSpeechClassifier": "models.fusion",
     "AdapterFusionClassifier": "models.adapter",
     "is_task_parameter": "models.adapter",
     "load_tokenizer": "models.tokenizer",

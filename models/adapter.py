@@ -1,21 +1,25 @@
-"""Adapters of one task over frozen encoders (adapter, adapter_wo_pretraining).
+"""Adapters over frozen encoders: bottlenecks, LoRA or nothing in BERT, strided convolutions on top of wav2vec2.
 
-Bottleneck adapters in BERT follow Houlsby et al. (2019), section 2; the strided convolutions on top of wav2vec2 are those
-of transformers' Wav2Vec2Adapter, without its layerdrop and with a mask that follows their real output.
+Bottleneck adapters follow Houlsby et al. (2019), section 2, LoRA follows Hu et al. (2022), section 4; the convolutions are
+those of transformers' Wav2Vec2Adapter, without its layerdrop and with a mask that follows their real output.
 """
 
 from collections import OrderedDict
+from itertools import pairwise
 
 import torch
 from torch import nn
 
-from models import ENCODER_SEED
-from models.encoders import load_encoder
 from models.errors import UserError
-from models.fusion import FusionClassifier
+from models.fusion import FrozenSpeechClassifier
 
-CONV_LAYERS = 3
 INIT_STD = 1e-3
+# What is adapted in BERT → which parameters of its layers the task owns, by a part of their names.
+OWN_IN_BERT = {"bottleneck": (".dropout.adapter.", ".LayerNorm."), "lora": (".lora_A.", ".lora_B."), "none": ()}
+# The projections of attention that LoRA adapts.
+LORA_TARGETS = ("query", "value")
+# What peft puts into the names of parameters; files leave it out, as peft's own do.
+PEFT_NAME = ".default"
 
 
 class Bottleneck(nn.Module):
@@ -38,20 +42,27 @@ class Bottleneck(nn.Module):
 
 
 class ConvAdapter(nn.Module):
-    """Three strided convolutions with gated linear units, which shorten a speech encoder's output about 8 times.
+    """Strided convolutions with gated linear units, each of which halves the length of a speech encoder's output.
 
     Args:
-        width: hidden size of the speech encoder.
+        hidden_size: of the speech encoder.
+        layers: number of convolutions; without any, frames stay as they are.
+        width: channels after each gated linear unit; None is ``hidden_size``.
+
+    Attributes:
+        width: size of the last dimension of what comes out.
     """
 
-    def __init__(self, width):
+    def __init__(self, hidden_size, layers=3, width=None):
         super().__init__()
-        self.layers = nn.ModuleList(nn.Conv1d(width, 2 * width, kernel_size=3, stride=2, padding=1) for _ in range(CONV_LAYERS))
+        widths = [hidden_size, *[width or hidden_size] * layers]
+        self.layers = nn.ModuleList(nn.Conv1d(before, 2 * after, 3, stride=2, padding=1) for before, after in pairwise(widths))
+        self.width = widths[-1]
         for layer in self.layers:
             nn.init.kaiming_normal_(layer.weight)
 
     def forward(self, frames, mask):
-        """frames (batch, frames, width), mask (batch, frames) → the same two, about 8 times shorter."""
+        """frames (batch, frames, hidden_size), mask (batch, frames) → the same two, shorter, frames of ``width``."""
         frames = frames.transpose(1, 2)
         lengths = mask.sum(-1)
         for layer in self.layers:
@@ -63,13 +74,13 @@ class ConvAdapter(nn.Module):
         return frames.transpose(1, 2), mask
 
 
-def is_task_parameter(name):
-    """True for task-specific parameters: adapters, layer norms of BERT's layers, projector, classifier.
+def is_task_parameter(name, adapter="bottleneck"):
+    """True for task-specific parameters: adapters, with bottlenecks layer norms of BERT's layers, projector, classifier.
 
     The one place that says so: it freezes, counts, saves and loads.
     """
     return (
-        name.startswith("text_encoder.encoder.layer.") and (".dropout.adapter." in name or ".LayerNorm." in name)
+        name.startswith("text_encoder.encoder.layer.") and any(part in name for part in OWN_IN_BERT[adapter])
     ) or name.startswith(("speech_adapter.", "speech_projector.", "classifier."))
 
 
@@ -82,73 +93,87 @@ def add_bottlenecks(text_encoder, size):
     layers = getattr(getattr(text_encoder, "encoder", None), "layer", ())
     outputs = [getattr(part, "output", None) for layer in layers for part in (getattr(layer, "attention", None), layer)]
     if not outputs or not all(isinstance(getattr(output, "dropout", None), nn.Dropout) for output in outputs):
-        raise UserError(f"--text_model: adapters need the layers of a BERT, {type(text_encoder).__name__} has others")
+        raise _no_bert(text_encoder)
     for output in outputs:
         # What follows `dropout` there is the residual sum and its LayerNorm, so this is the published place.
         adapter = Bottleneck(text_encoder.config.hidden_size, size)
         output.dropout = nn.Sequential(OrderedDict(dropout=output.dropout, adapter=adapter))
 
 
-class AdapterFusionClassifier(FusionClassifier):
-    """The fusion model with frozen encoders in evaluation mode and the trained parts of one task.
+def add_lora(text_encoder, rank):
+    """Replace W by W + BA in the query and value projections of a BERT, in place; B is zero at the start.
+
+    Raises:
+        UserError: if the encoder has no such projections.
+    """
+    from peft import LoraConfig, inject_adapter_in_model  # only LoRA needs it
+
+    layers = getattr(getattr(text_encoder, "encoder", None), "layer", ())
+    attention = [getattr(getattr(layer, "attention", None), "self", None) for layer in layers]
+    if not attention or not all(isinstance(getattr(of, name, None), nn.Linear) for of in attention for name in LORA_TARGETS):
+        raise _no_bert(text_encoder)
+    # α = rank, so that the scale α / rank is 1.
+    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=list(LORA_TARGETS))
+    inject_adapter_in_model(config, text_encoder)
+
+
+def _no_bert(text_encoder):
+    return UserError(f"--text_model: adapters need the layers of a BERT, {type(text_encoder).__name__} has others")
+
+
+class AdapterFusionClassifier(FrozenSpeechClassifier):
+    """The fusion model with frozen encoders in evaluation mode, adapters, projector and classifier.
 
     Args:
-        text_encoder: a BERT with a pooler; gets two bottlenecks in every layer, in place.
+        text_encoder: a BERT with a pooler; gets its adapters in place.
         speech_encoder: a wav2vec2-like encoder; frozen whole.
         num_labels: number of classes.
         dropout: probability before the classifier, the only dropout there is.
+        adapter: "bottleneck", two in every layer of BERT, whose layer norms are trained too; "lora"; or "none".
         adapter_size: width of the bottlenecks.
+        lora_rank: r of LoRA, which is also its α.
+        speech_adapter_layers, speech_adapter_width: ``layers`` and ``width`` of the ConvAdapter.
 
     Raises:
         UserError: if the text encoder's layers are not built as BERT's are.
     """
 
-    def __init__(self, text_encoder, speech_encoder, num_labels, dropout=0.1, adapter_size=64):
-        add_bottlenecks(text_encoder, adapter_size)
-        super().__init__(text_encoder, speech_encoder, num_labels, dropout, ConvAdapter(speech_encoder.config.hidden_size))
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(is_task_parameter(name))
-        self.train(self.training)
+    SETTINGS = ("adapter", "adapter_size", "lora_rank", "speech_adapter_layers", "speech_adapter_width")
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        text_model,
-        speech_model,
+    def __init__(
+        self,
+        text_encoder,
+        speech_encoder,
         num_labels,
         dropout=0.1,
+        adapter="bottleneck",
         adapter_size=64,
-        without_pretraining=False,
-        encoder_seed=ENCODER_SEED,
+        lora_rank=64,
+        speech_adapter_layers=3,
+        speech_adapter_width=None,
     ):
-        """Load both encoders by hub name or folder, or, ``without_pretraining``, draw their weights from ``encoder_seed``."""
-        encoders = (
-            load_encoder(kind, name, not without_pretraining, encoder_seed)
-            for kind, name in (("text", text_model), ("speech", speech_model))
-        )
-        return cls(*encoders, num_labels, dropout, adapter_size)
+        self.adapter = adapter
+        if adapter == "bottleneck":
+            add_bottlenecks(text_encoder, adapter_size)
+        elif adapter == "lora":
+            add_lora(text_encoder, lora_rank)
+        convolutions = ConvAdapter(speech_encoder.config.hidden_size, speech_adapter_layers, speech_adapter_width)
+        super().__init__(text_encoder, speech_encoder, num_labels, dropout, convolutions)
+
+    def owns(self, name):
+        """Is this parameter trained, and so in a checkpoint?"""
+        return is_task_parameter(name, self.adapter)
 
     def train(self, mode=True):
-        """Frozen means evaluation mode: no dropout and no SpecAugment in the encoders, whatever the mode."""
+        """Evaluation mode for the text encoder too."""
         super().train(mode)
         self.text_encoder.eval()
-        self.speech_encoder.eval()
         return self
 
     def speech_frames(self, speech_inputs):
-        """Frames and mask after the convolutions.
-
-        Args:
-            speech_inputs: as FusionClassifier takes them; or ``features`` (batch, frames, hidden), the frozen speech
-                encoder's cached output, and their ``attention_mask`` (batch, frames).
-        """
-        if "features" in speech_inputs:
-            frames = speech_inputs["features"].to(self.speech_projector.weight.dtype)
-            return self.speech_adapter(frames, speech_inputs["attention_mask"].bool())
-        with torch.no_grad():
-            frames, frame_mask = super().speech_frames(speech_inputs)
-        return self.speech_adapter(frames, frame_mask)
+        """Frames and mask after the convolutions; ``speech_inputs`` as FrozenSpeechClassifier takes them."""
+        return self.speech_adapter(*super().speech_frames(speech_inputs))
 
     def checkpoint_state(self):
         """What a checkpoint holds: the parameters that the task owns."""
-        return {name: tensor for name, tensor in self.state_dict().items() if is_task_parameter(name)}
+        return {name.replace(PEFT_NAME, ""): tensor for name, tensor in super().checkpoint_state().items()}

@@ -1,9 +1,8 @@
-"""The fusion model of speech and text: everything in it is trained (task_a, finetune, ewc)."""
+"""The fusion model of speech and text: everything in it is trained, or all but the speech encoder."""
 
 import torch
 from torch import nn
 
-from models.encoders import load_encoder
 from models.speech import make_padding_invariant, masked_mean, speech_features
 
 SPEECH_WIDTH = 256
@@ -17,8 +16,15 @@ class FusionClassifier(nn.Module):
         speech_encoder: a wav2vec2-like encoder; its norm over time is made padding invariant in place.
         num_labels: number of classes.
         dropout: probability before the classifier.
-        speech_adapter: a module on top of the speech encoder: (frames, mask) → the same two, shorter.
+        speech_adapter: a module on top of the speech encoder: (frames, mask) → the same two, shorter, of its ``width``.
+
+    Attributes:
+        SETTINGS: flags of a run that shape the model, which its class takes under the same names.
+        FROZEN_SPEECH: does the speech encoder stay as it is? Its output can then be cached.
     """
+
+    SETTINGS = ()
+    FROZEN_SPEECH = False
 
     def __init__(self, text_encoder, speech_encoder, num_labels, dropout=0.1, speech_adapter=None):
         super().__init__()
@@ -26,18 +32,14 @@ class FusionClassifier(nn.Module):
         self.speech_encoder = make_padding_invariant(speech_encoder)
         if speech_adapter is not None:
             self.speech_adapter = speech_adapter
-        self.speech_projector = nn.Linear(speech_encoder.config.hidden_size, SPEECH_WIDTH)
+        width = speech_encoder.config.hidden_size if speech_adapter is None else speech_adapter.width
+        self.speech_projector = nn.Linear(width, SPEECH_WIDTH)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(text_encoder.config.hidden_size + SPEECH_WIDTH, num_labels)
         masks_time = getattr(speech_encoder.config, "apply_spec_augment", True) and speech_encoder.config.mask_time_prob > 0
         if hasattr(speech_encoder, "masked_spec_embed") and not masks_time:
             # No loss reaches it then, and several processes would wait for its gradient.
             speech_encoder.masked_spec_embed.requires_grad_(False)
-
-    @classmethod
-    def from_pretrained(cls, text_model, speech_model, num_labels, dropout=0.1):
-        """Load both encoders by hub name or folder; projector and classifier are drawn from the current random state."""
-        return cls(load_encoder("text", text_model), load_encoder("speech", speech_model), num_labels, dropout)
 
     def forward(self, speech_inputs, text_inputs):
         """Classify a batch.
@@ -66,9 +68,57 @@ class FusionClassifier(nn.Module):
         """Load what ``checkpoint_state`` returned, of this model or another; what no checkpoint holds stays as it is.
 
         Raises:
-            ValueError: if the names are not those of ``checkpoint_state``.
+            ValueError: if names or shapes are not those of ``checkpoint_state``.
         """
-        differing = sorted(state.keys() ^ self.checkpoint_state().keys())
+        own = self.checkpoint_state()
+        differing = sorted(name for name in own.keys() | state.keys() if _shape(own, name) != _shape(state, name))
         if differing:
             raise ValueError(f"not the parameters of a checkpoint of this model: {differing[:3]}")
-        self.load_state_dict(state, strict=False)
+        # Not by load_state_dict: a checkpoint may have other names than modules have.
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+
+
+def _shape(state, name):
+    return state[name].shape if name in state else None
+
+
+class FrozenSpeechClassifier(FusionClassifier):
+    """The fusion model with the speech encoder frozen at the weights that it comes with, always in evaluation mode.
+
+    Its arguments are those of FusionClassifier.
+    """
+
+    FROZEN_SPEECH = True
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(self.owns(name))
+        self.train(self.training)
+
+    def owns(self, name):
+        """Is this parameter trained, and so in a checkpoint?"""
+        return not name.startswith("speech_encoder.")
+
+    def train(self, mode=True):
+        """Frozen means evaluation mode: no dropout and no SpecAugment in the speech encoder, whatever the mode."""
+        super().train(mode)
+        self.speech_encoder.eval()
+        return self
+
+    def speech_frames(self, speech_inputs):
+        """Frames and mask.
+
+        Args:
+            speech_inputs: as FusionClassifier takes them; or ``features`` (batch, frames, hidden), the speech encoder's cached
+                output, and their ``attention_mask`` (batch, frames).
+        """
+        if "features" in speech_inputs:
+            return speech_inputs["features"].to(self.speech_projector.weight.dtype), speech_inputs["attention_mask"].bool()
+        with torch.no_grad():
+            return super().speech_frames(speech_inputs)
+
+    def checkpoint_state(self):
+        """What a checkpoint holds: all but the speech encoder."""
+        return {name: tensor for name, tensor in self.state_dict().items() if self.owns(name)}

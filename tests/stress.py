@@ -77,24 +77,25 @@ def differences(undisturbed, killed):
     found += [HISTORY] * (not histories[0].equals(histories[1]))
     found += [METRICS] * (metrics[0] != metrics[1]) + [PREDICTIONS] * (predictions[0] != predictions[1])
     kept = [{path.name for path in folder.iterdir() if "partial" not in path.name} for folder in (undisturbed, killed)]
-    return found + sorted(name for name in kept[0] ^ kept[1] if not name.startswith("fisher-"))
+    return found + sorted(name for name in kept[0] ^ kept[1] if not name.startswith(("fisher-", "mas-")))
 
 
 def stress(setting, args, folder, generator, bar):
     """Kill a method's run until there are enough kills; returns the counts."""
     method = METHODS[setting]
-    script, log = import_module(method.script.removesuffix(".py")), folder / "log"
-    shared = ["--cpu", "--num_workers=0", "--batch_size=16", f"--num_epochs={args.num_epochs}", "--lr=5e-4", *method.flags]
+    log = folder / "log"
+    shared = ["--cpu", "--num_workers=0", "--batch_size=16", f"--num_epochs={args.num_epochs}", "--lr=5e-4"]
     shared += [f"--data_root={folder.parent / 'data'}", *(f"--{of}_model={args.encoders / of}" for of in ("text", "speech"))]
 
-    def start_in(root, script=script, task="KEMDy20", more=()):
-        return start(script, [f"--task={task}", f"--output_root={root}", *more, *shared], log)
+    def start_in(root, of=method, task="KEMDy20", more=()):
+        script = import_module(of.script.removesuffix(".py"))
+        return start(script, [f"--task={task}", f"--output_root={root}", *more, *shared, *of.flags], log)
 
+    # Features of a frozen encoder are shared, as they are between runs.
+    more = [] if method.model == "fusion" else [f"--speech_cache={folder / 'features'}"]
     if method.how == SEQUENCE:
-        wait(start_in(folder / "first", import_module("continual_learning_init"), "KEMDy19"))
-        more = [f"--checkpoint={run_folder(folder / 'first', 'task_a', 0, 'KEMDy19') / BEST_MODEL}"]
-    else:  # features of a frozen encoder are shared, as they are between runs
-        more = [f"--speech_cache={folder / 'features'}"] if method.model == "adapter" else []
+        wait(start_in(folder / "first", METHODS[method.starts_from], "KEMDy19", more))
+        more += [f"--checkpoint={run_folder(folder / 'first', method.starts_from, 0, 'KEMDy19') / BEST_MODEL}"]
     began = time.monotonic()
     if wait(start_in(folder / "alone", more=more)):
         raise UserError(f"the run of {setting} that was left alone failed: see {log.read_text()}")

@@ -11,7 +11,7 @@ import shutil
 import pandas as pd
 import pytest
 from conftest import digest, folder, read, shell
-from invented import ENCODERS, FOUR, A, B, C, change, invent, three_tasks, two_tasks
+from invented import ENCODERS, FOUR, A, B, C, all_methods, change, invent, three_tasks, two_tasks
 
 import evaluate
 from utils.methods import METHODS, PAPER
@@ -100,12 +100,12 @@ def test_two_tasks_have_one_score_table_and_a_table_of_measures_for_each_order(a
         (-0.25, {"table": "continual", "row": "ewc", "column": "BWT", "first": B}),
         (-0.25, {"table": "continual_mean", "row": "ewc", "column": "BWT"}),
         (-0.2, {"table": "paired_differences", "row": "ewc", "column": f"{A} vs adapter"}),
-        (-0.35, {"table": "per_class", "row": "happy", "column": "finetune change", "first": A}),
+        (-0.35, {"table": "per_class", "row": "finetune, change", "column": "happy", "first": A}),
     ):
         assert float(cell(cells, **where)["value"]) == pytest.approx(value)
     macro = records(ask, tmp_path, "--metric", "macro")
     assert float(cell(macro, table="continual", row="finetune", column="BWT", first=A)["value"]) == pytest.approx(-0.175)
-    stdout = " ".join(ask(tmp_path)[1].split())
+    stdout = " ".join(ask(tmp_path, "--all")[1].split())
     assert "task_a and adapter are told which task an utterance is of" in stdout and "Chaudhry" in stdout
     assert "finetune, ewc and joint are not told" in stdout and "joint needs the recordings of earlier tasks." in stdout
 
@@ -117,10 +117,10 @@ def test_three_tasks_have_a_score_table_and_r_for_the_order(ask, tmp_path):
     assert scores.to_dict() == pytest.approx({A: 0.3, B: 0.65, C: 0.7})
     matrix = cells[(cells["table"] == "result_matrix") & (cells["row"] == f"finetune, 2 {B}")]
     assert [float(value) for value in matrix["value"]] == pytest.approx([0.85, 0.8, 0.1])
-    assert set(cells[cells["table"] == "per_class"]["row"]) == {"angry", "happy", "sad"}
-    learned = cell(cells, table="per_class", row="sad", column="finetune learned", first=B)
+    assert set(cells[cells["table"] == "per_class"]["column"]) == {"angry", "happy", "sad"}
+    learned = cell(cells, table="per_class", row="finetune, learned", column="sad", first=B)
     assert float(learned["value"]) == pytest.approx(0.8)
-    assert f"{A}, then {B}, then {C}: R by weighted F1" in ask(tmp_path)[1]
+    assert f"{A}, then {B}, then {C}: R by weighted F1" in ask(tmp_path, "--all")[1]
 
 
 def test_any_experiment_is_a_row(ask, tmp_path):
@@ -137,7 +137,7 @@ def test_any_experiment_is_a_row(ask, tmp_path):
     assert float(paired["value"]) == pytest.approx(0.1) and paired["folds"] == 1
     # joint is not shown, and still what intransigence is formed to.
     assert float(cell(cells, table="continual", row="ewc_500", column="intransigence", first=A)["value"]) == pytest.approx(0.2)
-    stdout = ask(tmp_path, *names)[1]
+    stdout = ask(tmp_path, "--all", *names)[1]
     assert "  ewc_500: ewc_lambda 500\n" in stdout and "  adapter_32: adapter_size 32, another text encoder\n" in stdout
     assert "ewc, λ = 50 " in stdout and "--ewc_lambda 500" in stdout
     shutil.rmtree(tmp_path / "adapter")
@@ -146,6 +146,58 @@ def test_any_experiment_is_a_row(ask, tmp_path):
     for flags in (("--settings", "mine"), ("--baseline", "mine")):
         code, _, stderr = ask(tmp_path, *flags)
         assert code == 1 and f"{' '.join(flags)}: there is no such experiment" in stderr
+
+
+def test_by_default_it_is_short_and_with_all_it_is_whole(ask, tmp_path):
+    all_methods(tmp_path)
+    (folder(tmp_path, "lwf", B) / "metrics.json").unlink()  # so that there are missing runs
+    invent(tmp_path, "mine", [A], {A: 0.5}, method="adapter")
+    short, whole = ask(tmp_path)[1], ask(tmp_path, "--all")[1]
+    assert short.count("\n") < 60 < whole.count("\n") and all(f"\n{row} " in short for row in METHODS)
+    for text in ("R[2,1]", "Paired differences", "Expected calibration error", "Parameters", "UA", "recall"):
+        assert text not in short and text in whole
+    assert "\ner †, change " in whole and not re.search(r"(?m)^(er|derpp|joint)(, \w+)?  ", whole)  # always marked
+    assert "Missing runs, by the commands that make them:\n" in whole and "bash run.sh lwf" in whole
+    # Where there is no room, lists are counted, and so are notes.
+    for name in METHODS:
+        (folder(tmp_path, name, "joint" if name == "joint" else B) / "metrics.json").unlink(missing_ok=True)
+    short = ask(tmp_path)[1]
+    assert short.count("\n") < 60 and re.search(
+        r"Missing runs, by the commands that make them: \d+ \(--all prints them\)", short
+    )
+    for number, name in enumerate(("ewc", "lwf", "mas", "er", "derpp")):
+        change(folder(tmp_path, name, A, fold=1), arguments={"num_epochs": 3 + number})
+    short, notes = ask(tmp_path)[1], json.loads(ask(tmp_path, "--format", "json")[1])["notes"]
+    assert f"Further notes: {len(notes) - 3} " in short and short.count("\n") < 60 and len(notes) >= 5
+
+
+def test_tables_are_chosen_by_name(ask, tmp_path):
+    two_tasks(tmp_path)
+    chosen = ("--tables", "scores", "parameters", "--metric", "weighted")
+    assert set(records(ask, tmp_path, *chosen)["table"]) == {"scores", "parameters"}
+    assert ask(tmp_path, *chosen, "--format", "latex")[1].count(r"\begin{tabular}") == 2
+    # Programs get all tables without a word.
+    assert {"scores", "continual", "paired_differences", "calibration"} <= set(records(ask, tmp_path)["table"])
+    code, _, stderr = ask(tmp_path, "--tables", "scores", "mine")
+    assert code == 2 and "'mine'" in stderr and "calibration" in stderr
+    assert "not allowed with" in ask(tmp_path, "--tables", "scores", "--all")[2]
+
+
+def test_the_short_report_has_scores_and_means_over_both_orders(ask, tmp_path):
+    two_tasks(tmp_path)
+    row = next(line for line in ask(tmp_path)[1].splitlines() if line.startswith("finetune "))
+    # On either corpus, which it learned first: .3 and .4 of .7. ACC: with .8 on the one learned second. Macro F1 is half.
+    means = [float(text.split(" ± ")[0]) for text in re.split(" {2,}", row)[1:]]
+    assert means == pytest.approx([0.35, 0.175, 0.35, 0.175, 0.575, 0.2875, -0.35, -0.175], abs=6e-4)
+
+
+def test_a_single_order_and_adapters_alone_have_a_short_report_too(ask, tmp_path):
+    invent(tmp_path, "task_a", [A], {A: 0.7})
+    assert "BWT" not in ask(tmp_path)[1]
+    invent(tmp_path, "finetune", [A, B], {A: 0.5, B: 0.6}, {A: 0.7, B: 0.2})
+    stdout = ask(tmp_path, "--metric", "weighted")[1]
+    row = next(line for line in stdout.splitlines() if line.startswith("finetune "))
+    assert row.split() == ["finetune", "0.500", "-", "0.550", "-0.200"] and f"in the order {A}, then {B}" in stdout
 
 
 STRAYS = {
@@ -192,7 +244,7 @@ def test_seeds_that_not_every_fold_has_are_left_out_and_marked(ask, tmp_path):
     for seed in (12, 13, 14):
         invent(tmp_path, "adapter", [A], {A: 0.4}, seed=seed)
     stdout = ask(tmp_path, "--format", "markdown", "--metric", "weighted")[1]
-    assert r"| task\_a | 0.3750 ± 0.2475 * (2) | - |" in stdout and "means over seeds 12, 13, 14" in stdout
+    assert r"| task\_a | 0.375 ± 0.247 * (2) | - |" in stdout and "means over seeds 12, 13, 14" in stdout
     assert f"task_a, trained on {A}, is averaged over seed 12, 14 alone" in stdout
     for gone in ("task_a/fold_1", "task_a-seed14/fold_0", "task_a-seed13"):
         shutil.rmtree(tmp_path / gone)
@@ -273,7 +325,8 @@ def test_commands_for_other_orders_and_methods_without_a_run_script(ask, tmp_pat
     found = missing(ask, tmp_path, "--folds", 0, 1)
     order = f'ORDER="{A} {B} {C}"'
     assert found["run-finetune"].startswith(f'{order} FOLDS="1" TASKS=MELD bash run-finetune.sh')
-    assert f'{order} FOLDS="0 1" bash run.sh mine --num_epochs 2' in ask(tmp_path, "--folds", 0, 1)[1]
+    named = ask(tmp_path, "--folds", 0, 1, "--settings", "finetune", "mine")[1]  # others than the study's are told by their runs
+    assert f'{order} FOLDS="0 1" bash run.sh mine --num_epochs 2' in named
     assert "run-adapter" not in found and "run-joint" not in found
 
 
@@ -298,13 +351,13 @@ def test_every_form_tells_the_same(ask, tmp_path, form):
         content = json.loads(stdout)
         assert content["synthetic"] and content["tables"][0]["cells"][2]["per_fold"] == {"0": 0.25}
     else:
-        assert "0.2500" in stdout and ", synthetic" in stdout and "SYNTHETIC" in stdout
+        assert "0.250" in stdout and ", synthetic" in stdout and "SYNTHETIC" in stdout
     if form == "latex":
-        assert stdout.count(r"\begin{tabular}") == stdout.count(r"\end{tabular}") == 3
+        assert stdout.count(r"\begin{tabular}") == stdout.count(r"\end{tabular}") == 1
         assert r"task\_a" in stdout and not re.search(r"(?<!\\)_", re.sub("(?m)^%.*", "", stdout))
     if form == "markdown":
         found = re.findall(r"(?m)(?:^\|.*\n)+", stdout)
-        assert all(len({row.count("|") for row in table.splitlines()}) == 1 for table in found) and len(found) == 3
+        assert all(len({row.count("|") for row in table.splitlines()}) == 1 for table in found) and len(found) == 1
     ask(tmp_path, "--format", form, "--metric", "macro", "--settings", "task_a", "=1+1", "--output", tmp_path / "report")
     assert (tmp_path / "report").read_text(encoding="utf-8") == stdout
 
@@ -341,7 +394,7 @@ def test_the_tables_of_real_runs(ask, outputs):
         for row in (*PAPER, "joint"):
             trained = {"finetune": other, "ewc": other, "joint": "joint"}.get(row, tested)
             test = read(folder(outputs, row, trained) / "metrics.json")["test"][tested]
-            for metric in ("f1_weighted", "f1_macro", "f1_micro"):
+            for metric in ("f1_weighted", "f1_macro", "ua", "wa"):
                 assert float(cell(cells, table="scores", metric=metric, row=row, column=tested)["value"]) == test[metric]
     assert "did not start" not in ask(outputs)[1]
 

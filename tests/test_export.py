@@ -265,7 +265,7 @@ def test_what_is_no_exported_file_is_refused(made, tmp_path, call_main):
     (tmp_path / "half").write_bytes(made["task_a"][1].read_bytes()[:-1000])
     for name, answer in (
         ("former", "is of format 2, this version reads 4: export it again"),
-        ("newer", "is of a model 'mixture', and models/__init__.py has fusion, adapter"),
+        ("newer", "is of a model 'mixture', and models/__init__.py has fusion, fusion_frozen_speech, adapter"),
         *((name, "is not a whole file that 'python -m utils.results.export' wrote") for name in ("plain", "half", "none")),
     ):
         code, _, stderr = call_main(export_module, tmp_path / name)
@@ -391,7 +391,7 @@ def test_a_bug_in_a_model_is_no_damaged_checkpoint(made, monkeypatch, error):
         raise error("a planted bug")
 
     for call, of in zip((load_run, load_export), made["task_a"]):
-        for place in ("__init__", "load_state_dict"):
+        for place in ("__init__", "state_dict"):
             with monkeypatch.context() as patch, pytest.raises(error, match="a planted bug"):
                 patch.setattr(FusionClassifier, place, bug)
                 call(of)

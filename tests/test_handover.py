@@ -38,7 +38,7 @@ def test_fisher_information_in_a_file_to_hand_on(outputs, tmp_path):
     kept = torch.load(run / "fisher-b10.pt", weights_only=True)
     write_fisher(path, kept)
     again = read_fisher(path)
-    assert again.keys() == kept.keys() == {"task", "model", "batch_size", "utterances", "fisher"}
+    assert again.keys() == kept.keys() == {"kind", "task", "model", "batch_size", "utterances", "fisher"}
     assert again["fisher"].keys() == kept["fisher"].keys()
     assert all(torch.equal(again["fisher"].pop(name), values) for name, values in kept.pop("fisher").items())
     assert again == kept | {"fisher": {}}

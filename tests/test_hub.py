@@ -201,7 +201,7 @@ def test_what_cannot_be_pushed_is_one_line(server, outputs, tmp_path, call_main,
 def test_fisher_information_of_another_model_is_not_pushed(server, outputs, tmp_path):
     run, path = folder(outputs, "task_a", "KEMDy19"), tmp_path / "a.safetensors"
     export(run, path, with_fisher=True)
-    assert read_fisher(path.with_suffix(FISHER))["model"] == read_fisher(run / FILE.format(10))["model"]
+    assert read_fisher(path.with_suffix(FISHER))["model"] == read_fisher(run / FILE.format("fisher", 10))["model"]
     export(folder(outputs, "task_a", "KEMDy20"), path, overwrite=True)
     assert "of another model" in line_of(export_module.push, path, "owner/a", False, True)
     assert not server.repositories

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from invented import FOUR, A, B, C, change_metrics, invent, three_tasks, two_tasks
-from scipy import stats
 
 from utils.results.measures import alpha_curve, lambda_curve, measures, over_orders, result_matrix
 from utils.results.runs import Estimate, Results, combine, difference, find_runs, over_folds
@@ -87,11 +86,12 @@ def test_averages_are_over_seeds_within_folds_and_then_over_folds():
     assert Estimate({0: 0.5}).std is None and Estimate({0: 0.5}).interval is None
 
 
-def test_differences_are_paired_and_their_intervals_scipys():
+def test_differences_are_paired():
     ours, other = (0.70, 0.74, 0.69, 0.80, 0.71), (0.66, 0.71, 0.70, 0.69, 0.68)
     one, two = ({(fold, 12): score for fold, score in enumerate(of)} for of in (ours, other))
-    interval = stats.ttest_rel(ours, other).confidence_interval(0.95)
-    assert over_folds(difference(one, two)).interval == pytest.approx((interval.low, interval.high))
+    assert over_folds(difference(one, two)).mean == pytest.approx(0.04)
+    # How many utterances were trained on is not known here.
+    assert over_folds(one).interval is None and over_folds(one, ratio=0.25).interval is not None
     del two[0, 12]
     assert difference(one, two).keys() == two.keys() and combine(max, one, two)[1, 12] == 0.74
 

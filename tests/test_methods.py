@@ -110,7 +110,7 @@ def test_it_trains_and_resumes_with_its_own_state(trained):
 
 
 def test_it_is_a_row_of_every_table_and_in_every_figure(copy, trained):
-    more = ("--figures", str(copy / "figures"), "--confusion", "l2sp", "ewc", "--confusion_task", "KEMDy19")
+    more = ("--all", "--figures", str(copy / "figures"), "--confusion", "l2sp", "ewc", "--confusion_task", "KEMDy19")
     done = shell(sys.executable, "evaluate.py", *more, cwd=copy)
     assert done.returncode == 0, done.stderr
     tables = {text.splitlines()[0].rstrip(" -"): text for text in done.stdout.split("\n\n")}

@@ -29,6 +29,7 @@ from models.hub import split_revision
 from models.speech import PaddingInvariantGroupNorm
 from models.tokenizer import tokenizer_digest, tokenizer_files, tokenizer_from_files
 from utils.errors import UserError
+from utils.training.checkpoints import encoder_of
 
 LABELS = 7
 SAMPLES = (700, 16_000, 9_333, 250, 5_000)  # 250 is less than the encoders' receptive field
@@ -90,7 +91,7 @@ def configured(folder, copy, **settings):
 
 def test_fusion_logits_equal_plain_encoders_put_together_by_hand(encoders):
     torch.manual_seed(5)
-    model = FusionClassifier.from_pretrained(encoders / "text", encoders / "speech", num_labels=4).eval()
+    model = FusionClassifier(*(load_encoder(kind, encoders / kind) for kind in ("text", "speech")), num_labels=4).eval()
     text_encoder, speech_encoder = (AutoModel.from_pretrained(encoders / kind).eval() for kind in ("text", "speech"))
     speech, text = batch_of((8_000, 8_000), (9, 4))
     with torch.no_grad():
@@ -223,7 +224,7 @@ def test_adapters_need_the_layers_of_a_bert_and_a_bug_is_a_traceback(encoders, m
     for place in ("models.adapter.Bottleneck", "models.encoders._as_used", "models.encoders.depends_on_padding"):
         with monkeypatch.context() as patch, pytest.raises(AttributeError, match="a planted bug"):
             patch.setattr(place, bug)
-            AdapterFusionClassifier.from_pretrained(encoders / "text", encoders / "speech", LABELS)
+            AdapterFusionClassifier(*(load_encoder(kind, encoders / kind) for kind in ("text", "speech")), LABELS)
 
 
 def test_without_pretraining_the_weights_differ_and_the_seed_rebuilds_them(encoders):
@@ -233,9 +234,8 @@ def test_without_pretraining_the_weights_differ_and_the_seed_rebuilds_them(encod
     for one in (pretrained, other):
         assert not torch.allclose(one.state_dict()[key], drawn.state_dict()[key], atol=1e-3)
     assert drawn.provenance["fingerprint"] == again.provenance["fingerprint"]
-    model = AdapterFusionClassifier.from_pretrained(encoders / "text", encoders / "speech", LABELS, without_pretraining=True)
-    assert model.text_encoder.provenance["fingerprint"] == drawn.provenance["fingerprint"]
-    assert not model.speech_encoder.provenance["pretrained"]
+    as_in_a_run = encoder_of({"without_pretraining": True, "encoder_seed": 12}, "text", encoders / "text")
+    assert as_in_a_run.provenance == drawn.provenance and not drawn.provenance["pretrained"]
 
 
 @pytest.mark.parametrize("pretrained", [True, False])

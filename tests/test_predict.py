@@ -392,7 +392,7 @@ def test_models_that_do_not_answer_together_are_one_line(outputs, routed, tmp_pa
     for models, adapter, answer in [
         (fusion, None, "only adapters answer together"),
         ([fusion[0], routed[0]], "mean", "only adapters answer together"),
-        (fusion[:1], "mean", "is no adapter, but a whole model"),
+        (fusion[:1], "mean", "is not the adapter of one corpus"),
         (routed, None, f"say which answers by --adapter {A}, {B}, routed, entropy or mean"),
         (routed, "KEMDy", "--adapter KEMDy: 0 of the models are adapters of it"),
         ([routed[0], routed[0]], A, f"--adapter {A}: 2 of the models are adapters of it"),

@@ -139,16 +139,16 @@ def test_one_tasks_run_leaves_the_others_files_alone(outputs, call, tmp_path):
 
 
 def test_ewc_without_penalty_is_finetune(outputs, call, data_root, monkeypatch):
-    estimate = fisher.fisher_information
+    estimate = fisher.importance
     estimated_on = []
 
-    def estimate_and_draw(run, model, dataset, batch_size):
+    def estimate_and_draw(run, model, dataset, *arguments):
         estimated_on.extend(dataset.utterances["segment_id"])
         # Whatever an estimate draws at random must not move the training after it.
         random.random(), np.random.rand(3), torch.rand(3)
-        return estimate(run, model, dataset, batch_size)
+        return estimate(run, model, dataset, *arguments)
 
-    monkeypatch.setattr(fisher, "fisher_information", estimate_and_draw)
+    monkeypatch.setattr(fisher, "importance", estimate_and_draw)
     flags = ("--ewc_lambda", 0, "--exp_name", "ewc_lambda_0", "--fisher_batch_size", 9)
     code, _, stderr = call(ewc, "--task", "KEMDy20", *flags)
     assert code == 0, stderr
@@ -415,10 +415,15 @@ def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, kind, answer):
 @pytest.mark.parametrize(
     "module",
     [
-        *("continual_learning_init", "finetune", "ewc", "adapter", "evaluate", "predict"),
+        *("continual_learning_init", "finetune", "ewc", "lwf", "replay", "adapter", "evaluate", "predict"),
         *("utils.training.fisher", "utils.training.routing", "utils.data.audit", "utils.data.corpus", "utils.methods"),
-        *("utils.results.export", "utils.results.combine", "utils.results.merge", "utils.results.score"),
-        "utils.results.tuning",
+        *(
+            "utils.results.export",
+            "utils.results.combine",
+            "utils.results.merge",
+            "utils.results.score",
+            "utils.results.tuning",
+        ),
     ],
 )
 def test_help_waits_for_no_library(module):

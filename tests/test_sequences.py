@@ -15,7 +15,11 @@ import continual_learning_init
 import evaluate
 import ewc
 import finetune
+import replay
+from utils.methods import METHODS
 from utils.results import combine
+from utils.training.checkpoints import load_run
+from utils.training.fisher import read_fisher
 
 ORDER = ("IEM", "MELD", "RAV")
 LABELS = (
@@ -47,8 +51,16 @@ def chain(own_data, encoders, tmp_path_factory):
         train("adapter.py", "--task", task)
     for learned in (2, 3):
         *before, task = ORDER[:learned]
-        for more in (("finetune.py",), ("ewc.py",), ("ewc.py", "--exp_name", "online", "--ewc_online", "--ewc_gamma", 0.5)):
-            train(*more, "--task", task, "--after", *before)
+        for script, *more in (
+            ("finetune.py",),
+            ("ewc.py",),
+            ("ewc.py", "--ewc_online", "--ewc_gamma", 0.5),
+            ("ewc.py", *METHODS["mas"].flags),
+            ("lwf.py",),
+            ("replay.py", "--buffer_size", 6),
+            ("replay.py", "--buffer_size", 6, "--dark"),
+        ):
+            train(script, *more, "--task", task, "--after", *before)
         train("continual_learning_init.py", "--task", "joint", "--with", *before, task, "--labels", *LABELS)
     return root
 
@@ -122,12 +134,63 @@ def test_models_of_a_sequence_are_combined_at_each_step(chain, call_main, tmp_pa
 
 
 def test_fisher_information_lies_with_each_earlier_task(chain):
-    for path in (folder(chain, "task_a", "IEM"), folder(chain, "ewc", "IEM+MELD"), folder(chain, "online", "IEM+MELD")):
+    for path in (folder(chain, "task_a", "IEM"), folder(chain, "ewc", "IEM+MELD"), folder(chain, "ewc_online", "IEM+MELD")):
         kept = torch.load(path / "fisher-b10.pt", weights_only=True)
         assert kept["task"] == path.name.split("+")[-1] and kept["fisher"]["classifier.weight"].abs().max() > 0
     assert not list((chain / "ewc" / "fold_0" / "IEM+MELD+RAV").glob("fisher*"))
-    ends = [torch.load(folder(chain, name, "IEM+MELD+RAV") / "best_model.pt", weights_only=True) for name in ("ewc", "online")]
+    ends = [
+        torch.load(folder(chain, name, "IEM+MELD+RAV") / "best_model.pt", weights_only=True) for name in ("ewc", "ewc_online")
+    ]
     assert not torch.equal(ends[0]["classifier.weight"], ends[1]["classifier.weight"])
+
+
+@pytest.mark.parametrize("method", ["ewc_online", "mas", "lwf", "er", "derpp"])
+def test_three_tasks_in_a_row(method, chain):
+    for learned in (2, 3):
+        path = folder(chain, method, "+".join(ORDER[:learned]))
+        config = read(path / "config.json")
+        assert config["method"] == method and config["sequence"] == list(ORDER[:learned])
+        assert config["keeps_data"] == (method in ("er", "derpp"))
+        assert set(read(path / "metrics.json")["test"]) == set(ORDER[:learned])
+        penalty = pd.read_csv(path / "history.csv")["penalty"][1]
+        assert np.isfinite(penalty) and penalty > 0
+        assert (path / "best_model.pt").read_bytes() != (
+            folder(chain, "finetune", "+".join(ORDER[:learned])) / "best_model.pt"
+        ).read_bytes()  # fmt: skip
+    start = folder(chain, "task_a", "IEM"), folder(chain, method, "IEM+MELD")
+    if method == "mas":
+        kept = [read_fisher(path / "mas-b10.pt") for path in start]
+        assert [(of["kind"], of["task"]) for of in kept] == [("mas", "IEM"), ("mas", "MELD")]
+    if config["keeps_data"]:
+        earlier, later = (pd.read_csv(of / "buffer.csv") for of in (start[1], path))
+        assert earlier["task"].tolist() == ["IEM"] * 6 and later["task"].tolist() == ["IEM"] * 3 + ["MELD"] * 3
+        assert later["segment_id"][:3].tolist() == earlier["segment_id"][:3].tolist()
+
+
+def test_replayed_logits_are_those_of_the_model_that_had_just_learned_the_task(
+    own_data, encoders, chain, call_main, monkeypatch, tmp_path
+):
+    found, when_learned = [], replay.logits_when_learned
+    monkeypatch.setattr(replay, "logits_when_learned", lambda *of: found.append((of[-1], when_learned(*of))) or found[-1][1])
+    command = (
+        "--task",
+        "RAV",
+        "--dark",
+        "--buffer_size",
+        6,
+        "--checkpoint",
+        folder(chain, "derpp", "IEM+MELD") / "best_model.pt",
+    )
+    code, _, stderr = call_main(replay, *command, *flags(own_data, encoders, tmp_path), "--num_epochs", 1)
+    assert code == 0, stderr
+    ((kept, logits),) = found
+    for name, path, own in (("IEM", "task_a/fold_0/IEM", logits[:3]), ("MELD", "derpp/fold_0/IEM+MELD", logits[3:])):
+        model, _ = load_run(chain / path)
+        batch = kept[name].collate([kept[name][index] for index in range(3)])
+        with torch.no_grad():
+            assert torch.allclose(model(batch["speech_inputs"], batch["text_inputs"]), own, atol=1e-5)
+    ends = [folder(root, "derpp", "IEM+MELD+RAV") / "best_model.pt" for root in (tmp_path, chain)]
+    assert ends[0].read_bytes() == ends[1].read_bytes()
 
 
 def test_measures_are_those_of_the_runs(chain, call_main):
@@ -210,6 +273,13 @@ def test_a_label_that_the_start_lacks_is_answered_with_the_command_for_one_that_
     run_main(command[1], *command[2:])
     code, _, stderr = call_main(finetune, "--task", "MELD", "--after", "IEM", *small)
     assert code == 0, stderr
+
+
+def test_the_command_for_a_missing_step_is_of_the_same_method(own_data, encoders, chain, call_main):
+    code, _, stderr = call_main(replay, "--dark", "--task", "RAV", "--after", "MELD", "IEM", *flags(own_data, encoders, chain))
+    assert code == 1 and "no finished run in" in stderr and stderr.count("\n") == 1
+    command = shlex.split(stderr.split("'")[-2])
+    assert command[:2] == ["python", "replay.py"] and {"--dark", "--after", "MELD", "IEM"} <= set(command)
 
 
 @pytest.mark.parametrize(

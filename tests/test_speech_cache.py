@@ -47,7 +47,9 @@ def only(root):
 
 @pytest.mark.parametrize("precision, tolerance", [("float16", 2e-3), ("float32", 1e-5)])
 def test_cached_and_computed_features_give_the_same_logits(corpus, encoders, tmp_path, precision, tolerance):
-    model = AdapterFusionClassifier.from_pretrained(encoders / "text", encoders / "speech", len(corpus.labels)).eval()
+    model = AdapterFusionClassifier(
+        *(load_encoder(kind, encoders / kind) for kind in ("text", "speech")), len(corpus.labels)
+    ).eval()
     batches = []
     for speech in (Sound(5), make(corpus, model.speech_encoder, tmp_path, precision=precision)):
         dataset = UtteranceDataset(corpus.utterances, corpus.labels, load_tokenizer(encoders / "text"), 64, speech)

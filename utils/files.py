@@ -25,6 +25,8 @@ BEST_MODEL, CONFIG, HISTORY, METRICS, PREDICTIONS = (
 )
 # Lies beside an adapter where it was asked for: by what its task is recognised (utils/training/routing.py).
 CENTROIDS = "centroids.pt"
+# Lies beside a model that was trained with replay: which utterances of earlier tasks it kept (replay.py).
+BUFFER = "buffer.csv"
 # Lies there while the run is unfinished.
 LAST_CHECKPOINT = "last_checkpoint.pt"
 # In an output folder: digests of files that did not change since they were computed.

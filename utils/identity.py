@@ -19,6 +19,14 @@ WITHOUT_EFFECT = (
     *("experiment", "trial_of", "output_root", "cpu", "num_workers", "overwrite", "keep_last"),
     *("no_speech_cache", "speech_cache", "speech_cache_precision"),
 )
+# Flags that came later, with what they amount to in the runs before.
+LATER = {
+    "adapter": "bottleneck",
+    "speech_adapter_layers": 3,
+    "shared": False,
+    "freeze_speech": False,
+    "importance": "fisher",
+}
 # Flags that say where something lies. What lies there is compared, not where.
 PLACES = ("data_root", "checkpoint", "text_model", "speech_model", "fisher")
 # What config.json says of its own, beside the arguments.
@@ -46,7 +54,8 @@ def read_run_config(path):
 
 def arguments_that_matter(arguments):
     """The flags on which a run's numbers depend, as ``{name: value}``."""
-    return {f"--{name}": value for name, value in arguments.items() if name not in (*WITHOUT_EFFECT, *PLACES, *TOLD_APART)}
+    left_out = (*WITHOUT_EFFECT, *PLACES, *TOLD_APART)
+    return {f"--{name}": value for name, value in (LATER | arguments).items() if name not in left_out}
 
 
 def identity(config):

@@ -27,8 +27,8 @@ def test_scores(labels, predicted, names):
         names: of the classes.
 
     Returns:
-        A dictionary: ``n``, the F1 scores, ``per_class`` (precision, recall, F1 and support of every class) and
-        ``confusion_matrix`` (rows are true classes, columns predicted ones, in the order of ``names``).
+        A dictionary: ``n``, the F1 scores, ``ua`` and ``wa``, ``per_class`` (precision, recall, F1 and support of every class)
+        and ``confusion_matrix`` (rows are true classes, columns predicted ones, in the order of ``names``).
     """
     classes = range(len(names))
     columns = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
@@ -36,24 +36,59 @@ def test_scores(labels, predicted, names):
         name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
         for name, p, r, f, n in zip(names, *columns)
     }
+    f1 = f1_scores(labels, predicted)
     return {
         "n": len(labels),
-        **f1_scores(labels, predicted),
+        **f1,
+        **accuracies(f1 | {"per_class": per_class}),
         "per_class": per_class,
         "confusion_matrix": confusion_matrix(labels, predicted, labels=classes).tolist(),
     }
 
 
+def accuracies(test):
+    """Unweighted and weighted accuracy of test scores, which metrics.json of older runs does not hold.
+
+    Returns:
+        ``ua``, the mean recall over the classes that occur in the split (absent where ``per_class`` is), and ``wa``, the share
+        of utterances that are right, which is micro F1.
+    """
+    recalls = [of["recall"] for of in occurring(test)]
+    return {**({"ua": sum(recalls) / len(recalls)} if recalls else {}), "wa": test["f1_micro"]}
+
+
+def occurring(test):
+    """Of test scores, ``per_class`` of the classes that occur among the labels."""
+    return [of for of in test.get("per_class", {}).values() if of["support"]]
+
+
+def matrix_scores(matrices):
+    """Weighted and macro F1, UA and WA of confusion matrices (..., classes, classes), rows true: ``{name: (...)}``.
+
+    They are those of ``test_scores``, of many matrices at once.
+    """
+    matrices = np.asarray(matrices, dtype=float)
+    support, predicted = matrices.sum(axis=-1), matrices.sum(axis=-2)
+    right = np.diagonal(matrices, axis1=-2, axis2=-1)
+    recall, f1 = right / np.maximum(support, 1), 2 * right / np.maximum(support + predicted, 1)
+    return {
+        "f1_weighted": (f1 * support).sum(axis=-1) / support.sum(axis=-1),
+        "f1_macro": f1.sum(axis=-1) / (support + predicted > 0).sum(axis=-1),
+        "ua": recall.sum(axis=-1) / (support > 0).sum(axis=-1),
+        "wa": right.sum(axis=-1) / support.sum(axis=-1),
+    }
+
+
 def majority_scores(train_counts, test_counts):
-    """F1 on a test split of always predicting the training split's majority class.
+    """``matrix_scores`` of always predicting the training split's majority class.
 
     Args:
         train_counts, test_counts: utterances by class, in the classes' order; of equals the first is the majority.
     """
     names = list(train_counts)
-    majority = names.index(max(names, key=lambda name: train_counts[name]))
-    labels = np.repeat(np.arange(len(names)), [test_counts[name] for name in names])
-    return f1_scores(labels, np.full_like(labels, majority))
+    matrix = np.zeros((len(names), len(names)))
+    matrix[:, names.index(max(names, key=lambda name: train_counts[name]))] = [test_counts[name] for name in names]
+    return {name: float(score) for name, score in matrix_scores(matrix).items()}
 
 
 def softmax(logits):

@@ -73,6 +73,15 @@ class UtteranceDataset(Dataset):
         whole.input_ids = [ids for dataset in datasets for ids in dataset.input_ids]
         return whole
 
+    def subset(self, indices):
+        """Some of the utterances as a dataset, in the order of ``indices``, a list."""
+        part = copy.copy(self)
+        part.utterances = self.utterances.iloc[indices].reset_index(drop=True)
+        part.labels = self.labels[indices]
+        part.rows = [self.rows[index] for index in indices]
+        part.input_ids = [self.input_ids[index] for index in indices]
+        return part
+
     def __len__(self):
         return len(self.labels)
 

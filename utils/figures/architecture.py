@@ -11,12 +11,13 @@ import torch
 from matplotlib.patches import FancyBboxPatch, Patch
 from transformers import AutoConfig, AutoModel, BertConfig, Wav2Vec2Config
 
-from models import AdapterFusionClassifier, FusionClassifier, is_task_parameter
+from models import FusionClassifier, is_task_parameter
 from models.encoders import count_parameters
 from models.hub import local_folder
 from utils.errors import UserError
 from utils.figures.style import COLUMN, PAGE, SMALL, CannotDraw, hangul_font, subplots
 from utils.methods import METHODS
+from utils.training.checkpoints import assemble
 
 FROZEN, OWN = "#DBE9F6", "#FBE3D6"
 EDGES = {FROZEN: "#0072B2", OWN: "#D55E00"}
@@ -51,9 +52,9 @@ def model_of(results):
         CannotDraw: if the configuration of an encoder is not to be had.
     """
     of_runs = (run.config for run in (results.runs if results else ()))
-    real = next((config for config in of_runs if config["model"] == "adapter" and not config["synthetic"]), None)
+    real = next((config for config in of_runs if _fits(config) and not config["synthetic"]), None)
     if real is None:
-        names, configs, size, classes = ("KoBERT", "wav2vec2-base"), (BertConfig(vocab_size=8002), Wav2Vec2Config()), 64, 7
+        names, configs = ("KoBERT", "wav2vec2-base"), (BertConfig(vocab_size=8002), Wav2Vec2Config())
     else:
         names = tuple(real["encoders"][kind]["name"] for kind in ("text", "speech"))
         try:
@@ -62,11 +63,17 @@ def model_of(results):
         except (UserError, OSError, ValueError):
             raise CannotDraw(f"the configuration of {' or '.join(names)} is not to be had") from None
         names = tuple(name.rstrip("/").split("/")[-1] for name in names)
-        size, classes = real["arguments"]["adapter_size"], len(real["labels"])
+    config = real or {"model": "adapter", "labels": range(7), "arguments": {}}
     with torch.device("meta"):
-        adapter_model = AdapterFusionClassifier(*map(AutoModel.from_config, configs), num_labels=classes, adapter_size=size)
-        whole = count_parameters(FusionClassifier(*map(AutoModel.from_config, configs), num_labels=classes))
+        adapter_model = assemble(config, *map(AutoModel.from_config, configs))
+        whole = count_parameters(FusionClassifier(*map(AutoModel.from_config, configs), len(config["labels"])))
     return adapter_model, whole, *names
+
+
+def _fits(config):
+    """Has the model of a run all parts of the figure?"""
+    arguments = {"adapter": "bottleneck", "speech_adapter_layers": 3} | config["arguments"]
+    return config["model"] == "adapter" and arguments["adapter"] == "bottleneck" and arguments["speech_adapter_layers"]
 
 
 def parts_of(model):
@@ -130,7 +137,7 @@ def draw_architecture(results):
     # Words above, sound below, both towards the classifier at the right.
     top, low = 2.12, 0.62
     _draw_words(drawing, top, f"{text_name}: {len(model.text_encoder.encoder.layer)} layers (parameters of all together)")
-    _draw_sound(drawing, low, speech_name, len(model.speech_encoder.encoder.layers))
+    _draw_sound(drawing, low, speech_name, len(model.speech_encoder.encoder.layers), len(model.speech_adapter.layers))
     middle = (top + low) / 2 + 0.25
     drawing.box(6.24, middle - 0.3, 0.86, 0.6, "dropout,\nclassifier", "classifier")
     drawing.arrow((5.94, top + 0.25), (6.5, middle + 0.3))
@@ -167,12 +174,12 @@ def _draw_words(drawing, y, title):
         drawing.arrow((start, y + 0.25), (end, y + 0.25))
 
 
-def _draw_sound(drawing, y, title, layers):
+def _draw_sound(drawing, y, title, layers, convolutions):
     drawing.box(0.06, y, 0.78, 0.5, "speech\nfirst 5 s")
     drawing.group(1.02, y - 0.14, 2.2, 1.0, title)
     drawing.box(1.08, y - 0.06, 0.92, 0.62, "convolutions", "speech convolutions")
     drawing.box(2.08, y - 0.06, 1.08, 0.62, f"{layers} transformer\nlayers", "speech layers")
-    drawing.box(3.4, y, 0.92, 0.5, "3 strided\nconvolutions", "strided convolutions")
+    drawing.box(3.4, y, 0.92, 0.5, f"{convolutions} strided\nconvolutions", "strided convolutions")
     drawing.box(4.48, y, 0.64, 0.5, "projector", "projector")
     drawing.box(5.28, y, 0.66, 0.5, "mean\nover time")
     for start, end in ((0.84, 1.02), (3.22, 3.4), (4.32, 4.48), (5.12, 5.28)):

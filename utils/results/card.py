@@ -1,9 +1,9 @@
 """The model card of an exported file: Markdown for people, and in front of it the metadata that the Hugging Face hub reads."""
 
 from utils.methods import KEMDY, METHODS, SEQUENCE
-from utils.results import METRIC_TITLES
 
-SCORES = METRIC_TITLES | {"n": "utterances"}
+AVERAGES = {"f1_weighted": "weighted F1", "f1_macro": "macro F1", "f1_micro": "micro F1"}
+SCORES = AVERAGES | {"n": "utterances"}
 LICENCES = {
     "skt/kobert-base-v1": "Apache-2.0",
     "facebook/wav2vec2-base-960h": "Apache-2.0",
@@ -45,7 +45,7 @@ def _metadata(facts):
             metric_value=round(scores[metric], 4),
         )
         for task, scores in facts["scores"].items()
-        for metric, title in METRIC_TITLES.items()
+        for metric, title in AVERAGES.items()
     ]
     # Names of folders hold no slash. Random weights are nobody's.
     names = [of["name"].partition("@")[0] for of in facts["encoders"].values() if "/" in of["name"]]
@@ -146,7 +146,9 @@ def _how_to_load(facts):
         needed = (
             "The two encoders of the table above are needed too; another encoder is detected by its fingerprint and refused."
         )
-    if facts["model"] == "fusion":
+    if facts["model"] == "fusion_frozen_speech":
+        start = "\n\nTo train it on another corpus: `python finetune.py --freeze_speech --task OTHER --checkpoint FILE`."
+    elif facts["model"] == "fusion":
         start = (
             "\n\nTo train it on another corpus: `python finetune.py --task OTHER --checkpoint FILE`, or `ewc.py`, which also "
             "needs the model's Fisher information (`--fisher`)."

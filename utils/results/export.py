@@ -21,7 +21,9 @@ from utils.training.arguments import add_encoder_flags
 # Flags that the file and its card hold: how the model was trained, and what it must be given.
 ARGUMENTS = (
     *("lr", "batch_size", "num_epochs", "mixed_precision", "max_text_len", "max_seq_len", "ewc_lambda", "ewc_online"),
-    *("ewc_gamma", "fisher_batch_size", "adapter_size", "without_pretraining", "encoder_seed"),
+    *("ewc_gamma", "fisher_batch_size", "without_pretraining", "encoder_seed"),
+    *("adapter", "adapter_size", "lora_rank", "speech_adapter_layers", "speech_adapter_width"),
+    *("importance", "lwf_weight", "lwf_temperature", "buffer_size", "replay_weight", "dark", "der_alpha", "der_beta"),
 )
 FACTS_OF_RUN = ("method", "model", "task", "sequence", "fold", "k_fold", "seed", "synthetic", "labels", "versions")
 # Suffix of the file beside an exported one that holds its Fisher information.
@@ -126,8 +128,8 @@ def _fisher_of(run_folder, digest, encoders):
     """The Fisher information of a run's model, of the usual batch size if there are several; computed where there is none."""
     from utils.training.fisher import FILE, make_fisher, read_fisher
 
-    usual = run_folder / FILE.format(10)
-    for path in [usual] * usual.exists() + sorted(run_folder.glob(FILE.format("*"))):
+    usual = run_folder / FILE.format("fisher", 10)
+    for path in [usual] * usual.exists() + sorted(run_folder.glob(FILE.format("fisher", "*"))):
         if (kept := read_fisher(path))["model"] == digest:
             return kept
     make_fisher(run_folder, **{name: named for name, named in encoders.items() if named})

@@ -7,7 +7,7 @@ order in which they are learned.
 from collections import defaultdict
 
 from utils.methods import ALONE, COMBINED, JOINT, SEQUENCE
-from utils.results.runs import LABELS, combine, difference, is_lambda_point, mean, over_folds, run_differences
+from utils.results.runs import LABELS, combine, difference, is_lambda_point, mean, run_differences
 
 LAMBDA = {"--ewc_lambda"}
 
@@ -142,8 +142,10 @@ def lambda_curve(results, order, metric):
 
 def _after_all(results, row, order, metric, keys):
     """A row's score on each task after the last, over some folds and seeds."""
-    found = (results.final_scores(row, order, task, metric) for task in order)
-    return [over_folds({key: score for key, score in scores.items() if key in keys}) for scores in found]
+    found = {task: results.final_scores(row, order, task, metric) for task in order}
+    return [
+        results.estimate({key: score for key, score in scores.items() if key in keys}, [task]) for task, scores in found.items()
+    ]
 
 
 def _baselines(results, order, metric, keys, but=()):
@@ -172,5 +174,5 @@ def alpha_curve(results, order, metric):
         for point in runs[key].metrics["along_alpha"]:
             for of_task, task in zip(scores[point["alpha"]], order):
                 of_task[key] = point["test"][task][metric]
-    curve = {alpha: list(map(over_folds, of_tasks)) for alpha, of_tasks in scores.items()}
+    curve = {alpha: [results.estimate(of, [task]) for of, task in zip(of_tasks, order)] for alpha, of_tasks in scores.items()}
     return curve, _baselines(results, order, metric, keys) if curve else {}

@@ -4,6 +4,7 @@ import sys
 
 from utils.errors import UserError, one_line_errors, printable
 from utils.flags import Parser, between, named_path
+from utils.identity import arguments_that_matter
 from utils.training.arguments import add_encoder_flags
 
 # torch and all that is built on it are imported within functions: --help need not wait for it.
@@ -39,6 +40,8 @@ def require_alike(one, other, first, second):
         one, other: their config.json, or the facts of an exported file.
         first, second: their paths, for messages.
     """
+    from models import model_class
+
     both = f"{first} and {second}"
     if one["model"] != other["model"]:
         raise UserError(f"{both} are of models {one['model']} and {other['model']}: a mean of their weights is none")
@@ -50,9 +53,13 @@ def require_alike(one, other, first, second):
     for kind, of in one["encoders"].items():
         if of["fingerprint"] != other["encoders"][kind]["fingerprint"]:
             raise UserError(f"{both} are over different {kind} encoders: a mean of weights needs the same ones")
-    sizes = [of["arguments"].get("adapter_size") for of in (one, other)]
-    if sizes[0] != sizes[1]:
-        raise UserError(f"{both} have --adapter_size {sizes[0]} and {sizes[1]}: a mean of weights needs the same")
+    flags = [arguments_that_matter(of["arguments"]) for of in (one, other)]
+    for name in (f"--{name}" for name in model_class(one["model"]).SETTINGS):
+        values = [of.get(name) for of in flags]
+        if values[0] != values[1]:
+            raise UserError(f"{both} have {name} {values[0]} and {values[1]}: a mean of weights needs the same")
+    if flags[0]["--adapter"] == "lora":
+        raise UserError(f"{both} are of --adapter lora: a mean of B and one of A are no mean of their products BA")
 
 
 def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, speech_model=None):

@@ -116,7 +116,8 @@ def _flags_of_siblings(runs, row, method):
     same_script = [run for run in like if METHODS[run.method].script == method.script]
     if not runs:
         return {}
-    chosen, sibling = {}, (own or same_script or like or runs)[0]
+    sibling, chosen = (own or same_script or like or runs)[0], {}
+    making = (*method.flags, *METHODS[sibling.method].flags)  # what makes a run of a method is no choice of its row
     # What a tuned run was tuned to is no other row's, and its own trials' to find.
     tuned = ("--trial_of", *varied_flags(METHODS[sibling.method])) if "tuned" in sibling.config else ()
     for name, value in sibling.config["arguments"].items():
@@ -130,7 +131,7 @@ def _flags_of_siblings(runs, row, method):
             told = str(value) not in starts | {f"{start}-seed{run.key[1]}" for start in starts for run in runs}
         elif name == "data_root":
             told = os.path.abspath(str(value)) != str(REPOSITORY / "data")
-        known = name in NOT_REPEATED or f"--{name}" in (*method.flags, *tuned)
+        known = name in NOT_REPEATED or f"--{name}" in (*making, *tuned)
         if fits and told and not known:
             chosen[name] = value
     return chosen

@@ -7,7 +7,7 @@ from utils.errors import UserError
 from utils.files import read_json
 from utils.methods import KEMDY, PAPER
 from utils.results import METRIC_TITLES
-from utils.results.runs import Estimate, over_folds
+from utils.results.runs import Estimate
 from utils.results.tables import Signed, Table
 
 FILE = Path(__file__).with_suffix(".json")
@@ -51,15 +51,18 @@ def published_tables(results, metrics):
 
     Args:
         results: Results, or None.
-        metrics: names of F1s.
+        metrics: names of metrics; UA was not published.
 
     Returns:
         (a list of Tables, a list of sentences). Ours counts as near where it lies within two standard deviations, over the
         published folds, of the published mean.
 
     Raises:
-        UserError: if the runs are of another number of folds.
+        UserError: if the runs are of another number of folds, or if there is no metric that was published.
     """
+    metrics = [metric for metric in metrics if metric != "ua"]
+    if not metrics:
+        raise UserError("--published --metric ua: UA was not published, but weighted, macro and wa were")
     if results is None:
         return [_published(metric) for metric in metrics], []
     k_fold = {run.config["k_fold"] for run in results.of_row(*PAPER)}
@@ -84,7 +87,7 @@ def _beside(results, metric, task, incomparable):
         theirs = published_estimate(setting, task, metric)
         ours = None
         if setting in rows_found and not incomparable & set(results.run_of(setting, order, task)):
-            ours = over_folds(results.final_scores(setting, order, task, metric))
+            ours = results.estimate(results.final_scores(setting, order, task, metric), [task])
         for whom, estimate in ((whose, ours), ("published", theirs)):
             per_fold = estimate.per_fold if estimate else {}
             cells = rows[f"{setting}, {whom}"] = {f"fold {fold}": per_fold.get(fold) for fold in theirs.per_fold}

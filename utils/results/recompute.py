@@ -7,7 +7,7 @@ import pandas as pd
 
 from utils.errors import UserError
 from utils.files import BEST_MODEL, METRICS, PREDICTIONS
-from utils.metrics import softmax, test_scores
+from utils.metrics import accuracies, softmax, test_scores
 from utils.results import METRIC_TITLES
 from utils.training.engine import prediction_table, test
 from utils.training.reopen import reopen
@@ -84,6 +84,7 @@ def _stored_predictions(run):
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
     for name, scores in run.metrics["test"].items():
+        scores = accuracies(scores) | scores
         differing = [METRIC_TITLES.get(part, part) for part, value in again[name].items() if scores[part] != value]
         if differing:
             raise UserError(f"{METRICS} has another {differing[0]} on {name} than {PREDICTIONS} beside it")

@@ -1,24 +1,29 @@
 """What evaluate.py prints: tables from runs and the sentences that they are read with."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from utils.files import BEST_MODEL, DIGESTS
 from utils.identity import FileDigests
-from utils.methods import ALONE, COMBINED, JOINT, KEMDY, METHODS, SEQUENCE, START
-from utils.results import CALIBRATION, METRIC_TITLES
+from utils.methods import ALONE, COMBINED, JOINT, KEMDY, METHODS, SEQUENCE
+from utils.results import CALIBRATION, METRIC_TITLES, OCCURRING, RECALL
 from utils.results.measures import formulas, lambda_curve, measures, over_orders, result_matrix
 from utils.results.runs import (
     LABELS,
+    Bootstrapped,
     Estimate,
     common_seeds,
     difference,
     epochs_done,
     folder_size,
-    over_folds,
     run_differences,
 )
+from utils.results.statistics import FEWEST_FOLDS, RESAMPLES, bootstrap, different_resamples, holm
 from utils.results.tables import Change, PairedDifference, Table
 
+# Measures of which less is better.
+LESS_IS_BETTER = ("forgetting", "intransigence")
 SYNTHETIC = "SYNTHETIC corpora or encoders: a demonstration, not a result."
 
 
@@ -66,13 +71,101 @@ def score_tables(results, metric):
     tables = []
     for which, columns in views(results):
         floors = {task: results.majority(task, metric) for task, _ in columns}
-        rows = {"majority": {task: Estimate(floor) if floor else None for task, floor in floors.items()}}
-        for row in results.rows:
-            rows[row] = {task: over_folds(results.final_scores(row, order, task, metric)) for task, order in columns}
+        cells = {task: Estimate(floor, ratio=results.ratio([task], floor.keys())) for task, floor in floors.items() if floor}
+        rows = {"majority": {task: cells.get(task) for task in floors}}
+        values = {
+            row: {task: results.final_scores(row, order, task, metric) for task, order in columns} for row in results.rows
+        }
+        for row, scores in values.items():
+            rows[row] = {task: results.estimate(of, [task]) for task, of in scores.items()}
+        learners = {row: values[row] for row in results.learners}
+        best = {task: best_rows(results, {row: of[task] for row, of in learners.items()}, [task]) for task in floors}
         title = _titled(which, f"Test {METRIC_TITLES[metric]}")
         how = _how_scores_are_read(results, learned_first=len({order for _, order in columns}) > 1)
-        tables.append(Table("scores", title, "setting", rows, {"metric": metric}, how, 4, _keeping(results)))
+        tables.append(Table("scores", title, "setting", rows, {"metric": metric}, how, 4, best=best))
     return tables
+
+
+def best_rows(results, values, tasks, less_is_better=False):
+    """The row with the best mean, and all that are not worse by the interval of their paired difference to it.
+
+    Args:
+        values: ``{row: {(fold, seed): number}}``.
+        tasks: as for ``Results.estimate``.
+
+    Returns:
+        A set of rows; empty where none has an interval.
+    """
+    estimates = {row: results.estimate(of, tasks) for row, of in values.items()}
+    means = {row: of.mean for row, of in estimates.items() if of and of.interval}
+    if not means:
+        return set()
+    best = (min if less_is_better else max)(means, key=means.get)
+
+    def is_worse(row):
+        apart = results.estimate(difference(values[row], values[best]), tasks)
+        return not (apart and apart.interval and apart.interval[0] <= 0 <= apart.interval[1])
+
+    return {best, *(row for row in means if not is_worse(row))}
+
+
+def occurring_tables(results):
+    """Macro F1 as published beside that over the classes that occur in the test split; none where they differ nowhere."""
+    tables, titles = [], {"f1_macro": "as published", OCCURRING: "occurring"}
+
+    def both(row, task, order):
+        values = {title: results.final_scores(row, order, task, metric) for metric, title in titles.items()}
+        return {f"{task}, {title}": results.estimate(of, [task]) for title, of in values.items()}
+
+    for which, columns in views(results):
+        rows = _by_task(results.rows, columns, both)
+        pairs = [(of[f"{task}, as published"], of[f"{task}, occurring"]) for of in rows.values() for task, _ in columns]
+        if any(one and abs(one.mean - other.mean) > 1e-9 for one, other in pairs):
+            notes = (
+                "as published: the mean of F1 over the classes that occur among labels or predictions of the test split, as in "
+                "all other tables; a class that is only predicted counts as 0. occurring: over those that occur among its "
+                "labels.",
+            )
+            tables.append(Table("macro_occurring", _titled(which, "Macro F1 by two definitions"), "setting", rows, notes=notes))
+    return tables
+
+
+def bootstrap_tables(results, metric):
+    """Intervals of scores from resampled sessions of the test splits, where there are too few folds for one over folds."""
+    tables = []
+    for which, columns in views(results):
+        rows, sessions = {}, {}
+        for row in results.rows:
+            rows[row] = {}
+            for task, order in columns:
+                rows[row][task], counts = _bootstrapped(results, row, task, order, metric)
+                for n in counts:
+                    sessions.setdefault(n, {})[task] = None
+        notes = [
+            f"[2.5 %, 97.5 %] of {RESAMPLES:,} resamples of a test split's sessions, with replacement: how far the score "
+            "depends on these sessions. It does not show how far it depends on the training data, for which it takes "
+            f"{FEWEST_FOLDS} folds.",
+        ]
+        for n, tasks in sorted(sessions.items()):
+            if (few := different_resamples(n)) < RESAMPLES:
+                notes.append(f"{n} test sessions, as of {listed([*tasks])}, have only {few:,} different resamples.")
+        title = _titled(which, f"Bootstrap over test sessions: {METRIC_TITLES[metric]}")
+        tables.append(Table("bootstrap", title, "setting", rows, {"metric": metric}, tuple(notes)))
+    return tables
+
+
+def _bootstrapped(results, row, task, order, metric):
+    """A cell, None where there are enough folds or no predictions, and the numbers of sessions of its test splits."""
+    scores = results.estimate(results.final_scores(row, order, task, metric), [task])
+    if scores is None or len(scores.per_fold) >= FEWEST_FOLDS:
+        return None, ()
+    runs = {run.key: run for run in results.of_row(row) if run.sequence == results.run_of(row, order, task)}
+    found = [[runs[fold, seed].session_matrices.get(task, {}) for seed in scores.seeds] for fold in scores.per_fold]
+    if any(len(sessions) < 2 for of_seeds in found for sessions in of_seeds):
+        return None, ()
+    matrices = [[list(sessions.values()) for sessions in of_seeds] for of_seeds in found]
+    bounds = bootstrap(matrices, metric)
+    return Bootstrapped(scores.per_fold, scores.seeds, bounds=bounds), {len(of_seeds[0]) for of_seeds in matrices}
 
 
 def _how_scores_are_read(results, learned_first):
@@ -125,13 +218,8 @@ def _combined(results):
     return {name: results.rows_that(lambda m, name=name: m.of == name, rows) for name in names}
 
 
-def _keeping(results):
-    """Rows that need recordings of earlier tasks, which tables mark."""
-    return results.keeping
-
-
 def _what_is_kept(results):
-    keeping, merged = _keeping(results), results.rows_that(lambda m: m.keeps_data and m.how == COMBINED)
+    keeping, merged = results.keeping, results.rows_that(lambda m: m.keeps_data and m.how == COMBINED)
     tuned = results.rows_that(lambda m: not m.keeps_data, keeping)
     reasons = [f"{listed(rows)} to choose {what}" for rows, what in ((merged, "α"), (tuned, "among trials")) if rows]
     why = f" ({', '.join(reasons)} by the validation splits of all)" if reasons else ""
@@ -153,7 +241,8 @@ def measure_tables(results, metric):
         for of, rows in _combined(results).items()
     ]
     for order in results.orders:
-        rows = {row: _estimates(measures(results, row, order, metric)) for row in rows_of}
+        values = {row: measures(results, row, order, metric) for row in rows_of}
+        rows = {row: _estimates(results, of, order) for row, of in values.items()}
         about = {"metric": metric}
         about |= {"first": order[0], "second": order[1]} if len(order) == 2 else {"order": "+".join(order)}
         how = (*notes, *formulas(len(order)).values(), *by_construction, *_what_methods_are_given(results))
@@ -161,13 +250,16 @@ def measure_tables(results, metric):
         if len(order) > 2:  # R as rows of its own, or the table would be too wide
             tables.append(_matrix_table(results, order, metric, about, notes))
             rows = {row: {name: of[name] for name in formulas(len(order))} for row, of in rows.items()}
-        tables.append(Table("continual", title, "method", rows, about, how, marked=_keeping(results)))
+        best = _best_measures(results, values, order)
+        tables.append(Table("continual", title, "method", rows, about, how, best=best))
     for orders in _orders_of_same_tasks(results.orders):
-        rows = {row: _estimates(over_orders(results, row, orders, metric)) for row in rows_of}
+        values = {row: over_orders(results, row, orders, metric) for row in rows_of}
+        rows = {row: _estimates(results, of, orders[0]) for row, of in values.items()}
         title = f"Mean over {len(orders)} orders of {listed(sorted(orders[0]))}: continual learning by {METRIC_TITLES[metric]}"
         how = ("Formed for each order within a fold and seed; a dash where a row lacks one of the orders.",)
         about = {"metric": metric, "orders": " ".join("+".join(order) for order in orders)}
-        tables.append(Table("continual_mean", title, "method", rows, about, how, marked=_keeping(results)))
+        best = _best_measures(results, values, orders[0])
+        tables.append(Table("continual_mean", title, "method", rows, about, how, best=best))
     return tables
 
 
@@ -176,14 +268,36 @@ def _matrix_table(results, order, metric, about, notes):
     for row in results.learners:
         matrix = result_matrix(results, row, order, metric)
         for i, task in enumerate(order, 1):
-            rows[f"{row}, {i} {task}"] = {f"{j} {name}": over_folds(matrix[i, j]) for j, name in enumerate(order, 1)}
+            rows[f"{row}, {i} {task}"] = {
+                f"{j} {name}": results.estimate(matrix[i, j], [name]) for j, name in enumerate(order, 1)
+            }
     title = f"{then(order)}: R by {METRIC_TITLES[metric]}"
     return Table("result_matrix", title, "after", rows, about, notes)
 
 
-def _estimates(quantities):
+def _estimates(results, quantities, order):
     scores = {name for name in quantities if name == "ACC" or name.startswith("R[")}
-    return {name: over_folds(values, Estimate if name in scores else Change) for name, values in quantities.items()}
+    return {
+        name: results.estimate(values, _tasks_of(name, order), Estimate if name in scores else Change)
+        for name, values in quantities.items()
+    }
+
+
+def _tasks_of(quantity, order):
+    """The tasks whose test splits a quantity of ``measures`` is of: R[i,j] of task j, a measure of them all."""
+    return [order[int(quantity[2:-1].split(",")[1]) - 1]] if quantity.startswith("R[") else order
+
+
+def _best_measures(results, values, order):
+    """``Table.best`` of rows of ``measures``."""
+    learners = {row: values[row] for row in results.learners}
+    names = dict.fromkeys(name for of in learners.values() for name in of)
+    return {
+        name: best_rows(
+            results, {row: of[name] for row, of in learners.items()}, _tasks_of(name, order), name in LESS_IS_BETTER
+        )
+        for name in names
+    }
 
 
 def _orders_of_same_tasks(orders):
@@ -192,25 +306,52 @@ def _orders_of_same_tasks(orders):
 
 
 def paired_tables(results, metric):
-    """Difference of every row to the baselines, paired by fold and seed, with its 95 % confidence interval."""
+    """Difference of every row to each baseline, paired by fold and seed, with its 95 % confidence interval and p."""
     tables = []
 
-    def differences(row, task, order):
-        scores = {name: results.final_scores(name, order, task, metric) for name in (row, *results.baselines)}
-        return {
-            f"{task} vs {base}": over_folds(difference(scores[row], scores[base]), PairedDifference) if row != base else None
-            for base in results.baselines
-        }
+    def difference_to(base, row, task, order):
+        one, other = (results.final_scores(name, order, task, metric) for name in (row, base))
+        return {f"{task} vs {base}": results.estimate(difference(one, other), [task], PairedDifference)}
 
-    for which, columns in views(results):
-        rows = _by_task(results.rows, columns, differences)
-        notes = (
-            f"The row's score minus that of {' or '.join(results.baselines)} on the same fold and seed. The folds share "
-            "training data, so the intervals are rather too narrow (Nadeau & Bengio 2003); with two folds they are very wide.",
-        )
-        title = _titled(which, f"Paired differences of {METRIC_TITLES[metric]}")
-        tables.append(Table("paired_differences", title, "setting", rows, {"metric": metric}, notes, marked=_keeping(results)))
+    for which, all_columns in views(results):
+        # More than two tasks side by side would be too wide.
+        parts = [all_columns[at : at + 2] for at in range(0, len(all_columns), 2)]
+        for base, columns in ((base, columns) for base in results.baselines for columns in parts):
+            others = [row for row in results.rows if row != base]
+            rows = _with_holm(_by_task(others, columns, partial(difference_to, base)))
+            title = _titled(which, f"Paired differences of {METRIC_TITLES[metric]} to {base}")
+            title += f" on {listed([task for task, _ in columns])}" if len(parts) > 1 else ""
+            notes = (f"The row's score minus {base}'s on the same fold and seed.", *_what_differences_are(rows))
+            about = {"metric": metric, "baseline": base}
+            tables.append(Table("paired_differences", title, "setting", rows, about, notes))
     return tables
+
+
+def _with_holm(rows):
+    """Rows of PairedDifferences with Holm's p, over the rows of a column."""
+    for column in next(iter(rows.values()), {}):
+        tested = {row: of[column] for row, of in rows.items() if of[column] and of[column].p is not None}
+        for (row, cell), adjusted in zip(tested.items(), holm([cell.p for cell in tested.values()])):
+            rows[row][column] = replace(cell, p_holm=adjusted)
+    return rows
+
+
+def _what_differences_are(rows):
+    cells = [cell for row in rows.values() for cell in row.values() if cell]
+    sentences = []
+    if any(cell.interval for cell in cells):
+        sentences.append(
+            "Interval and p are by Student's t, the variance over folds times 1/n + n_test/n_train instead of 1/n, since folds "
+            "share training data (Nadeau & Bengio 2003). Holm: p adjusted for the rows of its column (Holm 1979); the interval "
+            "is not adjusted. ±.01: the probability that the difference lies within ±.01 (Bayesian correlated t-test, Benavoli "
+            "et al. 2017)."
+        )
+    if any(len(cell.per_fold) < FEWEST_FOLDS for cell in cells):
+        sentences.append(
+            f"With fewer than {FEWEST_FOLDS} folds there is no interval: with one degree of freedom it would be far wider than "
+            "the differences."
+        )
+    return sentences
 
 
 def routing_tables(results, metric):
@@ -219,9 +360,9 @@ def routing_tables(results, metric):
 
     def of_adapters(row, task, order):
         of_task = results.run_of(row, order, task), task
-        cells = {f"{task}, routed": over_folds(results.scores(row, *of_task, "routing"))}
+        cells = {f"{task}, routed": results.estimate(results.scores(row, *of_task, "routing"), [task])}
         for title, when in (("score", "test"), ("right", "test_right"), ("wrong", "test_wrong")):
-            cells[f"{task}, {title}"] = over_folds(results.scores(row, *of_task, metric, when))
+            cells[f"{task}, {title}"] = results.estimate(results.scores(row, *of_task, metric, when), [task])
         return cells
 
     for which, columns in views(results):
@@ -236,35 +377,43 @@ def routing_tables(results, metric):
 
 
 def class_tables(results):
-    """F1 of every class on each earlier task when it was learned and after the last one, a table an order and task."""
-    tables = []
+    """F1 and recall of every class on each earlier task when it was learned and after the last one."""
+    earlier = [(order, index) for order in results.orders for index in range(1, len(order))]
+    shown = (("per_class", "F1", ""), ("recall", "recall", RECALL))
+    return [_class_table(results, *which, *how) for which in earlier for how in shown]
+
+
+def _class_table(results, order, index, name, title, prefix):
+    """A table of a score of each class, whose metric is ``prefix`` and the class, on task ``index`` (from 1) of an order."""
+    task, last, labels = order[index - 1], len(order), results.labels(order[index - 1])
     sequence, alone = (results.rows_that(lambda m, how=how: m.how == how, results.learners) for how in (SEQUENCE, ALONE))
-    from_start = results.rows_that(lambda method: method.starts_from == START, sequence)
-    for order in results.orders:
-        for index, task in enumerate(order[:-1], 1):
-            rows = {}
-            for label in results.labels(task):
-                matrices = {row: result_matrix(results, row, order, label) for row in (*sequence, *alone)}
-                learned = {row: matrix[index, index] for row, matrix in matrices.items()}
-                after = {row: matrix[len(order), index] for row, matrix in matrices.items()}
-                # The first task's model is the same for all that start from it.
-                before = {key: score for row in reversed(from_start) for key, score in learned[row].items()}
-                cells = rows[label] = {"before": over_folds(before)} if index == 1 and from_start else {}
-                for row in sequence:
-                    if index > 1 or row not in from_start:
-                        cells[f"{row} learned"] = over_folds(learned[row])
-                    cells[f"{row} after"] = over_folds(after[row])
-                    cells[f"{row} change"] = over_folds(difference(after[row], learned[row]), Change)
-                cells |= {row: over_folds(after[row]) for row in alone}
-            started = f"before is {START}'s model, from which {_say(from_start, 'starts', 'start')}" if from_start else ""
-            note = f"F1 of each emotion on {task}'s test split, when it was learned and after {order[-1]}"
-            note += f"; {started}" if started and index == 1 else ""
-            note += f"; {_say(alone, 'is', 'are')} not changed by later tasks." if alone else "."
-            about = {"metric": "f1", "first": task, "second": order[-1]}
-            about |= {"order": "+".join(order)} if len(order) > 2 else {}
-            title = f"{then(order)}: F1 of each emotion on {task}"
-            tables.append(Table("per_class", title, "emotion", rows, about, (note,)))
-    return tables
+    starts, rows = {}, {}
+
+    def cells(scores, kind=Estimate):
+        return {label: results.estimate(values, [task], kind) for label, values in scores.items()}
+
+    for row in (*sequence, *alone):
+        matrices = {label: result_matrix(results, row, order, prefix + label) for label in labels}
+        learned, after = ({label: of[i, index] for label, of in matrices.items()} for i in (index, last))
+        if row in alone:
+            rows[row] = cells(after)
+            continue
+        start = results.method(row).starts_from
+        if index > 1:
+            rows[f"{row}, learned"] = cells(learned)
+        elif start not in alone:  # one model for all that start from it, though not all of them have every fold and seed
+            for label, values in learned.items():
+                starts.setdefault(start, {}).setdefault(label, {}).update(values)
+        rows[row] = cells(after)
+        rows[f"{row}, change"] = cells({label: difference(after[label], learned[label]) for label in labels}, Change)
+    rows = {start: cells(scores) for start, scores in starts.items()} | rows
+    note = f"{title} of each emotion on {task}'s test split after {order[-1]}, and its change since {task} was learned."
+    note = note[0].upper() + note[1:]
+    note += f" {listed([*starts])}: the model of {task} that others start from." if starts else ""
+    note += f" {_say(alone, 'is', 'are')} not changed by later tasks." if alone else ""
+    about = {"metric": title.lower(), "first": task, "second": order[-1]}
+    about |= {"order": "+".join(order)} if len(order) > 2 else {}
+    return Table(name, f"{then(order)}: {title} of each emotion on {task}", "setting", rows, about, (note,), digits=2)
 
 
 def calibration_tables(results):
@@ -273,7 +422,7 @@ def calibration_tables(results):
 
     def errors(row, task, order):
         scores = {title: results.final_scores(row, order, task, metric) for metric, title in CALIBRATION.items()}
-        return {f"{task}, {title}": over_folds(of) for title, of in scores.items()}
+        return {f"{task}, {title}": results.estimate(of, [task]) for title, of in scores.items()}
 
     for which, columns in views(results):
         rows = _by_task(results.rows, columns, errors)
@@ -296,9 +445,9 @@ def without_text_tables(results, metric):
         without = results.scores(row, sequence, tested, metric, "test_without_text")
         scores = {key: score for key, score in results.scores(row, sequence, tested, metric).items() if key in without}
         rows[f"{row}, {then(sequence)}; tested on {tested}"] = {
-            "with text": over_folds(scores),
-            "without text": over_folds(without),
-            "change": over_folds(difference(without, scores), Change),
+            "with text": results.estimate(scores, [tested]),
+            "without text": results.estimate(without, [tested]),
+            "change": results.estimate(difference(without, scores), [tested], Change),
         }
     notes = ("The same models and test splits, with every transcript empty.",)
     return [Table("without_text", f"Without transcripts: {METRIC_TITLES[metric]}", "model", rows, {"metric": metric}, notes)]
@@ -344,7 +493,7 @@ def parameter_table(results):
         "tasks.",
         *_what_is_kept(results),
     )
-    return Table("parameters", "Parameters", "setting", rows, notes=notes, marked=_keeping(results))
+    return Table("parameters", "Parameters", "setting", rows, notes=notes)
 
 
 def notes(results, output_root):
@@ -450,7 +599,7 @@ def run_table(found, output_root):
             "seed": str(config.get("seed", "")),
             "epochs": None if run.is_combined else f"{epochs_done(run)}/{arguments.get('num_epochs', '?')}",
             "best": str(metrics["best_epoch"]) if "best_epoch" in metrics else None,
-            "valid micro F1": metrics.get("valid", {}).get(run.task, {}).get("f1_micro"),
+            "valid WA": metrics.get("valid", {}).get(run.task, {}).get("f1_micro"),
             **{f"test {task}": test[task]["f1_weighted"] if task in test else None for task in sorted(tasks)},
             "trained": counts.get("trained"),
             "stored": counts.get("stored"),

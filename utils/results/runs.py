@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from utils.errors import UserError
-from utils.files import CONFIG, HISTORY, METRICS, read_json
+from utils.files import CONFIG, HISTORY, METRICS, PREDICTIONS, read_json
 from utils.identity import differences, identity, read_run_config
 from utils.methods import ALONE, COMBINED, JOINT, KEMDY, METHODS, SEQUENCE, START
-from utils.metrics import majority_scores
-from utils.results import CALIBRATION, METRIC_TITLES, TESTS
+from utils.metrics import accuracies, majority_scores, occurring
+from utils.results import CALIBRATION, METRIC_TITLES, OCCURRING, RECALL, TESTS
+from utils.results.statistics import FEWEST_FOLDS, interval, p_value, probability_within
 
 COLUMNS = ("experiment", "method", "sequence", "trained", "fold", "seed", "tested", "when", "metric", "value")
 # Rows that paired differences are formed to unless others are named.
@@ -23,7 +23,6 @@ BASELINES = ("finetune", "adapter")
 MAY_DIFFER = {"--num_fold", "--seed", "--exp_name", "--init_name", "--alpha", "starting model", "sequence of tasks"}
 # A corpus's own classes, or those of all corpora of a sequence: the same within a sequence alone.
 LABELS = {"labels"}
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,19 @@ class FoundRun:
     def identity(self):
         return identity(self.config)
 
+    @cached_property
+    def session_matrices(self):
+        """Confusion matrices of the test splits' sessions, ``{task: {session: (classes, classes)}}``; empty of a score file."""
+        path, found = self.path / PREDICTIONS, defaultdict(dict)
+        if not path.is_file():
+            return found
+        table = pd.read_csv(path, usecols=["task", "session", "emotion", "predicted"], dtype=str, keep_default_na=False)
+        index = {label: number for number, label in enumerate(self.config["labels"])}
+        for (task, session), rows in table.groupby(["task", "session"]):
+            matrix = found[task][session] = np.zeros((len(index), len(index)))
+            np.add.at(matrix, (rows["emotion"].map(index), rows["predicted"].map(index)), 1)
+        return found
+
 
 def find_runs(output_root):
     """Every run folder ``<exp_name>/fold_<k>/<task>`` under ``output_root``, finished or not, sorted by path."""
@@ -129,8 +141,8 @@ class Results:
         rows, baselines: names of those shown, in order.
         named: those of ``settings``.
         runs: the finished runs of all rows kept.
-        table: a DataFrame with COLUMNS; ``sequence`` is a tuple, ``metric`` an F1, a calibration error, a class for its
-            own F1, or ``routing``: the share of utterances that were given to the adapter of their corpus.
+        table: a DataFrame with COLUMNS; ``sequence`` is a tuple, ``metric`` as for ``scores``, a calibration error, or
+            ``routing``: the share of utterances that were given to the adapter of their corpus.
         left_out: a line for each row that is left out, why.
 
     Raises:
@@ -173,7 +185,7 @@ class Results:
             row: an experiment.
             sequence: tasks in the order learned; of joint in any order.
             tested: the task tested.
-            metric: f1_weighted, f1_macro, f1_micro, or a class for its own F1.
+            metric: one of METRIC_TITLES, OCCURRING, a class for its own F1, or RECALL and a class for its recall.
             when: one of ``utils.results.TESTS``.
         """
         return self._scores.get((row, tuple(sequence), tested, metric, when), {})
@@ -188,6 +200,31 @@ class Results:
         if method.how == ALONE:
             return (tested,)
         return tuple(order) if method.in_order else tuple(sorted(order))
+
+    def estimate(self, values, tasks, kind=None):
+        """``over_folds`` with the ``ratio`` of the tasks.
+
+        Args:
+            values: ``{(fold, seed): number}``.
+            tasks: those whose test splits the numbers are of.
+            kind: of the Estimate.
+        """
+        return over_folds(values, kind or Estimate, self.ratio(tasks, {fold for fold, _ in values}))
+
+    def ratio(self, tasks, folds):
+        """The largest over some tasks of the mean over folds of their test utterances divided by their training utterances."""
+        known = [of for task in tasks if folds <= (of := self._ratios[task]).keys()]
+        return max((float(np.mean([of[fold] for fold in folds])) for of in known), default=None) if folds else None
+
+    @cached_property
+    def _ratios(self):
+        """Utterances of each test split divided by those of its training split, ``{task: {fold: ratio}}``."""
+        ratios = defaultdict(dict)
+        for run in self.runs:
+            for task, corpus in run.config["corpora"].items():
+                test, train = (sum(corpus["splits"][split]["labels"].values()) for split in ("test", "train"))
+                ratios[task][run.fold] = test / train
+        return ratios
 
     def method(self, row):
         """The Method of a row."""
@@ -269,8 +306,12 @@ def score_table(runs):
         about = (run.experiment, run.method, run.sequence, run.task, *run.key)
         for when in TESTS:
             for tested, test in run.metrics.get(when, {}).items():
+                test = accuracies(test) | test
                 values = {metric: test[metric] for metric in (*METRIC_TITLES, *CALIBRATION, "routing") if metric in test}
-                values |= {label: of["f1"] for label, of in test.get("per_class", {}).items()}
+                for label, of in test.get("per_class", {}).items():
+                    values |= {label: of["f1"], RECALL + label: of["recall"]}
+                if found := [of["f1"] for of in occurring(test)]:
+                    values[OCCURRING] = sum(found) / len(found)
                 records += [(*about, tested, when, metric, value) for metric, value in values.items()]
     return pd.DataFrame(records, columns=COLUMNS)
 
@@ -361,10 +402,18 @@ def run_differences(one, other, more=(), words="{} and {}"):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A quantity over folds: ``per_fold`` maps a fold to its mean over ``seeds``."""
+    """A quantity over folds.
+
+    Attributes:
+        per_fold: maps a fold to its mean over ``seeds``.
+        ratio: utterances of a fold's test split divided by those of its training split; None where it is not known.
+        p_holm: ``p`` adjusted for a family of differences; None where that was not done.
+    """
 
     per_fold: dict
     seeds: tuple = ()
+    ratio: float | None = None
+    p_holm: float | None = None
 
     @cached_property
     def mean(self):
@@ -375,25 +424,51 @@ class Estimate:
         """Standard deviation over folds (n − 1); None for one fold."""
         return float(np.std(list(self.per_fold.values()), ddof=1)) if len(self.per_fold) > 1 else None
 
+    def _by(self, statistic):
+        """A statistic of the folds' values and the ratio; None with fewer than three folds or without the ratio."""
+        enough = len(self.per_fold) >= FEWEST_FOLDS and self.ratio is not None
+        return statistic(list(self.per_fold.values()), self.ratio) if enough else None
+
     @cached_property
     def interval(self):
-        """Bounds of the 95 % confidence interval of the mean by Student's t over folds; None for one fold."""
-        if self.std is None:
-            return None
-        n = len(self.per_fold)
-        reach = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * self.std / np.sqrt(n)
-        return float(self.mean - reach), float(self.mean + reach)
+        """Bounds of the 95 % confidence interval of the mean, corrected for the training data that folds share, or None."""
+        return self._by(interval)
+
+    @cached_property
+    def p(self):
+        """Two-sided p of the mean being 0, corrected as ``interval``, or None."""
+        return self._by(p_value)
+
+    @cached_property
+    def p_within(self):
+        """Probability that the mean lies within ± .01, or None."""
+        return self._by(probability_within)
 
 
-def over_folds(values, kind=Estimate):
+@dataclass(frozen=True)
+class Bootstrapped(Estimate):
+    """An Estimate whose ``interval`` is that of resamples of the test splits' sessions."""
+
+    bounds: tuple = ()
+
+    @property
+    def interval(self):
+        return self.bounds
+
+
+def over_folds(values, kind=Estimate, ratio=None):
     """Average ``{(fold, seed): number}`` over seeds within folds, over the seeds that every fold has.
+
+    ``Results.estimate`` knows the ratio, without which there is no interval.
 
     Returns:
         An Estimate, of a kind that tables show otherwise if one is given, or None if there is nothing to average.
     """
     common = tuple(sorted(common_seeds(values)))
     folds = sorted({fold for fold, _ in values})
-    return kind({fold: float(np.mean([values[fold, seed] for seed in common])) for fold in folds}, common) if common else None
+    if not common:
+        return None
+    return kind({fold: float(np.mean([values[fold, seed] for seed in common])) for fold in folds}, common, ratio)
 
 
 def common_seeds(keys):

@@ -266,11 +266,14 @@ def main():
     told = {name: args.pop(flag) for name, flag in (("fold", "num_fold"), ("experiment", "exp_name"))}
     if not args["skip_bad_files"]:
         del args["skip_bad_files"]  # then a run's own holds
+    from utils.metrics import accuracies
+
     facts, tests = score(named, args.pop("task"), **told, **args)
     write_scores(output, facts, tests)
     for when, of in tests.items():
         for task, test in of.items():
-            scores = ", ".join(f"{name.removeprefix('f1_')} F1 {test[name]:.4f}" for name in METRIC_TITLES)
+            test = accuracies(test) | test
+            scores = ", ".join(f"{title} {test[name]:.4f}" for name, title in METRIC_TITLES.items())
             print(f"{when.replace('_', ' ')} {task}, fold {facts['fold']}: {scores}")
     print(f"wrote {output}")
 

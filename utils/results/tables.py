@@ -1,29 +1,12 @@
-"""A report of tables, in the five forms that evaluate.py can give it."""
+"""A table as evaluate.py shows it: cells, their texts, and the sentences below."""
 
-import csv
-import io
-import textwrap
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 
-from utils.errors import printable
-from utils.files import as_json, spreadsheet_safe
-from utils.results.runs import Estimate
+from utils.results.runs import Bootstrapped, Estimate
 
 MISSING = "-"
-WIDTH = 128
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "±": r"$\pm$",
-    "λ": r"$\lambda$",
-    "α": r"$\alpha$",
-    "†": r"$\dagger$",
-    "−": "--",
-    "–": "--",
-    "→": r"$\rightarrow$",
-}
-LATEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX = str.maketrans(LATEX)
 
 
 class Change(Estimate):
@@ -36,6 +19,10 @@ class PairedDifference(Estimate):
 
 class Signed(float):
     """A number whose sign is shown."""
+
+
+class Best(str):
+    """Text of a cell that is among the best of its column."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +38,8 @@ class Table:
         about: further facts for every row of csv and json, such as the metric.
         notes: sentences below the table.
         digits: decimals of its numbers.
-        marked: names of the rows that people read with a dagger.
+        marked: rows that people read with a dagger, also where more follows the name: "er, change".
+        best: ``{column name: names of the rows whose cells are the best of it}``, which LaTeX sets in bold.
     """
 
     name: str
@@ -62,6 +50,7 @@ class Table:
     notes: tuple = ()
     digits: int = 3
     marked: tuple = ()
+    best: dict = field(default_factory=dict)
 
     @property
     def columns(self):
@@ -83,12 +72,30 @@ class Table:
     def _seeds(self):
         return sorted({seed for estimate in self._estimates for seed in estimate.seeds})
 
+    @cached_property
+    def _tested(self):
+        """The columns of paired differences of which any has an interval."""
+        cells = ((column, cell) for row in self.rows.values() for column, cell in row.items())
+        return {column for column, cell in cells if isinstance(cell, PairedDifference) and cell.interval}
+
     def cells(self):
-        """The table as lists of texts, its heading first."""
-        lines = [[self.corner, *self.columns]]
+        """The table as lists of texts, its heading first; the best ones are of the class Best."""
+        lines = [[self.corner]]
+        for column in self.columns:
+            lines[0] += [column, *(("p", "Holm", "±.01") if column in self._tested else ())]
         for name, row in self.rows.items():
-            lines.append([f"{name} †" if name in self.marked else name, *(self._text(cell) for cell in row.values())])
+            line = [self._marked_name(name)]
+            for column, cell in row.items():
+                text = self._text(cell)
+                line.append(Best(text) if name in self.best.get(column, ()) else text)
+                if column in self._tested:
+                    line += [_p_text(cell and cell.p), _p_text(cell and cell.p_holm), _p_text(cell and cell.p_within, 2)]
+            lines.append(line)
         return lines
+
+    def _marked_name(self, name):
+        row, comma, more = name.partition(", ")
+        return f"{row} †{comma}{more}" if row in self.marked else name
 
     def _text(self, cell):
         text = cell_text(cell, self.digits)
@@ -100,20 +107,25 @@ class Table:
         return text
 
     def captions(self):
-        """Over which folds and seeds its numbers are, and the notes."""
+        """Over which folds and seeds its numbers are, the notes, and what the dagger means unless they tell."""
+        notes = self.notes
+        if any(self._marked_name(name) != name for name in self.rows) and not any(note.startswith("†") for note in notes):
+            notes = (*notes, "† needs the recordings of earlier tasks.")
         if not self._estimates:
-            return self.notes
+            return notes
         several = self._fold_counts != {1}
-        spread = "± standard deviation"
+        spread = " ± standard deviation"
         if any(isinstance(estimate, PairedDifference) for estimate in self._estimates):
-            spread = "[95 % confidence interval by Student's t]"
+            spread = " [95 % confidence interval]" if self._tested else ""
+        elif any(isinstance(estimate, Bootstrapped) for estimate in self._estimates):
+            spread = " [interval]"
         folds = f"{min(self._fold_counts)} folds" if len(self._fold_counts) == 1 else "folds (how many)"
-        what = f"Mean {spread} over {folds}" if several else "One fold"
+        what = f"Mean{spread} over {folds}" if several else "One fold"
         if len(self._seeds) > 1:
             what += f" of the means over seeds {', '.join(map(str, self._seeds))}"
             if any(estimate.seeds and len(estimate.seeds) < len(self._seeds) for estimate in self._estimates):
                 what += "; * where only some of these seeds are on every fold"
-        return (f"{what}.", *self.notes)
+        return (f"{what}.", *notes)
 
     def records(self):
         """One dictionary a cell, numbers as numbers."""
@@ -124,6 +136,8 @@ class Table:
                     low, high = cell.interval or (None, None)
                     record |= {"value": cell.mean, "std": cell.std, "folds": len(cell.per_fold)}
                     record |= {"ci95_low": low, "ci95_high": high, "seeds": " ".join(map(str, cell.seeds))}
+                    if isinstance(cell, PairedDifference):
+                        record |= {"p": cell.p, "p_holm": cell.p_holm, "p_rope": cell.p_within}
                     record["per_fold"] = cell.per_fold
                 else:
                     record["value"] = cell
@@ -142,109 +156,31 @@ def cell_text(cell, digits):
         return f"{cell:+.{digits}f}" if isinstance(cell, Signed) else f"{cell:.{digits}f}"
     if not isinstance(cell, Estimate):
         return cell
-    sign = "+" if isinstance(cell, Change | PairedDifference) else ""
-    text = f"{cell.mean:{sign}.{digits}f}"
-    if isinstance(cell, PairedDifference):
+    form = f"{'+' if isinstance(cell, Change | PairedDifference) else ''}.{digits}f"
+    text = f"{cell.mean:{form}}"
+    if isinstance(cell, PairedDifference | Bootstrapped):
         if cell.interval:
-            text += " [{:+.{digits}f}, {:+.{digits}f}]".format(*cell.interval, digits=digits)
+            text += f" [{cell.interval[0]:{form}}, {cell.interval[1]:{form}}]"
     elif cell.std is not None:
         text += f" ± {cell.std:.{digits}f}"
     return text
 
 
-@dataclass
-class Report:
-    """Tables with sentences before them and lists below.
+def _p_text(probability, digits=3):
+    """A probability without the 0 before its point; a small one as a bound."""
+    if probability is None:
+        return MISSING
+    least = 10**-digits
+    text = f"{max(probability, least):.{digits}f}".lstrip("0")
+    return f"<{text}" if probability < least else text
 
-    Attributes:
-        tables: Tables.
-        notes: sentences.
-        lists: ``{heading: lines}``.
-        synthetic: does it tell of synthetic runs? None where each row says so itself.
+
+def grouped(head):
+    """A heading in which columns side by side are named "group, name", as two lines.
+
+    Returns:
+        ([(group, how many columns)], names); the group of a column without one is "".
     """
-
-    tables: list
-    notes: list
-    lists: dict = field(default_factory=dict)
-    synthetic: bool | None = None
-
-    def __post_init__(self):
-        if self.synthetic:  # a table that is copied elsewhere still says so
-            self.tables = [replace(table, title=f"{table.title}, synthetic") for table in self.tables]
-
-    def render(self, form):
-        """The report as a str in one of FORMATS."""
-        if form in ("csv", "json"):
-            return self._csv() if form == "csv" else self._json()
-        return printable({"text": self._text, "markdown": self._markdown, "latex": self._latex}[form]())
-
-    def _about(self):
-        return {} if self.synthetic is None else {"synthetic": self.synthetic}
-
-    def _text(self):
-        parts, said = ["\n".join(self.notes)] if self.notes else [], set()
-        for table in self.tables:
-            lines = table.cells()
-            widths = [max(map(len, column)) for column in zip(*lines)]
-            body = ["  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines]
-            rule = "-" * max(map(len, body))
-            below = [line for sentence in _unsaid(table, said) for line in textwrap.wrap(sentence, WIDTH)]
-            parts.append("\n".join([table.title, rule, body[0], rule, *body[1:], rule, *below]))
-        parts += ["\n".join([f"{heading}:", *(f"  {line}" for line in lines)]) for heading, lines in self.lists.items()]
-        return "\n\n".join(parts) + "\n"
-
-    def _markdown(self):
-        parts, said = ["  \n".join(self.notes)] if self.notes else [], set()
-        for table in self.tables:
-            head, *body = [f"| {' | '.join(map(_in_markdown, line))} |" for line in table.cells()]
-            rule = "| --- " + "| ---: " * len(table.columns) + "|"
-            parts += [f"**{table.title}**", "\n".join([head, rule, *body]), "  \n".join(_unsaid(table, said))]
-        for heading, lines in self.lists.items():
-            parts.append("\n".join([f"**{heading}**", "", *(f"- `{line}`" for line in lines)]))
-        return "\n\n".join(part for part in parts if part) + "\n"
-
-    def _latex(self):
-        parts = ["% needs \\usepackage{booktabs}", *(f"% {note}" for note in self.notes)]
-        for table in self.tables:
-            head, *body = (" & ".join(map(_in_latex, line)) + r" \\" for line in table.cells())
-            caption = " ".join([f"{table.title}.", *table.captions()])
-            parts += [
-                *("", r"\begin{table}", r"\centering", rf"\caption{{{_in_latex(caption)}}}"),
-                *(rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule", head, r"\midrule", *body),
-                *(r"\bottomrule", r"\end{tabular}", r"\end{table}"),
-            ]
-        for heading, lines in self.lists.items():
-            parts += ["", f"% {heading}:", *(f"%   {line}" for line in lines)]
-        return "\n".join(parts) + "\n"
-
-    def _csv(self):
-        records = [self._about() | record for table in self.tables for record in table.records()]
-        names = [name for name in dict.fromkeys(name for record in records for name in record) if name != "per_fold"]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: spreadsheet_safe(value) for name, value in record.items()} for record in records)
-        return text.getvalue()
-
-    def _json(self):
-        tables = [
-            {"table": table.name, "title": table.title, "notes": table.captions(), "cells": list(table.records())}
-            for table in self.tables
-        ]
-        return as_json({**self._about(), "notes": self.notes, "tables": tables, **self.lists})
-
-
-def _unsaid(table, said):
-    """The table's captions without those that stand under a table before it."""
-    first, *notes = table.captions() or ("",)
-    new = [caption for caption in (first, *notes) if caption and (caption == first or caption not in said)]
-    said.update(notes)
-    return new
-
-
-def _in_markdown(text):
-    return text.replace("|", r"\|").replace("_", r"\_")
-
-
-def _in_latex(text):
-    return text.translate(LATEX)
+    parts = [column.rpartition(", ") for column in head]
+    groups = [(group, len(list(of))) for group, of in groupby(group for group, _, _ in parts)]
+    return groups, [name for _, _, name in parts]

@@ -163,12 +163,11 @@ def tuning_variables(row, found):
     for run in found:
         if run.trial_of == row and (number := _number(row, run.experiment)):
             rates[number] = f"{run.config['arguments']['lr']:g}"
+    texts = [rates[number] for number in sorted(rates)]
     if len(rates) != TRIALS:
         variables["TRIALS"] = [len(rates)]
-    if sorted(rates) == [*range(1, len(rates) + 1)] and [*map(float, RATES[: len(rates)])] != [
-        float(rates[n]) for n in sorted(rates)
-    ]:
-        variables["LRS"] = [rates[number] for number in sorted(rates)]
+    if sorted(rates) == [*range(1, len(rates) + 1)] and [*map(float, texts)] != [*map(float, RATES[: len(rates)])]:
+        variables["LRS"] = texts
     for run in found:
         if run.experiment == row and run.config["tuned"]["on_folds"] != [run.fold]:
             variables["CHOOSE_ON"] = run.config["tuned"]["on_folds"]

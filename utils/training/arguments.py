@@ -168,6 +168,26 @@ def add_start_flags(parser):
     )
 
 
+def add_speech_cache_flags(parser):
+    """Flags of the scripts that can train over a frozen speech encoder, whose output never changes."""
+    cache = parser.add_argument_group("features of a frozen speech encoder")
+    cache.add_argument("--no_speech_cache", action="store_true", help="run the speech encoder in every step, without a cache")
+    cache.add_argument(
+        "--speech_cache", type=named_path, help="folder of the cache (default: speech_features under --output_root)"
+    )
+    cache.add_argument(
+        "--speech_cache_precision", choices=("float16", "float32"), default="float16", help="precision of the cached features"
+    )
+
+
+def add_freeze_speech_flags(parser):
+    """``--freeze_speech``, and the flags of the cache."""
+    parser.add_argument(
+        "--freeze_speech", action="store_true", help="leave the speech encoder as it was pretrained, in evaluation mode"
+    )
+    add_speech_cache_flags(parser)
+
+
 def parse_training_args(parser, argv=None):
     """Parse, and refuse what no single flag can see to be wrong."""
     args = parser.parse_args(argv)
@@ -238,7 +258,7 @@ def command_for(args, method, **changes):
     """The command that makes a run of ``method`` with the shared flags of ``args``, but for ``changes``."""
     defaults = vars(training_parser("", method).parse_args(["--task", args.task]))
     values = {name: value for name, value in vars(args).items() if name in defaults and value != defaults[name]} | changes
-    return shlex.join(["python", METHODS[method].script, *flag_words(values)])
+    return shlex.join(["python", METHODS[method].script, *flag_words(values), *METHODS[method].flags])
 
 
 def flag_words(values):

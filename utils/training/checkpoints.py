@@ -58,22 +58,24 @@ def load_run(folder, text_model=None, speech_model=None):
         )
     config, state = read_config(path.with_name(CONFIG)), read_state(path)
     arguments = config["arguments"]
-    encoders = [
-        load_encoder(
-            kind,
-            named or local_folder(kind, arguments[f"{kind}_model"]),
-            not arguments.get("without_pretraining", False),
-            arguments.get("encoder_seed", ENCODER_SEED),
-        )
+    named = {
+        kind: named or local_folder(kind, arguments[f"{kind}_model"])
         for kind, named in (("text", text_model), ("speech", speech_model))
-    ]
-    model = assemble(config, *encoders)
+    }
+    model = assemble(config, *(encoder_of(arguments, kind, name) for kind, name in named.items()))
     require_same_encoders(model, config, path)
     mismatch = describe_mismatch(state, model.checkpoint_state())
     if mismatch:
         raise UserError(f"{path} is not of the run in {CONFIG}: {mismatch}")
     model.load_checkpoint_state(state)
     return model.eval(), config
+
+
+def encoder_of(arguments, kind, name):
+    """The encoder ``name`` as a run with these ``arguments`` (a dictionary) takes it: pretrained, or with random weights."""
+    return load_encoder(
+        kind, name, not arguments.get("without_pretraining", False), arguments.get("encoder_seed", ENCODER_SEED)
+    )
 
 
 def assemble(config, text_encoder, speech_encoder):
@@ -83,8 +85,9 @@ def assemble(config, text_encoder, speech_encoder):
         config: config.json, or an exported file's facts: their ``model``, ``labels`` and ``arguments`` are read.
         text_encoder, speech_encoder: as ``load_encoder`` returns them.
     """
-    own = {"adapter_size": config["arguments"]["adapter_size"]} if config["model"] == "adapter" else {}
-    return model_class(config["model"])(text_encoder, speech_encoder, len(config["labels"]), **own)
+    kind, arguments = model_class(config["model"]), config["arguments"]
+    settings = {name: arguments[name] for name in kind.SETTINGS if name in arguments}  # earlier files have not all of them
+    return kind(text_encoder, speech_encoder, len(config["labels"]), **settings)
 
 
 def require_same_encoders(model, config, path):

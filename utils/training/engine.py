@@ -238,11 +238,12 @@ def backward(accelerator, model, batch, global_size, strategy):
     with accelerator.autocast():
         logits = model(batch["speech_inputs"], batch["text_inputs"])
         loss = cross_entropy(logits.float(), batch["labels"], reduction="sum")
-        term = strategy.loss(model, batch, logits, count / global_size)
+        # Not wrapped: DistributedDataParallel writes the buffers in every pass, and a backward over two passes would fail.
+        term = strategy.loss(accelerator.unwrap_model(model), batch, logits, count / global_size)
     if not count:
         loss = loss * 0.0
     # Gradients are averaged over processes, so the mean over the global batch needs their number back.
-    whole = loss * (accelerator.num_processes / global_size)
+    whole = loss * (strategy.cross_entropy_weight * accelerator.num_processes / global_size)
     accelerator.backward(whole if term is None else whole + term * accelerator.num_processes)
     return loss.detach(), None if term is None else term.detach()
 
@@ -272,7 +273,7 @@ def train(run, model, tasks, strategy=None):
 
     Args:
         run: a started Run.
-        model: a FusionClassifier or AdapterFusionClassifier; parameters with requires_grad are trained.
+        model: a FusionClassifier, of any kind; parameters with requires_grad are trained.
         tasks: ``{name: Task}``.
         strategy: what the method adds, a Strategy; None is fine-tuning.
 

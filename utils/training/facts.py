@@ -43,15 +43,15 @@ def run_facts(run, model, tasks, started_from):
     args, accelerator = run.args, run.accelerator
     encoders = {kind: _encoder_facts(run, kind, getattr(model, f"{kind}_encoder")) for kind in ("text", "speech")}
     for kind, encoder in encoders.items():
-        if encoder["drawn_at_random"]:
-            frozen = " (and frozen)" if run.method.model == "adapter" else ""
-            run.print(
-                f"the {kind} encoder {encoder['name']}: {', '.join(encoder['drawn_at_random'])} newly initialized{frozen}"
-            )
+        if drawn := encoder["drawn_at_random"]:
+            trained = getattr(model, f"{kind}_encoder").get_parameter(drawn[0]).requires_grad
+            frozen = "" if trained else " (and frozen)"
+            run.print(f"the {kind} encoder {encoder['name']}: {', '.join(drawn)} newly initialized{frozen}")
     return {
         "format": FORMAT,
         "method": run.method.name,
         "model": run.method.model,
+        "keeps_data": run.method.keeps_data,
         "experiment": args.experiment,
         "task": args.task,
         "sequence": args.sequence,

@@ -1,8 +1,9 @@
-"""Fisher information of a finished run: ``python -m utils.training.fisher RUN_FOLDER``.
+"""How much a finished run's task needs each parameter: ``python -m utils.training.fisher RUN_FOLDER [--importance mas]``.
 
-It belongs to the first task, whose recordings it is computed from, and lies beside that task's best_model.pt as
-``fisher-b<batch size>.pt``: the diagonal F, the digest of the model that it is of, and what it was computed on. The same is
-handed on with an exported model as ``NAME.fisher.safetensors``.
+Either the Fisher information F, or the importance Ω of memory aware synapses (MAS). It belongs to the earlier task, whose
+recordings it is computed from, and lies beside that task's best_model.pt as ``fisher-b<batch size>.pt`` or
+``mas-b<batch size>.pt``: the numbers, the digest of the model that they are of, and what they were computed on. F is handed on
+with an exported model as ``NAME.fisher.safetensors``.
 """
 
 import json
@@ -15,23 +16,30 @@ from utils.flags import Parser, named_path, positive_int
 from utils.methods import JOINT
 from utils.training.arguments import add_reopening_flags
 
-FILE = "fisher-b{}.pt"
+# The kinds of importance, in words.
+FISHER, MAS = "fisher", "mas"
+WORDS = {FISHER: "Fisher information", MAS: "MAS importance"}
+FILE = "{}-b{}.pt"  # of the kind and the batch size
 # Its facts in the metadata of NAME.fisher.safetensors, and the checksum there.
 FACTS, DIGEST = "fisher", "sha256"
 
 
-def fisher_information(run, model, dataset, batch_size):
-    """Diagonal Fisher information of a model on a training set, in evaluation mode and table order.
+def importance(run, model, dataset, batch_size, kind=FISHER):
+    """How much a model's answers on a training set depend on each parameter, in evaluation mode and table order.
 
-    F = Σ_b n_b g_b² / N, with g_b the gradient of the mean cross-entropy (true labels) of batch b of n_b utterances. With
-    batches of 1 this is the exact empirical Fisher information (Kirkpatrick et al. 2017); larger batches, as published, give
-    smaller values, so that λ depends on the batch size.
+    FISHER: the diagonal Fisher information F = Σ_b n_b g_b² / N, with g_b the gradient of the mean cross-entropy (true labels)
+    of batch b of n_b utterances. With batches of 1 this is the exact empirical Fisher information (Kirkpatrick et al. 2017);
+    larger batches, as published, give smaller values, so that λ depends on the batch size.
+
+    MAS: Ω = Σ_b n_b |g_b| / N, with g_b the gradient of the mean of ‖logits‖² over batch b; no labels are needed. Exact with
+    batches of 1 (Aljundi et al. 2018, "Memory aware synapses: learning what (not) to forget").
 
     Args:
         run: the Run; several processes share the batches.
         model: on the run's device.
         dataset: the task's training split.
         batch_size: utterances per batch.
+        kind: FISHER or MAS.
 
     Returns:
         A dictionary from the name of each trained parameter to a tensor of its shape.
@@ -45,39 +53,43 @@ def fisher_information(run, model, dataset, batch_size):
     accelerator = run.accelerator
     loader = ordered_loader(dataset, batch_size, run.args.num_workers, accelerator.process_index, accelerator.num_processes)
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    fisher = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     model.eval()
-    for batch in progress_bar(run, loader, "Fisher information"):
+    for batch in progress_bar(run, loader, WORDS[kind]):
         batch = to_device(batch, accelerator.device)
-        loss = cross_entropy(model(batch["speech_inputs"], batch["text_inputs"]), batch["labels"])
-        # SpecAugment's mask embedding takes no part in evaluation mode: its information is zero.
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        logits = model(batch["speech_inputs"], batch["text_inputs"])
+        of = cross_entropy(logits, batch["labels"]) if kind == FISHER else logits.pow(2).sum(dim=1).mean()
+        # SpecAugment's mask embedding takes no part in evaluation mode: its importance is zero.
+        gradients = torch.autograd.grad(of, list(parameters.values()), allow_unused=True)
+        share = len(batch["labels"]) / len(dataset)
         for name, gradient in zip(parameters, gradients):
-            if gradient is not None:
-                fisher[name].addcmul_(gradient, gradient, value=len(batch["labels"]) / len(dataset))
+            if gradient is not None and kind == FISHER:
+                total[name].addcmul_(gradient, gradient, value=share)
+            elif gradient is not None:
+                total[name].add_(gradient.abs(), alpha=share)
         del gradients, gradient  # as large as the model: not beside those of the next batch
     if accelerator.num_processes > 1:
-        fisher = {name: accelerator.reduce(values) for name, values in fisher.items()}
-    return fisher
+        total = {name: accelerator.reduce(values) for name, values in total.items()}
+    return total
 
 
 def guarded(run, start, model, tasks):
     """What a penalty needs of every earlier task of a run's sequence, first to last.
 
-    Each F is taken from ``--fisher``, from beside the task's best_model.pt, or computed there under that folder's lock, while
-    other runs that need it wait; where that folder cannot be written, in the run's own.
+    Each importance is taken from ``--fisher``, from beside the task's best_model.pt, or computed there under that folder's
+    lock, while other runs that need it wait; where that folder cannot be written, in the run's own.
 
     Args:
-        run: a started Run with the flags ``fisher`` and ``fisher_batch_size``.
+        run: a started Run with the flags ``importance``, ``fisher`` and ``fisher_batch_size``.
         start: its StartingPoint.
         model: on the run's device, with the parameters of ``start``, as it also is afterwards.
         tasks: ``{name: Task}``.
 
     Returns:
-        A list of (parameters after the task, F), both ``{name: tensor}``.
+        A list of (parameters after the task, F or Ω), both ``{name: tensor}``.
 
     Raises:
-        UserError: if an F is needed, not there and cannot be computed, since the task's corpus is not here.
+        UserError: if one is needed, not there and cannot be computed, since the task's corpus is not here.
     """
     for path in run.args.fisher or []:
         if not path.is_file():
@@ -86,52 +98,53 @@ def guarded(run, start, model, tasks):
     for point in points:
         if len(points) > 1:
             point.load_into(model)
-        fisher = _fisher_of(run, point, model, tasks.get(point.sequence[-1]))
-        anchors = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if name in fisher}
-        result.append((anchors, {name: values.to(run.accelerator.device) for name, values in fisher.items()}))
+        values = _importance_of(run, point, model, tasks.get(point.sequence[-1]))
+        anchors = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if name in values}
+        result.append((anchors, {name: tensor.to(run.accelerator.device) for name, tensor in values.items()}))
     return result
 
 
-def _fisher_of(run, point, model, task):
+def _importance_of(run, point, model, task):
     import torch
 
     from utils.training.checkpoints import state_digest
 
-    batch_size, name = run.args.fisher_batch_size, point.sequence[-1]
-    facts = {"task": name, "model": state_digest(model.state_dict()), "batch_size": batch_size}
+    kind, batch_size, name = run.args.importance, run.args.fisher_batch_size, point.sequence[-1]
+    facts = {"kind": kind, "task": name, "model": state_digest(model.state_dict()), "batch_size": batch_size}
     if task is not None:
         facts["utterances"] = as_json(
             [task.corpus.digest, task.fold_digest, run.args.max_text_len, float(run.args.max_seq_len)]
         )
-    beside = point.path.with_name(FILE.format(batch_size))
-    own = run.path / f"fisher-b{batch_size}-of-{name}.pt"
+    beside = point.path.with_name(FILE.format(kind, batch_size))
+    own = run.path / f"{kind}-b{batch_size}-of-{name}.pt"
     places = [*(run.args.fisher or []), beside, own]
     if kept := _kept(run, places, facts, model):
         return kept
     if task is None:
         raise UserError(
-            f"the Fisher information of {name} is not in {', '.join(map(str, places[:-1]))}, and cannot be computed without "
-            "its corpus: name the file that came with the model (--fisher), or ask for it "
-            "('python -m utils.training.fisher RUN_FOLDER' makes it)"
+            f"the {WORDS[kind]} of {name} is not in {', '.join(map(str, places[:-1]))}, and cannot be computed without its "
+            "corpus: name the file that came with the model (--fisher), or ask for it ('python -m utils.training.fisher "
+            f"RUN_FOLDER{'' if kind == FISHER else f' --importance {kind}'}' makes it)"
         )
     with folder_lock(run, beside.parent) as writable:
         if kept := _kept(run, places, facts, model):  # another run has made it meanwhile
             return kept
-        fisher = fisher_information(run, model, task.splits["train"], batch_size)
+        values = importance(run, model, task.splits["train"], batch_size, kind)
         if run.accelerator.is_main_process:
-            fisher = {parameter: values.cpu() for parameter, values in fisher.items()}
+            values = {parameter: tensor.cpu() for parameter, tensor in values.items()}
             with atomic_write(beside) if writable else run.file(own.name) as file:
-                torch.save({**facts, "fisher": fisher}, file)
-            run.print(f"Fisher information of {name} → {beside if writable else own}")
-    return fisher
+                torch.save({**facts, "fisher": values}, file)
+            run.print(f"{WORDS[kind]} of {name} → {beside if writable else own}")
+    return values
 
 
-def make_fisher(folder, batch_size=10, **changes):
-    """Compute F of a finished run, beside its best_model.pt, unless it is there.
+def make_fisher(folder, batch_size=10, kind=FISHER, **changes):
+    """Compute F or Ω of a finished run, beside its best_model.pt, unless it is there.
 
     Args:
         folder: the run's folder.
-        batch_size: for estimating F.
+        batch_size: for estimating it.
+        kind: FISHER or MAS.
         changes: flags that take the place of the run's own, as ``reopen`` takes them.
 
     Raises:
@@ -143,11 +156,12 @@ def make_fisher(folder, batch_size=10, **changes):
 
     config = read_config(folder / CONFIG)
     if config["model"] != "fusion" or config["method"] == JOINT:
-        raise UserError(f"{folder} is a run of {config['method']}: ewc.py does not start from it, and needs no F of it")
+        raise UserError(f"{folder} is a run of {config['method']}: ewc.py does not start from it, and needs no {WORDS[kind]}")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder} cannot be written")
-    run, model, _, tasks = reopen(folder, changes | {"fisher": None, "fisher_batch_size": batch_size}, quiet=False)
-    _fisher_of(run, StartingPoint(folder / BEST_MODEL, config, tuple(config["sequence"])), model, tasks[config["task"]])
+    changes |= {"importance": kind, "fisher": None, "fisher_batch_size": batch_size}
+    run, model, _, tasks = reopen(folder, changes, quiet=False)
+    _importance_of(run, StartingPoint(folder / BEST_MODEL, config, tuple(config["sequence"])), model, tasks[config["task"]])
 
 
 def write_fisher(path, kept):
@@ -168,11 +182,11 @@ def write_fisher(path, kept):
 
 
 def read_fisher(path):
-    """Read ``fisher-b<batch size>.pt`` or what ``write_fisher`` wrote.
+    """Read ``fisher-b<batch size>.pt``, ``mas-b<batch size>.pt`` or what ``write_fisher`` wrote.
 
     Returns:
-        A dictionary: ``fisher`` ({parameter name: tensor}), ``task``, ``model`` (a digest), ``batch_size`` and ``utterances``
-        (digests).
+        A dictionary: ``fisher`` (F or Ω, {parameter name: tensor}), ``kind``, ``task``, ``model`` (a digest), ``batch_size``
+        and ``utterances`` (digests).
 
     Raises:
         UserError: if the file is damaged, or holds something else.
@@ -186,7 +200,7 @@ def read_fisher(path):
         kept = read_file(path, hint="remove it, and it is computed again")
         if not isinstance(kept, dict) or "fisher" not in kept:
             raise other
-        return kept
+        return {"kind": FISHER, **kept}  # earlier files did not say
     try:
         fisher, metadata = read_tensors(path)
     except SafetensorError as error:
@@ -195,11 +209,11 @@ def read_fisher(path):
         raise other
     if metadata.get(DIGEST) != content_digest(fisher, metadata[FACTS], ""):
         raise UserError(f"{path} is damaged (its checksum is another): copy it again")
-    return {**json.loads(metadata[FACTS]), "fisher": fisher}
+    return {"kind": FISHER, **json.loads(metadata[FACTS]), "fisher": fisher}
 
 
 def _kept(run, places, facts, model):
-    """F from the first of some files that is of this model and these utterances, or None."""
+    """The values of the first of some files that is of this kind, this model and these utterances, or None."""
     from utils.training.checkpoints import describe_mismatch
 
     found = {}
@@ -213,7 +227,7 @@ def _kept(run, places, facts, model):
                 found["fisher"] = kept["fisher"]  # as large as the model: read once
                 return str(path)
             if kept.get("task") == facts["task"]:
-                run.print(f"{path} is not used: it is of another model, other utterances or another batch size")
+                run.print(f"{path} is not used: it is of another model, other utterances, another batch size or kind")
         return None
 
     path = run.from_main_process(find)
@@ -223,7 +237,7 @@ def _kept(run, places, facts, model):
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if wrong := describe_mismatch(fisher, parameters):
         raise UserError(f"{path} does not fit the model: {wrong}")
-    run.print(f"Fisher information of {facts['task']}: {path}")
+    run.print(f"{WORDS[facts['kind']]} of {facts['task']}: {path}")
     return fisher
 
 
@@ -247,19 +261,20 @@ def folder_lock(run, folder):
 def main():
     parser = Parser(
         prog="python -m utils.training.fisher",
-        description="Compute the Fisher information of a finished run's model on the corpus that it was trained on. ewc.py "
-        "needs it where the model is handed on and the corpus is not.",
+        description="Compute the Fisher information, or the importance of MAS, of a finished run's model on the corpus that it "
+        "was trained on. ewc.py needs it where the model is handed on and the corpus is not.",
     )
     parser.add_argument("run_folder", type=named_path, help="such as outputs/task_a/fold_0/KEMDy19")
     parser.add_argument(
         "--batch_size",
         type=positive_int,
         default=10,
-        help="for estimating F; F and thus the effective λ depend on it",
+        help="for estimating it; it and thus the effective λ depend on it",
     )
+    parser.add_argument("--importance", choices=tuple(WORDS), default=FISHER, help="which of the two")
     add_reopening_flags(parser)
     args = vars(parser.parse_args())
-    make_fisher(args.pop("run_folder"), args.pop("batch_size"), **args)
+    make_fisher(args.pop("run_folder"), args.pop("batch_size"), args.pop("importance"), **args)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def load(
 
 
 def _require_together(first, other):
-    if {first.facts["model"], other.facts["model"]} != {"adapter"}:
+    if not (routing.is_adapter(first.facts) and routing.is_adapter(other.facts)):
         raise UserError(f"{first.path} and {other.path}: only adapters answer together; give one model")
     for kind, of in first.facts["encoders"].items():
         if of["fingerprint"] != other.facts["encoders"][kind]["fingerprint"]:
@@ -76,8 +76,8 @@ def _answering(sources, adapter):
     """The sources that answer, and how."""
     if adapter is None and len(sources) == 1:
         return sources, "given"
-    if sources[0].facts["model"] != "adapter":
-        raise UserError(f"--adapter {adapter}: {sources[0].path} is no adapter, but a whole model")
+    if not routing.is_adapter(sources[0].facts):
+        raise UserError(f"--adapter {adapter}: {sources[0].path} is not the adapter of one corpus")
     tasks = [source.facts["task"] for source in sources]
     choices = f"{', '.join(dict.fromkeys(tasks))}, {', '.join(WAYS[:-1])} or {WAYS[-1]}"
     if adapter is None:
@@ -141,7 +141,7 @@ class Predictor:
         self.max_text_len = min(arguments["max_text_len"], room)
         self.labels = routing.union([source.facts["labels"] for source in sources])
         self.temperatures = [source.facts["temperature"] if calibrated else 1.0 for source in sources]
-        self.adapters = sources[0].facts["model"] == "adapter"
+        self.adapters = routing.is_adapter(sources[0].facts)
         self.pristine_text_encoder = None
         for source in sources:
             source.model.to(device)
@@ -319,7 +319,7 @@ class Predictor:
             {name: values.to(self.device) for name, values in inputs.items()} for inputs in (speech_inputs, text_inputs)
         )
         features = ()
-        if self.adapters:
+        if self.sources[0].model.FROZEN_SPEECH:
             # Of the frozen encoder, and so the same for all adapters.
             frames, mask = speech_features(self.sources[0].model.speech_encoder, **speech_inputs)
             speech_inputs = {"features": frames, "attention_mask": mask}

@@ -34,7 +34,7 @@ def reopen(folder, changes, names=None, quiet=True, cached=False, classes=None):
     run = Run(Namespace(**config["arguments"] | encoders | changes), config["method"], quiet)
     run.labels = classes or config["labels"]
     corpora, speech = read_corpora(run, names or [config["task"]]), None
-    if cached and config["model"] == "adapter" and run.path.is_dir() and run.path.samefile(folder):
+    if cached and model.FROZEN_SPEECH and run.path.is_dir() and run.path.samefile(folder):
         speech = features_of(run, model.speech_encoder, corpora)
     tasks = make_tasks(run, corpora, run.labels, speech)
     return run, model.to(run.accelerator.device), config, tasks

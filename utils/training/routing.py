@@ -40,6 +40,11 @@ def routing_features(text_encoder, frames, frame_mask, text_inputs):
     return torch.cat([normalize(masked_mean(frames.float(), frame_mask)), normalize(text.pooler_output)], dim=-1)
 
 
+def is_adapter(facts):
+    """Is a model the adapters of one task, of which several can answer together? ``facts``: config.json, or an export's."""
+    return facts["model"] == "adapter" and len(facts["sequence"]) == 1
+
+
 def make_centroids(features):
     """The centres of a task's training utterances: features (n, d) → (5, d), by k-means."""
     import torch
@@ -104,14 +109,9 @@ def answer(how, probabilities, features=None, centroids=None):
 
 def pristine_text_encoder(run):
     """The text encoder of a run as it was before it got adapters, on the run's device."""
-    from models import ENCODER_SEED
-    from models.encoders import load_encoder
+    from utils.training.checkpoints import encoder_of
 
-    args = vars(run.args)
-    encoder = load_encoder(
-        "text", args["text_model"], not args.get("without_pretraining"), args.get("encoder_seed", ENCODER_SEED)
-    )
-    return encoder.to(run.accelerator.device)
+    return encoder_of(vars(run.args), "text", run.args.text_model).to(run.accelerator.device)
 
 
 def split_features(run, text_encoder, speech_encoder, dataset, description):
@@ -187,7 +187,7 @@ def main():
     if not os.access(folder / BEST_MODEL, os.R_OK) or not os.access(folder, os.W_OK):
         raise UserError(f"{folder} holds no {BEST_MODEL}, or cannot be written: name the run folder of an adapter")
     run, model, config, tasks = reopen(folder, args, quiet=False, cached=True)
-    if config["model"] != "adapter":
+    if not is_adapter(config):
         raise UserError(f"{folder} is a run of {config['method']}: only adapters are chosen among by centres")
     centroids_of(folder, run, model, tasks[config["task"]])
     print(f"centres of {config['task']}: {folder / CENTROIDS}")

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from utils.errors import RESUMABLE, UserError, printable
 from utils.files import (
     BEST_MODEL,
+    BUFFER,
     CENTROIDS,
     CONFIG,
     HISTORY,
@@ -225,7 +226,7 @@ class Run:
 
     def _remove_progress(self, keep_last):
         """Remove what only an unfinished run needs."""
-        for path in ([] if keep_last else [self.path / LAST_CHECKPOINT]) + list(self.path.glob("fisher-*-of-*.pt")):
+        for path in ([] if keep_last else [self.path / LAST_CHECKPOINT]) + list(self.path.glob("*-b*-of-*.pt")):
             with suppress(OSError):
                 path.unlink()
 
@@ -282,8 +283,8 @@ class Run:
             now = {name: config[name] for name in ("started", "commit", "versions", "machine", "arguments")}
             self._write(CONFIG, as_json(begun | {"continued": [*begun.get("continued", []), now]}))
         elif self.accelerator.is_main_process:
-            former = (METRICS, PREDICTIONS, HISTORY, LAST_CHECKPOINT, BEST_MODEL, CENTROIDS)
-            for path in (*former, *self.path.glob("fisher-*.pt")):
+            former = (METRICS, PREDICTIONS, HISTORY, LAST_CHECKPOINT, BEST_MODEL, CENTROIDS, BUFFER)
+            for path in (*former, *self.path.glob("*-b*.pt")):
                 (self.path / path).unlink(missing_ok=True)
             self._write(CONFIG, as_json(config))
         self.accelerator.wait_for_everyone()

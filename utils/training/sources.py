@@ -87,7 +87,8 @@ def load_export(path, text_model=None, speech_model=None):
         path: the file.
         text_model, speech_model: hub names or folders of the encoders that adapters of pretrained ones were trained on.
             Without them the hub names in the file are loaded if they are in the hub's cache: nothing is fetched that is not
-            named here. All other models are whole in their file and need no encoders.
+            named here. The same holds for models over a frozen speech encoder. All other models are whole in their file and
+            need no encoders.
 
     Returns:
         (model, facts): the model in evaluation mode, and what the file holds in the place of config.json; the model's classes
@@ -105,7 +106,7 @@ def _of_export(exported, path, text_model, speech_model):
     of = facts["encoders"]
     if facts["whole"]:
         model = assemble(facts, *(build_encoder(kind, of[kind]["architecture"], path) for kind in ("text", "speech")))
-        own = model.state_dict()
+        own, load = model.state_dict(), model.load_state_dict
     else:
         encoders = [
             load_encoder(kind, named or local_folder(kind, of[kind]["name"]))
@@ -113,9 +114,9 @@ def _of_export(exported, path, text_model, speech_model):
         ]
         model = assemble(facts, *encoders)
         require_same_encoders(model, facts, path)
-        own = model.checkpoint_state()
+        own, load = model.checkpoint_state(), model.load_checkpoint_state
     mismatch = describe_mismatch(state, own)
     if mismatch:
         raise UserError(f"{path} does not hold the model that it describes: {mismatch}")
-    model.load_state_dict(state, strict=facts["whole"])
+    load(state)
     return model.eval()

@@ -1,22 +1,19 @@
-"""What a run begins with: its corpora as tasks, and, in a sequence, the model of the tasks before."""
+"""What a run begins with: its corpora as tasks, its model, and, in a sequence, the model of the tasks before."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from models import FusionClassifier, load_tokenizer
+from models import load_tokenizer
 from utils.data import SPLITS
 from utils.data.batches import Sound, make_task
 from utils.data.corpus import find_corpus, read_corpus
+from utils.data.speech_cache import features_of
 from utils.errors import UserError
 from utils.files import CONFIG, DIGESTS, METRICS
 from utils.identity import FileDigests, checkpoint_facts, checkpoint_of, starting_checkpoint, told_fold
 from utils.methods import JOINT
 from utils.training.arguments import command_for, ending
-from utils.training.checkpoints import (
-    describe_mismatch,
-    read_weights,
-    require_same_encoders,
-)
+from utils.training.checkpoints import assemble, describe_mismatch, encoder_of, read_weights, require_same_encoders
 from utils.training.engine import test
 
 # More of the text than this unknown means that a vocabulary is not used as it was made, not that words are rare.
@@ -98,6 +95,36 @@ def _unknown_share(task, tokenizer):
     return max(split.count(tokenizer.unk_token_id) / max(len(split), 1) for split in tokens)
 
 
+def new_model(run, labels):
+    """The model of a run's method and flags over its encoders, with new layers drawn from the run's seed."""
+    args = vars(run.args)
+    run.seed()
+    encoders = (encoder_of(args, kind, args[f"{kind}_model"]) for kind in ("text", "speech"))
+    return assemble({"model": run.method.model, "labels": labels, "arguments": args}, *encoders)
+
+
+def _tasks_for(run, model, corpora, labels):
+    """``make_tasks``; the output of a frozen speech encoder, which never changes, is computed once and cached."""
+    return make_tasks(run, corpora, labels, features_of(run, model.speech_encoder, corpora) if model.FROZEN_SPEECH else None)
+
+
+def begin(run):
+    """Start a run from the encoders alone.
+
+    Args:
+        run: a Run that is not finished.
+
+    Returns:
+        (tasks, model): ``{name: Task}`` of its corpora, and the model of its method.
+    """
+    corpora = read_corpora(run, run.args.sequence)
+    labels = labels_of(run.args, corpora)
+    model = new_model(run, labels)
+    tasks = _tasks_for(run, model, corpora, labels)
+    run.start(model, tasks, labels)
+    return tasks, model
+
+
 def continue_sequence(run):
     """Start a run from the best model of the tasks before, and test that model on all tasks.
 
@@ -106,19 +133,23 @@ def continue_sequence(run):
 
     Returns:
         (start, tasks, model, before): the StartingPoint, ``{name: Task}`` in the order in which they are learned (an earlier
-        one whose corpus is not here is left out), the FusionClassifier, and its Evaluation on each test split before the first
-        epoch.
+        one whose corpus is not here is left out), the model of its method, and its Evaluation on each test split before the
+        first epoch.
     """
     args = run.args
     start = StartingPoint.find(run)
     corpora = read_corpora(run, args.sequence, may_lack=args.sequence[:-1])
+    if run.method.keeps_data and len(corpora) < len(args.sequence):
+        missing = ", ".join(name for name in args.sequence if name not in corpora)
+        raise UserError(
+            f"{args.data_root} lacks {missing}: {run.method.name} needs the recordings of earlier tasks; copy them there"
+        )
     labels = start.config.get("labels") or labels_of(args, corpora)
     start.require_classes(run, corpora[args.task], labels)
-    tasks = make_tasks(run, corpora, labels)
-    start.require_same_folds(tasks)
-    run.seed()
-    model = FusionClassifier.from_pretrained(args.text_model, args.speech_model, num_labels=len(labels))
+    model = new_model(run, labels)
     start.load_into(model)
+    tasks = _tasks_for(run, model, corpora, labels)
+    start.require_same_folds(tasks)
     run.start(model, tasks, labels, started_from=start.facts(args.output_root))
     return start, tasks, model, test(run, model, tasks)
 
@@ -142,8 +173,8 @@ class StartingPoint:
         """The checkpoint named by ``--checkpoint``, or that of the tasks before under its usual name, for the same fold.
 
         Raises:
-            UserError: if there is none, or its config.json is damaged, or says that it is not a fusion model of the tasks
-                before, in this order, that was kept from the test sessions of this run's fold.
+            UserError: if there is none, or its config.json is damaged, or says that it is not a model of the tasks before,
+                in this order, that was kept from the test sessions of this run's fold.
         """
         args, before = run.args, run.args.sequence[:-1]
         path = starting_checkpoint(args)
@@ -201,17 +232,17 @@ class StartingPoint:
                 )
 
     def load_into(self, model):
-        """Give a fusion model the checkpoint's parameters.
+        """Give a model the checkpoint's parameters.
 
         Raises:
             UserError: if the checkpoint is corrupt, could run code, is not finite, or of another architecture or encoders.
         """
         require_same_encoders(model, self.config, self.path)
         state = read_weights(self.path)
-        wrong = describe_mismatch(state, model.state_dict())
+        wrong = describe_mismatch(state, model.checkpoint_state())
         if wrong:
             raise UserError(
-                f"--checkpoint {self.path} does not fit: {wrong}; it should be a whole fusion model over "
+                f"--checkpoint {self.path} does not fit: {wrong}; it should be of this run's kind and sizes of model, over "
                 "--text_model and --speech_model as named"
             )
         model.load_checkpoint_state(state)
@@ -236,7 +267,7 @@ class StartingPoint:
             path = told if told.is_file() else checkpoint_of(args, sequence)
             if not path.is_file():
                 raise UserError(
-                    f"{path}: the model of {', then '.join(sequence)} is not here, and the penalty needs it; copy it there"
+                    f"{path}: the model of {', then '.join(sequence)} is not here, and this run needs it; copy it there"
                 )
             points.insert(0, StartingPoint(path, checkpoint_facts(path), sequence))
         return points

@@ -6,7 +6,12 @@ class Strategy:
 
     The loop scales for several processes and micro-batches. A method with random draws of its own takes them from a generator
     that it seeds in ``prepare`` and whose state is in ``state_dict``, so that a resumed run repeats them.
+
+    Attributes:
+        cross_entropy_weight: of the cross-entropy on the new utterances, in the loss whose gradient is taken.
     """
+
+    cross_entropy_weight = 1.0
 
     def prepare(self, model, optimizer, dataset):
         """Called once, before the first epoch or the one that a run resumes with.
@@ -27,7 +32,7 @@ class Strategy:
         """A term beside the cross-entropy, such as distillation or replay.
 
         Args:
-            model: as it is trained.
+            model: in training mode, not wrapped for several processes; gradients of further passes are exchanged as well.
             batch: ``speech_inputs``, ``text_inputs``, ``labels`` and ``indices`` (into the dataset) of a micro-batch.
             logits: (utterances, classes), of this batch.
             share: of the utterances of the global batch that are in this one.
