@@ -325,7 +325,9 @@ def test_commands_for_other_orders_and_methods_without_a_run_script(ask, tmp_pat
     found = missing(ask, tmp_path, "--folds", 0, 1)
     order = f'ORDER="{A} {B} {C}"'
     assert found["run-finetune"].startswith(f'{order} FOLDS="1" TASKS=MELD bash run-finetune.sh')
-    named = ask(tmp_path, "--folds", 0, 1, "--settings", "finetune", "mine")[1]  # others than the study's are told by their runs
+    named = ask(tmp_path, "--folds", 0, 1, "--settings", "finetune", "mine")[
+        1
+    ]  # others than the study's are told by their runs
     assert f'{order} FOLDS="0 1" bash run.sh mine --num_epochs 2' in named
     assert "run-adapter" not in found and "run-joint" not in found
 
