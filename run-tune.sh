@@ -54,7 +54,8 @@ lines=$(trials)
 commands=$(FOLDS=${CHOOSE_ON:-${FOLDS:-}} commands "$@")
 make_runs "$commands" "$@" || failed=yes
 if [ -n "${CHOOSE_ON:-}" ]; then
-  lines=$(trials --choose_on $CHOOSE_ON --seeds ${SEEDS:-12} ${ORDER:+--order $ORDER} --output_root "$(flag --output_root "${at}outputs" "$@")")
+  outputs=$(flag --output_root "${at}outputs" "$@")
+  lines=$(trials --choose_on $CHOOSE_ON --seeds ${SEEDS:-12} ${ORDER:+--order $ORDER} --output_root "$outputs")
   commands=$(commands "$@")
   make_runs "$commands" "$@" || failed=yes
 fi

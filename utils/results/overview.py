@@ -6,6 +6,7 @@ from utils.results.measures import over_orders
 from utils.results.report import best_rows, listed, then, views
 from utils.results.runs import Estimate
 from utils.results.tables import Change, Table
+from utils.results.tuning import shared_choices
 
 MEASURES = {"ACC": Estimate, "BWT": Change}
 
@@ -72,4 +73,4 @@ def _how_it_is_read(results, columns, orders):
     told = results.rows_that(lambda method: method.told_task)
     if told and told != results.rows:
         notes.append(f"Told which task an utterance is of: {listed(told)}.")
-    return tuple(notes)
+    return (*notes, *shared_choices(results))

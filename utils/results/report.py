@@ -529,7 +529,8 @@ def row_notes(results):
         tuned = other.config.get("tuned", {}).get("varied", ())
         names = [text.removesuffix(".0") for text in run_differences(one, other, LABELS.union(tuned), words="{1}")]
         words = [name.removeprefix("--") if name.startswith("--") else f"another {name}" for name in names]
-        words = ["tuned", *words] if tuned else words
+        if tuned and not words:
+            continue
         compared = "" if against == method else f" (compared with {against})"
         lines.append(f"{row}: {', '.join(words) or f'as {against}'}{compared}")
     return lines

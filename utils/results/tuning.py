@@ -133,7 +133,7 @@ def tuning_tables(results):
     from utils.results.report import listed
     from utils.results.tables import Table
 
-    rows, notes, on_folds = {}, [], {}
+    rows = {}
     for row in results.tuned:
         runs, method = results.of_row(row), results.method(row)
         choices = {(run.key, *run.config["tuned"]["tasks"]): run.config["tuned"] for run in runs}.values()
@@ -141,20 +141,31 @@ def tuning_tables(results):
         rate, *knob = (_counted(of["chosen"][flag] for of in choices) for flag in varied_flags(method))
         rows[row] = {"trials": numbers[0] if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}", "learning rate": rate}
         rows[row]["knob"] = f"{method.knob[0].removeprefix('--')} {knob[0]}" if knob else None
-        if one_for_all := [run.config["tuned"]["on_folds"] for run in runs if run.config["tuned"]["on_folds"] != [run.fold]]:
-            on_folds.setdefault(listed([*map(str, one_for_all[0])]), []).append(row)
-    notes.append(
+    notes = [
         "What was chosen, × how often: for each fold, seed and order the trial with the highest mean over the tasks of macro "
-        "F1 on the validation splits. No test score was looked at."
-    )
-    for folds, of in on_folds.items():
-        notes.append(
-            f"For {listed(of)} one trial was chosen for all folds, by fold {folds}: sessions that it was chosen on are test "
-            "sessions of other folds."
-        )
+        "F1 on the validation splits. No test score was looked at.",
+        *shared_choices(results),
+    ]
     if earlier := results.rows_that(lambda method: method.how == SEQUENCE, results.tuned):
         notes.append(f"† To choose for {listed(earlier)} takes validation recordings of earlier tasks.")
     return [Table("tuning", "What was tuned", "setting", rows, notes=tuple(notes), marked=results.keeping)]
+
+
+def shared_choices(results):
+    """A sentence on the rows of which all folds take one trial, a caption of their scores."""
+    from utils.results.report import listed
+
+    rows_of, sentences = defaultdict(dict), []
+    for run in results.of_row(*results.tuned):
+        if run.config["tuned"]["on_folds"] != [run.fold]:
+            rows_of[tuple(run.config["tuned"]["on_folds"])][run.experiment] = True
+    for folds, rows in rows_of.items():
+        names = "all tuned rows" if tuple(rows) == results.tuned else listed([*rows])
+        sentences.append(
+            f"For {names} one trial was chosen for all folds, by fold {listed([*map(str, folds)])}: sessions that it was "
+            "chosen on are test sessions of other folds."
+        )
+    return sentences
 
 
 def tuning_variables(row, found):
@@ -163,12 +174,11 @@ def tuning_variables(row, found):
     for run in found:
         if run.trial_of == row and (number := _number(row, run.experiment)):
             rates[number] = f"{run.config['arguments']['lr']:g}"
+    texts = [rates[number] for number in sorted(rates)]
     if len(rates) != TRIALS:
         variables["TRIALS"] = [len(rates)]
-    if sorted(rates) == [*range(1, len(rates) + 1)] and [*map(float, RATES[: len(rates)])] != [
-        float(rates[n]) for n in sorted(rates)
-    ]:
-        variables["LRS"] = [rates[number] for number in sorted(rates)]
+    if sorted(rates) == [*range(1, len(rates) + 1)] and [*map(float, texts)] != [*map(float, RATES[: len(rates)])]:
+        variables["LRS"] = texts
     for run in found:
         if run.experiment == row and run.config["tuned"]["on_folds"] != [run.fold]:
             variables["CHOOSE_ON"] = run.config["tuned"]["on_folds"]
