@@ -32,7 +32,7 @@ def fake(tmp_path):
     text = f"""case "$*" in
         *requirements.py) ;;
         "-c import sys; print(sys.executable)") echo "$0" ;;
-        "-m utils.methods"* | -I*) exec '{sys.executable}' "$@" ;;
+        "-m utils.methods"* | "-P -m utils.results.tuning"* | -I*) exec '{sys.executable}' "$@" ;;
         *"-m utils.data.corpus"*) echo "$*" >> '{tmp_path}/corpora'
           case "$*" in *" A B"*) printf '0 1\\nhappy\\nvery sad\\n' ;; *" B") echo '0 1 2' ;; *) echo 0 ;; esac ;;
         *) echo "$*" >> '{tmp_path}/called' ;;
@@ -296,22 +296,31 @@ def test_a_new_method_is_in_the_grid_where_a_bare_python_is_all_there_is(tmp_pat
     assert done.stderr.count("slurm/run.sbatch run.sh pull") == 1
 
 
-DEMO = {"": "made/figures", "--full": "made/figures", "--full --publish": "figures/demo", "--publish": None}
+DEMO = {
+    "": ("made/figures", 22),
+    "--full": ("made/figures", 195),
+    "--full --publish": ("figures/demo", 195),
+    "--tune": (None, 200),
+    "--publish": (None, 0),
+}
 
 
 @pytest.mark.parametrize("flags", DEMO)
 def test_the_demonstration_draws_tracked_figures_only_when_it_is_told_to(flags, fake, tmp_path):
+    figures, expected = DEMO[flags]
     done = shell("bash", "run-demo.sh", *flags.split(), DEMO_DATA="material", DEMO_OUTPUTS="made", **fake)
-    if not DEMO[flags]:
-        assert done.returncode == 2 and done.stderr == "usage: bash run-demo.sh [--full [--publish]]\n"
+    if not expected:
+        assert done.returncode == 2 and done.stderr == "usage: bash run-demo.sh [--full [--publish] | --tune]\n"
         return
     calls = [line.split() for line in (tmp_path / "called").read_text().splitlines()]
     runs = [words for words in calls if "--num_epochs" in words]
-    assert done.returncode == 0 and len(runs) == (2 * (11 * 3 + 2 * 5 + 2 * 2 * 3) if flags else 2 * 11)
+    assert done.returncode == 0 and len(runs) == expected, done.stderr
     assert {value(words, "--num_epochs") for words in runs} == {"6", "12"} and all("--cpu" in words for words in runs)
     combined = [words for words in calls if "utils.results.combine" in words]
-    assert [value(words, "--seeds") for words in combined] == ["12 13 14"] * flags.startswith("--full")
-    assert [value(words, "--figures") for words in calls if "--figures" in words] == [DEMO[flags]]
+    assert [value(words, "--folds") for words in combined] == ["0 1 2 3 4"] * flags.startswith("--full")
+    assert [value(words, "--figures") for words in calls if "--figures" in words] == ([figures] if figures else [])
+    # Trials are on other corpora than those that are shown.
+    assert {value(words, "--data_root").startswith("material/tuning") for words in runs} == {flags == "--tune"}
 
 
 # What bash 3.2, which macOS has, does not know.
