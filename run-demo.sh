@@ -33,6 +33,7 @@ flags_of() {
   case $1 in
     adapter*) echo "--lr 4e-3 --num_epochs 12 --adapter_size 48" ;;
     lora | linear) echo "--lr 4e-3 --num_epochs 12" ;;
+    ewc) echo "--lr 5e-4 --num_epochs 6 --ewc_lambda 1000" ;;
     er | derpp) echo "--lr 5e-4 --num_epochs 6 --buffer_size 50" ;;
     *) echo "--lr 5e-4 --num_epochs 6" ;;
   esac
@@ -60,7 +61,7 @@ commands() {
       for part in voice-only words-only; do runs /$part run-init.sh $(flags_of task_a); done
     elif [ -n "$full" ]; then
       EXP_NAME=ewc_tuned runs "" run-ewc.sh $(flags_of ewc_tuned)
-      FOLDS="0 1" LAMBDAS="10 100 1000 10000 100000" runs "" run-ewc-lambda.sh $(flags_of ewc)
+      FOLDS="0 1" LAMBDAS="10 100 10000 100000 1000000" runs "" run-ewc-lambda.sh $(flags_of ewc)
     fi
     echo
   done

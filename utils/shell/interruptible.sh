@@ -33,8 +33,3 @@ say_interrupted() {
     *) echo "interrupted; the same command resumes from here" >&2 ;;
   esac
 }
-
-# For scripts that have started several at once: a signal goes to all of them, and the script waits.
-interruptible_together() {
-  trap 'trap "" INT TERM; kill -TERM 0; wait; say_interrupted "$@"; exit "$RESUMABLE"' INT TERM
-}
