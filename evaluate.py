@@ -125,7 +125,8 @@ def tables(found, args, lines):
         "Missing runs, by the commands that make them": missing,
         "Further experiments, which --settings shows": report.other_names(results, found),
     }
-    lists = {heading: lines for heading, lines in lists.items() if lines}
+    # Beside tables that were asked for by name they would be noise.
+    lists = {heading: lines for heading, lines in lists.items() if lines and not args.tables}
     synthetic, keeping = (results.synthetic, results.keeping) if results else (None, ())
     brief = not args.all and args.format not in FOR_PROGRAMS
     give(Report(shown, notes, lists, synthetic, keeping, brief), args)

@@ -124,7 +124,7 @@ def test_finished_rows_are_skipped_until_their_models_change(combined, tmp_path,
 
 
 def test_evaluate_shows_them_and_says_what_they_are(combined, call_main, monkeypatch):
-    code, stdout, stderr = call_main(evaluate, "--output_root", combined, "--metric", "macro")
+    code, stdout, stderr = call_main(evaluate, "--output_root", combined, "--metric", "macro", "--all")
     assert code == 0, stderr
     text = " ".join(stdout.split())
     assert "adapter_routed, adapter_entropy and adapter_mean are not told: the answer is that of the adapter with" in text

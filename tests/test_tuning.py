@@ -62,7 +62,10 @@ def test_each_fold_order_and_seed_has_the_best_trial_by_validation(tmp_path):
     assert chosen(tmp_path) == expected  # not by what they scored in tests
     runs, lines = tuned_runs(find_runs(tmp_path))
     first = next(run for run in runs if run.sequence == (A, B) and run.key == (0, 12))
-    assert not lines and first.config["tuned"] == {
+    tuned = first.config["tuned"]
+    # All trials are told, with what they were tuned to and the score by which they are compared.
+    assert tuned.pop("tried")["ewc_tuned-trial2"] == ({"--lr": 0.002, "--ewc_lambda": 100.0}, pytest.approx(0.2))
+    assert not lines and tuned == {
         "trials": 3,
         "trial": "ewc_tuned-trial9",
         "chosen": {"--lr": 0.009, "--ewc_lambda": 1e9},

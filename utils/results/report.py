@@ -289,9 +289,9 @@ def _tasks_of(quantity, order):
 
 
 def _best_measures(results, values, order):
-    """``Table.best`` of rows of ``measures``."""
+    """``Table.best`` of rows of ``measures``, without those that the model before a method's first step decides."""
     learners = {row: values[row] for row in results.learners}
-    names = dict.fromkeys(name for of in learners.values() for name in of)
+    names = dict.fromkeys(name for of in learners.values() for name in of if name != "FWT" and not name.startswith("R[1,"))
     return {
         name: best_rows(
             results, {row: of[name] for row, of in learners.items()}, _tasks_of(name, order), name in LESS_IS_BETTER

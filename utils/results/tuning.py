@@ -62,7 +62,8 @@ def tuned_runs(found, shared=False):
     Returns:
         (runs, lines): FoundRuns whose config has ``tuned``, a dictionary: "trials", how many were compared; "trial", the one
         chosen; "chosen", what it was tuned to, ``{flag: value}``; "varied", the flags; "on_folds", by whose validation splits;
-        "tasks", for what. And a line for each row with trials that could not be compared.
+        "tasks", for what; "tried", ``{trial: (its flags as in "chosen", its score)}``. And a line for each row with trials that
+        could not be compared.
     """
     trials_of, chosen, lines = defaultdict(list), {}, []
     for run in found:
@@ -120,23 +121,35 @@ def _choose(row, tasks, runs, shared, lacking):
         on_folds, best = dict.fromkeys(scores, having_most), dict.fromkeys(scores, max(every, key=over_folds))
     chosen = []
     for fold, trial in best.items():
+        tried = {one: (_values(method, next(iter(of_trial[fold, one].values()))), score) for one, score in scores[fold].items()}
         for run in of_trial.get((fold, trial), {}).values():
-            values = {flag: run.config["arguments"].get(flag.removeprefix("--")) for flag in varied_flags(method)}
+            values = _values(method, run)
             tuned = {"trials": max(len(scores[of]) for of in on_folds[fold]), "trial": trial, "chosen": values}
-            tuned |= {"varied": list(values), "on_folds": on_folds[fold], "tasks": list(tasks)}
+            tuned |= {"varied": list(values), "on_folds": on_folds[fold], "tasks": list(tasks), "tried": tried}
             chosen.append(replace(run, config={**run.config, "experiment": row, "tuned": tuned}))
     return chosen
 
 
+def _values(method, run):
+    """What a trial was tuned to, ``{flag: value}``."""
+    return {flag: run.config["arguments"].get(flag.removeprefix("--")) for flag in varied_flags(method)}
+
+
 def tuning_tables(results):
-    """For every row that is tuned: how many trials there were, and what was chosen how often."""
+    """For every row that is tuned: how many trials there were, what was chosen how often, and the scores of the trials."""
     from utils.results.report import listed
     from utils.results.tables import Table
 
-    rows = {}
+    rows, trials = {}, {}
     for row in results.tuned:
         runs, method = results.of_row(row), results.method(row)
         choices = {(run.key, *run.config["tuned"]["tasks"]): run.config["tuned"] for run in runs}.values()
+        tried = defaultdict(list)
+        for trial, (values, score) in (of for choice in choices for of in choice["tried"].items()):
+            tried[trial, *values.items()].append(score)
+        for (trial, rate, *knob), scores in tried.items():
+            knob = " ".join(f"{flag.removeprefix('--')} {value:,.10g}" for flag, value in knob) or None
+            trials[trial] = {"learning rate": f"{rate[1]:,.10g}", "knob": knob, "macro F1, validation": mean(scores)}
         numbers = sorted({of["trials"] for of in choices})
         rate, *knob = (_counted(of["chosen"][flag] for of in choices) for flag in varied_flags(method))
         rows[row] = {"trials": numbers[0] if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}", "learning rate": rate}
@@ -148,7 +161,11 @@ def tuning_tables(results):
     ]
     if earlier := results.rows_that(lambda method: method.how == SEQUENCE, results.tuned):
         notes.append(f"† To choose for {listed(earlier)} takes validation recordings of earlier tasks.")
-    return [Table("tuning", "What was tuned", "setting", rows, notes=tuple(notes), marked=results.keeping)]
+    of_trials = ("The mean over the tasks, and over the folds, seeds and orders.",)
+    return [
+        Table("tuning", "What was tuned", "setting", rows, notes=tuple(notes), marked=results.keeping),
+        Table("trials", "Trials", "trial", trials, {"metric": "f1_macro"}, of_trials),
+    ]
 
 
 def shared_choices(results):
