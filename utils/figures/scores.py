@@ -24,7 +24,7 @@ from utils.figures.style import (
     row_styles,
     subplots,
 )
-from utils.methods import COMBINED, METHODS, SEQUENCE, START
+from utils.methods import COMBINED, METHODS, PAPER, SEQUENCE, START
 from utils.results import METRIC_TITLES
 from utils.results.measures import alpha_curve, lambda_curve, result_matrix
 from utils.results.runs import over_folds
@@ -173,8 +173,13 @@ def _pooled(results, row, task):
 
 
 def draw_emotions(results, orders):
-    """F1 of each class on earlier tasks when they were learned and after the last one, as slopes."""
+    """F1 of each class on earlier tasks when they were learned and after the last one, as slopes.
+
+    Of more rows than fit on a page those of the study, and what --settings names.
+    """
     tasks, rows = earlier_tasks(orders), learners_shown(results)
+    if len(rows) > 2 * ABREAST:
+        rows = tuple(row for row in rows if row in PAPER or row in results.named)
     columns = min(len(rows), ABREAST)
     lines = [(order, index, rows[at : at + ABREAST]) for order, index in tasks for at in range(0, len(rows), ABREAST)]
     if not lines:
