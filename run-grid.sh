@@ -11,6 +11,7 @@ if asks_for_help "$@"; then
 fi
 [ -n "${DRY_RUN:-}" ] || set_devices
 check_grid
+[ -z "${ORDER:-}" ] || TASKS=  # each step needs those before it
 set_stages "$@"
 all=$(methods --lines ${METHODS:-})
 
@@ -27,7 +28,7 @@ commands() {
   local task
   # What learns in a sequence starts from what others have learned of the first task.
   stage "start alone joint" "${TASKS:-}" "$@"
-  for task in "${stages[@]}"; do stage sequence "$task" "$@"; done
+  for task in ${stages[@]+"${stages[@]}"}; do stage sequence "$task" "$@"; done
 }
 
 commands=$(commands "$@")

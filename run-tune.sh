@@ -46,7 +46,7 @@ stage() {
 commands() {
   local task
   stage "alone joint" "${TASKS:-}" "$@"
-  for task in "${stages[@]}"; do stage sequence "$task" "$@"; done
+  for task in ${stages[@]+"${stages[@]}"}; do stage sequence "$task" "$@"; done
 }
 
 failed=
