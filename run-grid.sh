@@ -10,7 +10,7 @@ if asks_for_help "$@"; then
   exit 0
 fi
 [ -n "${DRY_RUN:-}" ] || set_devices
-check_grid
+check_grid "$@"
 [ -z "${ORDER:-}" ] || TASKS=  # each step needs those before it
 set_stages "$@"
 all=$(methods --lines ${METHODS:-})

@@ -17,7 +17,7 @@ while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do
   shift
 done
 [ -n "${DRY_RUN:-}" ] || set_devices
-check_grid
+check_grid "$@"
 set_stages "$@"
 
 # trials FLAGS...: those of utils/results/tuning.py, one a line.
