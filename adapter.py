@@ -35,6 +35,8 @@ def main():
     # config.json says what is used.
     if args.speech_adapter_layers is None:
         args.speech_adapter_layers = 0 if args.adapter == "none" else 3
+    if not args.speech_adapter_layers:
+        args.speech_adapter_width = None
     if args.adapter != "bottleneck":
         args.adapter_size = None
     if args.adapter != "lora":

@@ -10,7 +10,8 @@ if asks_for_help "$@"; then
   exit 0
 fi
 [ -n "${DRY_RUN:-}" ] || set_devices
-check_grid
+check_grid "$@"
+[ -z "${ORDER:-}" ] || TASKS=  # each step needs those before it
 set_stages "$@"
 all=$(methods --lines ${METHODS:-})
 
@@ -27,7 +28,7 @@ commands() {
   local task
   # What learns in a sequence starts from what others have learned of the first task.
   stage "start alone joint" "${TASKS:-}" "$@"
-  for task in "${stages[@]}"; do stage sequence "$task" "$@"; done
+  for task in ${stages[@]+"${stages[@]}"}; do stage sequence "$task" "$@"; done
 }
 
 commands=$(commands "$@")

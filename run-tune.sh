@@ -17,7 +17,7 @@ while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do
   shift
 done
 [ -n "${DRY_RUN:-}" ] || set_devices
-check_grid
+check_grid "$@"
 set_stages "$@"
 
 # trials FLAGS...: those of utils/results/tuning.py, one a line.
@@ -46,7 +46,7 @@ stage() {
 commands() {
   local task
   stage "alone joint" "${TASKS:-}" "$@"
-  for task in "${stages[@]}"; do stage sequence "$task" "$@"; done
+  for task in ${stages[@]+"${stages[@]}"}; do stage sequence "$task" "$@"; done
 }
 
 failed=

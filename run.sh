@@ -2,7 +2,7 @@
 # One method over folds, seeds and tasks, with the published batch size and epochs: bash run.sh METHOD [flags]
 # FOLDS, TASKS, ORDER and SEEDS choose a part, and further flags go to the method's script: bash run.sh METHOD --help.
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/sweep.sh"
-case "${1:--h}" in -h | --help)
+case "${1:--h}" in -*)
   show_help FOLDS TASKS ORDER SEEDS EXP_NAME TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN
   printf '\nmethods:\n'
   methods --list

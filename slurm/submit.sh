@@ -10,7 +10,7 @@ if asks_for_help "$@"; then
   exit 0
 fi
 
-check_grid
+check_grid "$@"
 options=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   options+=("$1")

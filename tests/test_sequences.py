@@ -280,6 +280,24 @@ def test_the_command_for_a_missing_step_is_of_the_same_method(own_data, encoders
     assert code == 1 and "no finished run in" in stderr and stderr.count("\n") == 1
     command = shlex.split(stderr.split("'")[-2])
     assert command[:2] == ["python", "replay.py"] and {"--dark", "--after", "MELD", "IEM"} <= set(command)
+    # Its own flags too: steps with another λ would be another method's.
+    mas = (*METHODS["mas"].flags, "--ewc_lambda", 20, "--init_name", "other")
+    _, _, stderr = call_main(ewc, "--task", "RAV", "--after", "MELD", "IEM", *mas, *flags(own_data, encoders, chain))
+    command = shlex.split(stderr.split("'")[-2])
+    assert [command[command.index(name) + 1] for name in ("--ewc_lambda", "--init_name")] == ["20.0", "other"]
+    assert command.count("--ewc_lambda") == 1
+
+
+def test_a_first_model_that_was_trained_again_is_not_that_of_the_sequence(own_data, encoders, chain, call_main, tmp_path):
+    path = folder(tmp_path, "ewc", "IEM+MELD")
+    shutil.copytree(folder(chain, "ewc", "IEM+MELD"), path)
+    config = read(path / "config.json")
+    config["started_from"]["sha256"] = "0" * 64
+    (path / "config.json").write_text(json.dumps(config))
+    for script, more in ((ewc, ()), (replay, ("--dark",))):
+        arguments = ("--task", "RAV", "--checkpoint", path / "best_model.pt", *more, *flags(own_data, encoders, tmp_path))
+        code, _, stderr = call_main(script, *arguments)
+        assert code == 1 and "is not the model of IEM that" in stderr and stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

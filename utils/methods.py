@@ -96,7 +96,7 @@ METHODS = {
                "#6699CC", label="LwF", knob=("--lwf_weight", ("0.1", "0.3", "1", "3", "10"))),
         Method("er", "replay.py", SEQUENCE, "fusion",
                "The whole fusion model, trained on one corpus after another with utterances of earlier ones replayed.",
-               "#882255", label="replay", keeps_data=True, knob=("--replay_weight", ("0.1", "0.25", "0.5", "0.75", "0.9"))),
+               "#7F3C8D", label="replay", keeps_data=True, knob=("--replay_weight", ("0.1", "0.25", "0.5", "0.75", "0.9"))),
         Method("derpp", "replay.py", SEQUENCE, "fusion",
                "The whole fusion model, trained on one corpus after another with utterances of earlier ones and their logits "
                "replayed (dark experience replay).",

@@ -218,6 +218,9 @@ def _rate(text):
     return text
 
 
+_rate.__name__ = "float"  # argparse names the type of what is no number
+
+
 def parse_args():
     parser = Parser(description="The trials of methods for run-tune.sh, or with --choose_on those that are chosen, one a line.")
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="methods (default: all that are trained, but references)")

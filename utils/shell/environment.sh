@@ -93,9 +93,10 @@ about_corpora() {
     --data_root "$(flag --data_root "${at}data" "$@")" ${ORDER:-$TASKS}
 }
 
-# check_grid: refuses what only one method can be told.
+# check_grid FLAGS...: refuses what only one method can be told.
 check_grid() {
-  [ -z "${EXP_NAME:-}" ] || fail "EXP_NAME=$EXP_NAME would put all settings into one folder: unset it"
+  local name=$(flag --exp_name "${EXP_NAME:-}" "$@")
+  [ -z "$name" ] || fail "EXP_NAME=$name would put all settings into one folder: leave it out"
   [ -z "${ORDER:-}" ] || [ -n "$(later $ORDER)" ] || fail "ORDER=$ORDER: a sequence has two corpora or more"
 }
 

@@ -20,9 +20,13 @@ set_devices() {
 
 # set_stages FLAGS...: stages, the TASKS of sequences that can be learned at the same time. With ORDER a step waits for the one before.
 set_stages() {
+  local task
   stages=("${TASKS:-}")
   [ -n "${ORDER:-}" ] || return 0
-  TASKS= stages=($(later $ORDER))
+  stages=()
+  for task in $(later $ORDER); do
+    case " ${TASKS:-$ORDER} " in *" $task "*) stages+=("$task") ;; esac
+  done
   if own_corpora; then
     CORPUS_FACTS=$(about_corpora "$@")  # once, and not for every script
     export CORPUS_FACTS

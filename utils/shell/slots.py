@@ -67,11 +67,12 @@ def main(devices):
             device, printer, started = running.pop(process)
             printer.wait()
             free.append(device)
-            seconds.append(time.monotonic() - started)
-            say_progress(number - len(running), total, seconds, len(devices))
             if process.returncode in INTERRUPTED:
                 stop = True
-            elif process.returncode:
+                continue
+            seconds.append(time.monotonic() - started)
+            say_progress(number - len(running), total, seconds, len(devices))
+            if process.returncode:
                 print(f"failed with exit code {process.returncode}: {process.args[-1]}", file=sys.stderr, flush=True)
                 code = code or 1
         if stop and code != RESUMABLE:

@@ -254,11 +254,15 @@ def _tasks_before(args):
     raise UserError(f"--task {args.task}: say what was learned before it, in order: --after TASK …")
 
 
-def command_for(args, method, **changes):
-    """The command that makes a run of ``method`` with the shared flags of ``args``, but for ``changes``."""
+def command_for(args, method, same=False, **changes):
+    """The command that makes a run of ``method`` with the shared flags of ``args``, but for ``changes``.
+
+    ``same``: with its own flags as well, since ``args`` are of this method.
+    """
     defaults = vars(training_parser("", method).parse_args(["--task", args.task]))
-    values = {name: value for name, value in vars(args).items() if name in defaults and value != defaults[name]} | changes
-    return shlex.join(["python", METHODS[method].script, *flag_words(values), *METHODS[method].flags])
+    values = {name: value for name, value in vars(args).items() if (value != defaults[name] if name in defaults else same)}
+    own = () if same else METHODS[method].flags
+    return shlex.join(["python", METHODS[method].script, *flag_words(values | changes), *own])
 
 
 def flag_words(values):

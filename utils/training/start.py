@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from models import load_tokenizer
+from models import load_tokenizer, model_class
 from utils.data import SPLITS
 from utils.data.batches import Sound, make_task
 from utils.data.corpus import find_corpus, read_corpus
@@ -258,16 +258,21 @@ class StartingPoint:
         """The starting points of the whole sequence, from the first task's to this one.
 
         Raises:
-            UserError: if one of them is not here.
+            UserError: if one of them is not here, or is not what the next one was trained from.
         """
-        points = [self]
+        points, digests = [self], FileDigests(Path(args.output_root) / DIGESTS)
         while len(points[0].sequence) > 1:
-            sequence = points[0].sequence[:-1]
-            told = Path((points[0].config.get("started_from") or {}).get("checkpoint", ""))
+            sequence, started_from = points[0].sequence[:-1], points[0].config.get("started_from") or {}
+            told = Path(started_from.get("checkpoint", ""))
             path = told if told.is_file() else checkpoint_of(args, sequence)
             if not path.is_file():
                 raise UserError(
                     f"{path}: the model of {', then '.join(sequence)} is not here, and this run needs it; copy it there"
+                )
+            if started_from.get("sha256") not in (None, *digests(path)):  # an exported file does not say it
+                raise UserError(
+                    f"{path} is not the model of {', then '.join(sequence)} that {points[0].path} was trained from: train the "
+                    "latter again (--overwrite), or copy the former model back"
                 )
             points.insert(0, StartingPoint(path, checkpoint_facts(path), sequence))
         return points
@@ -286,7 +291,9 @@ def _command_for_start(run, labels=None):
         starts_from = run.method.starts_from
         names = (None, None) if args.init_name == starts_from else (args.init_name, experiment)
         changes = dict(zip(("exp_name", "experiment"), names), labels=labels or args.labels, overwrite=None)
+        changes |= {name: getattr(args, name) for name in model_class(run.method.model).SETTINGS}
         if args.trial_of:  # what starts there is tuned, and not the start
             changes |= {"trial_of": None, "lr": None}
         return command_for(args, starts_from, task=before[0], **changes)
-    return command_for(args, run.method.name, task=before[-1], after=before[:-1], overwrite=None)
+    changes = {"task": before[-1], "after": before[:-1], "sequence": None, "overwrite": None}
+    return command_for(args, run.method.name, same=True, **changes)
