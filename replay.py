@@ -13,7 +13,7 @@ split that follows from seed and place in the sequence alone, so that what a lat
 kept. For n new utterances n are drawn from the buffer, uniformly and with replacement.
 """
 
-from utils.errors import one_line_errors
+from utils.errors import UserError, one_line_errors
 from utils.files import BUFFER
 from utils.flags import between, count, non_negative_float
 from utils.training.arguments import add_start_flags, parse_training_args, training_parser
@@ -126,10 +126,8 @@ def logits_when_learned(run, start, model, kept):
 
     from utils.training.engine import logits_of
 
-    logits, points = [], start.chain(run.args)
-    for point in points:
-        if len(points) > 1:
-            point.load_into(model)
+    logits = []
+    for point in start.models(run.args, model):
         name = point.sequence[-1]
         logits.append(torch.from_numpy(logits_of(run, model, kept[name], f"logits of {name}")))
     return torch.cat(logits).to(run.accelerator.device)
@@ -138,8 +136,12 @@ def logits_when_learned(run, start, model, kept):
 def replay(run, start, model, tasks):
     """The Strategy of a run's flags; None, which is fine-tuning, where nothing is kept. Arguments as above."""
     args, earlier = run.args, run.args.sequence[:-1]
-    if args.buffer_size < len(earlier):
+    if not args.buffer_size:
         return None
+    if args.buffer_size < len(earlier):
+        raise UserError(
+            f"--buffer_size {args.buffer_size} leaves nothing of some of the {len(earlier)} earlier tasks: name more"
+        )
     kept = kept_utterances({name: tasks[name].splits["train"] for name in earlier}, args.buffer_size, args.seed)
     if args.dark:
         logits = logits_when_learned(run, start, model, kept) if args.der_alpha else None
@@ -172,6 +174,8 @@ def main():
         "--der_beta", type=non_negative_float, default=0.5, help="β of derpp, weight of the cross-entropy of kept utterances"
     )
     args = parse_training_args(parser)
+    if not args.dark:  # config.json says what is used
+        args.der_alpha = args.der_beta = None
     # Below parsing: torch takes seconds to import.
     from utils.training.engine import test_and_finish, train
     from utils.training.run import Run

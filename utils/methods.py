@@ -169,7 +169,7 @@ def main(words):
 
     Args:
         words: a method, whose how, run script, script and flags are printed, quoted for a shell ("start" for a reference, which
-            has the classes of all tasks); or ``--list``: every method that is trained, with its sentence; or ``--lines``, and
+            has the classes of all tasks); or ``--list``: every method that is trained, with its script; or ``--lines``, and
             methods, by default all: these and what they start from, on a line each, those of the kind SEQUENCE last, with how
             ("start" for what others start from), model, what it starts from (- for nothing) and run script.
     """
@@ -182,7 +182,7 @@ def main(words):
             sys.exit(f"error: there is no method {name!r} to train in utils/methods.py, but {', '.join(trained)}")
     if words[:1] == ["--list"]:
         for name, method in trained.items():
-            print(f"  {name:<23} {method.sentence}")
+            print(f"  {name:<23} {' '.join((method.script, *method.flags))}")
     elif words[:1] == ["--lines"]:
         wanted = {*names, *(trained[name].starts_from for name in names if trained[name].how == SEQUENCE)} or trained
         for name, method in sorted(trained.items(), key=lambda item: item[1].how == SEQUENCE):

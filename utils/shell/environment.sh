@@ -51,7 +51,7 @@ make_python() {
 }
 
 # methods NAME: its kind, run script, script and flags, quoted. methods --lines [NAME...]: methods, by default all, and what they
-# start from, each on a line: name, kind, model, what it starts from or -, run script. methods --list: what each is.
+# start from, each on a line: name, kind, model, what it starts from or -, run script. methods --list: what runs each.
 # Kinds are start, alone, sequence and joint; the first of NAME alone is of what has the classes of all tasks. Any Python from 3.8 on will do, as on a login node.
 methods() {
   (CDPATH= cd -- "$repository" && PYTHONPATH=. "${PYTHON:-python3}" -m utils.methods "$@")

@@ -94,10 +94,8 @@ def guarded(run, start, model, tasks):
     for path in run.args.fisher or []:
         if not path.is_file():
             raise UserError(f"--fisher {path}: there is no such file")
-    result, points = [], start.chain(run.args)
-    for point in points:
-        if len(points) > 1:
-            point.load_into(model)
+    result = []
+    for point in start.models(run.args, model):
         values = _importance_of(run, point, model, tasks.get(point.sequence[-1]))
         anchors = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if name in values}
         result.append((anchors, {name: tensor.to(run.accelerator.device) for name, tensor in values.items()}))

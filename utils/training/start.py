@@ -254,8 +254,12 @@ class StartingPoint:
             name: self.config.get(name) for name in ("method", "task")
         }
 
-    def chain(self, args):
+    def models(self, args, model):
         """The starting points of the whole sequence, from the first task's to this one.
+
+        Args:
+            args: the run's flags.
+            model: has the parameters of this one, and of each while it is given out.
 
         Raises:
             UserError: if one of them is not here, or is not what the next one was trained from.
@@ -275,7 +279,10 @@ class StartingPoint:
                     "latter again (--overwrite), or copy the former model back"
                 )
             points.insert(0, StartingPoint(path, checkpoint_facts(path), sequence))
-        return points
+        for point in points:
+            if len(points) > 1:
+                point.load_into(model)
+            yield point
 
 
 def _words(value):
