@@ -57,6 +57,17 @@ def views(results):
     return found if others or len(found) > 1 else [("", columns) for _, columns in found]
 
 
+def what_columns_are(results, columns):
+    """A sentence on the columns of one of ``views``; none where no row learns one task after another."""
+    if not results.rows_that(lambda method: method.how == SEQUENCE):
+        return []
+    if len({order for _, order in columns}) > 1:
+        return [
+            "A column is the corpus tested: rows that learn one after the other learned it first, and their score is R[2,1]."
+        ]
+    return ["A column is the task tested, after the last was learned."]
+
+
 def _titled(which, title):
     return f"{which}{title[0].lower()}{title[1:]}" if which else title
 
@@ -66,20 +77,24 @@ def _by_task(rows, columns, cells):
     return {row: {name: cell for column in columns for name, cell in cells(row, *column).items()} for row in rows}
 
 
+def majority_estimate(results, task, metric):
+    """An Estimate of majority's score on a task; None where no run has the task."""
+    floor = results.majority(task, metric)
+    return Estimate(floor, ratio=results.ratio([task], floor.keys())) if floor else None
+
+
 def score_tables(results, metric):
     """Test scores of all rows, with a floor (majority) and an upper bound (joint)."""
     tables = []
     for which, columns in views(results):
-        floors = {task: results.majority(task, metric) for task, _ in columns}
-        cells = {task: Estimate(floor, ratio=results.ratio([task], floor.keys())) for task, floor in floors.items() if floor}
-        rows = {"majority": {task: cells.get(task) for task in floors}}
+        rows = {"majority": {task: majority_estimate(results, task, metric) for task, _ in columns}}
         values = {
             row: {task: results.final_scores(row, order, task, metric) for task, order in columns} for row in results.rows
         }
         for row, scores in values.items():
             rows[row] = {task: results.estimate(of, [task]) for task, of in scores.items()}
         learners = {row: values[row] for row in results.learners}
-        best = {task: best_rows(results, {row: of[task] for row, of in learners.items()}, [task]) for task in floors}
+        best = {task: best_rows(results, {row: of[task] for row, of in learners.items()}, [task]) for task, _ in columns}
         title = _titled(which, f"Test {METRIC_TITLES[metric]}")
         how = _how_scores_are_read(results, learned_first=len({order for _, order in columns}) > 1)
         tables.append(Table("scores", title, "setting", rows, {"metric": metric}, how, 4, best=best))
@@ -104,7 +119,11 @@ def best_rows(results, values, tasks, less_is_better=False):
 
     def is_worse(row):
         apart = results.estimate(difference(values[row], values[best]), tasks)
-        return not (apart and apart.interval and apart.interval[0] <= 0 <= apart.interval[1])
+        if not (apart and apart.interval):
+            return True
+        low, high = apart.interval
+        # Over the folds that both have, a row can be better than that with the best mean.
+        return low > 0 if less_is_better else high < 0
 
     return {best, *(row for row in means if not is_worse(row))}
 
@@ -221,7 +240,8 @@ def _combined(results):
 def _what_is_kept(results):
     keeping, merged = results.keeping, results.rows_that(lambda m: m.keeps_data and m.how == COMBINED)
     tuned = results.rows_that(lambda m: not m.keeps_data, keeping)
-    reasons = [f"{listed(rows)} to choose {what}" for rows, what in ((merged, "α"), (tuned, "among trials")) if rows]
+    chosen = [(rows, what) for rows, what in ((merged, "α"), (tuned, "among trials")) if rows]
+    reasons = [f"{listed(rows)} to choose {what}" if rows != keeping else f"to choose {what}" for rows, what in chosen]
     why = f" ({', '.join(reasons)} by the validation splits of all)" if reasons else ""
     return [f"† {_say(keeping, 'needs', 'need')} the recordings of earlier tasks{why}."] if keeping else []
 
@@ -321,7 +341,8 @@ def paired_tables(results, metric):
             rows = _with_holm(_by_task(others, columns, partial(difference_to, base)))
             title = _titled(which, f"Paired differences of {METRIC_TITLES[metric]} to {base}")
             title += f" on {listed([task for task, _ in columns])}" if len(parts) > 1 else ""
-            notes = (f"The row's score minus {base}'s on the same fold and seed.", *_what_differences_are(rows))
+            notes = (f"The row's score minus {base}'s on the same fold and seed.", *what_columns_are(results, all_columns))
+            notes += tuple(_what_differences_are(rows))
             about = {"metric": metric, "baseline": base}
             tables.append(Table("paired_differences", title, "setting", rows, about, notes))
     return tables
@@ -348,8 +369,8 @@ def _what_differences_are(rows):
         )
     if any(len(cell.per_fold) < FEWEST_FOLDS for cell in cells):
         sentences.append(
-            f"With fewer than {FEWEST_FOLDS} folds there is no interval: with one degree of freedom it would be far wider than "
-            "the differences."
+            f"With fewer than {FEWEST_FOLDS} folds there is no interval: two leave one degree of freedom, and an interval far "
+            "wider than the differences."
         )
     return sentences
 
@@ -511,7 +532,7 @@ def notes(results, output_root):
             lines.append(f"{row}, trained on {trained}, is not averaged: no seed is that of every fold ({each}).")
         elif common != every_seed:
             seeds = _numbers(common)
-            lines.append(f"{row}, trained on {trained}, is averaged over seed {seeds} alone, which all of its folds have.")
+            lines.append(f"{row}, trained on {trained}, is averaged over the seeds that all of its folds have: {seeds}.")
     return lines + _different_settings(results) + other_starts(results, output_root)
 
 
