@@ -252,8 +252,8 @@ def measure_tables(results, metric):
     notes = ("R[i,j] is the test score on task j after task i was learned, tasks in the order in which they are learned.",)
     alone = results.rows_that(lambda method: method.how == ALONE, results.learners)
     by_construction = [
-        f"{_say(alone, 'has', 'have')} a model a task, which later ones do not change: BWT is 0 by construction, and there "
-        "is no R[i,j] with j > i."
+        f"{_say(alone, 'has', 'have')} one model per task, which later tasks do not change: BWT is 0 by construction, and "
+        "there is no R[i,j] with j > i."
     ] * bool(alone)
     by_construction += [
         f"R[1,j] of {listed(rows)} is {METHODS[of].starts_from if METHODS[of].how == SEQUENCE else of}'s: after one task there "
@@ -362,10 +362,10 @@ def _what_differences_are(rows):
     sentences = []
     if any(cell.interval for cell in cells):
         sentences.append(
-            "Interval and p are by Student's t, the variance over folds times 1/n + n_test/n_train instead of 1/n, since folds "
-            "share training data (Nadeau & Bengio 2003). Holm: p adjusted for the rows of its column (Holm 1979); the interval "
-            "is not adjusted. ±.01: the probability that the difference lies within ±.01 (Bayesian correlated t-test, Benavoli "
-            "et al. 2017)."
+            "Interval and p use Student's t with the variance over folds times 1/n + n_test/n_train instead of 1/n, since "
+            "folds share training data (Nadeau & Bengio 2003). Holm: p adjusted for the rows of its column (Holm 1979); the "
+            "interval is not adjusted. ±.01: the probability that the difference lies within ±.01 (Bayesian correlated t-test, "
+            "Benavoli et al. 2017)."
         )
     if any(len(cell.per_fold) < FEWEST_FOLDS for cell in cells):
         sentences.append(
@@ -430,7 +430,7 @@ def _class_table(results, order, index, name, title, prefix):
     rows = {start: cells(scores) for start, scores in starts.items()} | rows
     note = f"{title} of each emotion on {task}'s test split after {order[-1]}, and its change since {task} was learned."
     note = note[0].upper() + note[1:]
-    note += f" {listed([*starts])}: the model of {task} that others start from." if starts else ""
+    note += f" {listed([*starts])}: the model{'s' * (len(starts) > 1)} of {task} that others start from." if starts else ""
     note += f" {_say(alone, 'is', 'are')} not changed by later tasks." if alone else ""
     about = {"metric": title.lower(), "first": task, "second": order[-1]}
     about |= {"order": "+".join(order)} if len(order) > 2 else {}
@@ -487,8 +487,8 @@ def lambda_tables(results, metric):
         some = next(iter(curve.values()))[0]
         folds, seeds = map(_numbers, (some.per_fold, some.seeds))
         notes = (
-            f"Test scores after all tasks on fold {folds} and seed {seeds}, the other rows' on the same. A λ that is picked by "
-            "these scores is picked on test splits.",
+            f"Test scores after all tasks, of every row on fold {folds} and seed {seeds}. A λ that is picked by these scores "
+            "is picked on test splits.",
         )
         title = f"{then(order)}: {METRIC_TITLES[metric]} along λ"
         about = {"metric": metric, "first": order[0], "second": order[-1]}
