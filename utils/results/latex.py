@@ -33,7 +33,7 @@ MINUS = re.compile(r"(?<![\w-])-(?=[\d.])|(?<= )-(?= )")
 SPREAD = re.compile(r" \$\\pm\$ (\S+)")
 BOLD = (
     "Bold: the best of the column, and all that the corrected 95 % interval of the paired difference to it does not show to be "
-    "worse; majority, models of one task alone and joint are not compared."
+    "worse; majority, joint and rows of task_a are not compared."
 )
 # Latin letters with accents end here.
 LAST_LATIN = "\u024f"
