@@ -132,7 +132,7 @@ def test_evaluate_shows_them_and_says_what_they_are(combined, call_main, monkeyp
     assert "adapter and adapter_wo_pretraining have one model per task, which later tasks do not change: BWT is 0 by" in text
     assert "R[1,j] of wise_ft and wise_ft_tuned is task_a's" in text and "\nwise_ft_tuned † " in stdout
     table = stdout[stdout.index("Without being told the corpus: macro F1") :].splitlines()
-    cells = {row.split()[0]: row.split()[1:] for row in table[4:8]}
+    cells = {row.split()[0]: row.split()[1:] for row in table[5:9]}
     assert tuple(cells) == ADAPTERS
     for row in ADAPTERS:
         metrics = read(folder(combined, row, SET) / "metrics.json")
