@@ -114,7 +114,9 @@ def tables(found, args, lines):
         shown, lines = published_tables(results, metrics)
         give(Report(shown, [*notes, *lines] if results else []), args)
         return
-    shown = tables_shown(results, metrics, args) if results and results.rows else []
+    made = tables_shown(results, metrics, args) if results and results.rows else {}
+    if args.tables and (empty := [name for name in args.tables if not made.get(name)]):
+        notes.append(f"Nothing to show for --tables {' '.join(empty)}.")
     rows = {name: METHODS[name] for name in args.settings or (*PAPER, JOINT) if name in METHODS}
     rows |= {name: results.method(name) for name in results.rows} if results else {}
     orders = results.orders if results else ()
@@ -129,13 +131,13 @@ def tables(found, args, lines):
     lists = {heading: lines for heading, lines in lists.items() if lines and not args.tables}
     synthetic, keeping = (results.synthetic, results.keeping) if results else (None, ())
     brief = not args.all and args.format not in FOR_PROGRAMS
-    give(Report(shown, notes, lists, synthetic, keeping, brief), args)
+    give(Report(sum(made.values(), []), notes, lists, synthetic, keeping, brief), args)
     if args.figures and results:
         draw(results, args)
 
 
 def tables_shown(results, metrics, args):
-    """The tables that were asked for, without those that would hold dashes alone."""
+    """The tables that were asked for, ``{name: [Table]}``, without those that would hold dashes alone."""
     from utils.results import report
     from utils.results.overview import overview_tables
     from utils.results.tuning import tuning_tables
@@ -161,7 +163,7 @@ def tables_shown(results, metrics, args):
         makers["scores"].append(partial(report.occurring_tables, results))
     everything = [name for name in TABLES if name != "overview"]  # which is made of the others
     names = args.tables or (everything if args.all or args.format in FOR_PROGRAMS else ["overview"])
-    return [table for name in names for make in makers[name] for table in make() if table.has_cells()]
+    return {name: [table for make in makers[name] for table in make() if table.has_cells()] for name in names}
 
 
 def give(report, args):

@@ -129,7 +129,7 @@ def test_evaluate_shows_them_and_says_what_they_are(combined, call_main, monkeyp
     text = " ".join(stdout.split())
     assert "adapter_routed, adapter_entropy and adapter_mean are not told: the answer is that of the adapter with" in text
     assert "wise_ft_tuned and joint need the recordings of earlier tasks (wise_ft_tuned to choose α" in text
-    assert "adapter and adapter_wo_pretraining have a model a task, which later ones do not change: BWT is 0 by" in text
+    assert "adapter and adapter_wo_pretraining have one model per task, which later tasks do not change: BWT is 0 by" in text
     assert "R[1,j] of wise_ft and wise_ft_tuned is task_a's" in text and "\nwise_ft_tuned † " in stdout
     table = stdout[stdout.index("Without being told the corpus: macro F1") :].splitlines()
     cells = {row.split()[0]: row.split()[1:] for row in table[5:9]}

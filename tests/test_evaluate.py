@@ -154,7 +154,7 @@ def test_by_default_it_is_short_and_with_all_it_is_whole(ask, tmp_path):
     invent(tmp_path, "mine", [A], {A: 0.5}, method="adapter")
     short, whole = ask(tmp_path)[1], ask(tmp_path, "--all")[1]
     assert short.count("\n") < 60 < whole.count("\n") and all(f"\n{row} " in short for row in METHODS)
-    for text in ("R[2,1]", "Paired differences", "Expected calibration error", "Parameters", "UA", "recall"):
+    for text in ("R[1,2]", "Paired differences", "Expected calibration error", "Parameters", "UA", "recall"):
         assert text not in short and text in whole
     assert "\ner †, change " in whole and not re.search(r"(?m)^(er|derpp|joint)(, \w+)?  ", whole)  # always marked
     assert "Missing runs, by the commands that make them:\n" in whole and "bash run.sh lwf" in whole
@@ -178,6 +178,7 @@ def test_tables_are_chosen_by_name(ask, tmp_path):
     assert ask(tmp_path, *chosen, "--format", "latex")[1].count(r"\begin{tabular}") == 2
     # Programs get all tables without a word.
     assert {"scores", "continual", "paired_differences", "calibration"} <= set(records(ask, tmp_path)["table"])
+    assert "Nothing to show for --tables lambda bootstrap." in ask(tmp_path, "--tables", "lambda", "scores", "bootstrap")[1]
     code, _, stderr = ask(tmp_path, "--tables", "scores", "mine")
     assert code == 2 and "'mine'" in stderr and "calibration" in stderr
     assert "not allowed with" in ask(tmp_path, "--tables", "scores", "--all")[2]
@@ -245,7 +246,7 @@ def test_seeds_that_not_every_fold_has_are_left_out_and_marked(ask, tmp_path):
         invent(tmp_path, "adapter", [A], {A: 0.4}, seed=seed)
     stdout = ask(tmp_path, "--format", "markdown", "--metric", "weighted")[1]
     assert r"| task\_a | 0.375 ± 0.247 * (2) | - |" in stdout and "means over seeds 12, 13, 14" in stdout
-    assert f"task_a, trained on {A}, is averaged over seed 12, 14 alone" in stdout
+    assert f"task_a, trained on {A}, is averaged over the seeds that all of its folds have: 12, 14." in stdout
     for gone in ("task_a/fold_1", "task_a-seed14/fold_0", "task_a-seed13"):
         shutil.rmtree(tmp_path / gone)
     stdout = ask(tmp_path, "--metric", "weighted")[1]

@@ -89,6 +89,14 @@ def test_confusion_matrices_are_pooled_over_folds_class_by_class(tmp_path):
     assert (figure.axes[0].get_ylabel(), figure.axes[0].get_xlabel()) == ("true", "predicted")
 
 
+def test_a_figure_of_rows_on_other_folds_or_seeds_says_at_most(tmp_path):
+    for fold, seed in ((0, 12), (0, 13), (1, 12), (1, 13)):
+        invent(tmp_path, "finetune", [A, B], {A: 0.3, B: 0.8}, {A: 0.7, B: 0.2}, fold, seed)
+    assert style.over(find_runs(tmp_path)) == "2 folds, 2 seeds in each"
+    invent(tmp_path, "ewc", [A, B], {A: 0.3, B: 0.8}, {A: 0.7, B: 0.2})
+    assert style.over(find_runs(tmp_path)) == "at most 2 folds, 2 seeds in each"
+
+
 def test_curves_average_folds_and_mark_where_tasks_start(tmp_path):
     for fold in (0, 1):
         invent(tmp_path, "task_a", [A], {A: 0.5}, fold=fold)

@@ -189,6 +189,10 @@ def test_the_best_of_a_column_and_all_that_are_not_worse(tmp_path):
     assert best_rows(results, few, [A]) == set()
     # The best of all but the one that is on two folds alone.
     assert best_rows(results, values | {"few": {(0, 12): 0.9, (1, 12): 0.9}}, [A]) == {"two"}
+    # A row with the best mean, but on other folds: the one that is better on the folds of both is not worse.
+    easy = {(fold, 12): 0.5 for fold in range(3)}
+    whole = {(fold, 12): (0.6, 0.6, 0.6, 0.1, 0.1)[fold] for fold in range(5)}
+    assert best_rows(results, {"easy": easy, "whole": whole}, [A]) == {"easy", "whole"}
 
 
 def test_recall_of_each_class_when_it_was_learned_and_after(tmp_path):

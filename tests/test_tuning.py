@@ -126,13 +126,13 @@ def tables(call_main, root, *arguments):
 def test_trials_on_some_folds_choose_for_all(on_two_folds, call_main):
     assert set(chosen(on_two_folds).values()) == {2} and len(chosen(on_two_folds)) == 8
     stdout = tables(call_main, on_two_folds)
-    said = "For all tuned rows one trial was chosen for all folds, by fold 0 and 1: sessions that it was chosen on are test"
+    said = "For all tuned rows one trial was chosen for all folds, by the validation splits of fold 0 and 1, whose sessions are"
     assert said in " ".join(stdout.split())
     table = tables(call_main, on_two_folds, "--tables", "tuning")
     row = next(line for line in table.splitlines() if line.startswith("finetune_tuned † "))
     assert re.split("  +", row.strip())[1:3] == ["3", "0.002 × 8"] and said in " ".join(table.split())
     # Only some of the folds are shown, and chosen it was by the same.
-    assert "by fold 0 and 1" in tables(call_main, on_two_folds, "--folds", 3)
+    assert "splits of fold 0 and 1" in " ".join(tables(call_main, on_two_folds, "--folds", 3).split())
     command = (
         'TRIALS="3" LRS="0.001 0.002 0.003" CHOOSE_ON="0 1" FOLDS="4" bash run-tune.sh finetune --num_epochs 2 --output_root'
     )
@@ -146,6 +146,14 @@ def test_trials_are_no_rows_unless_they_are_named(on_two_folds, call_main):
     assert "\nfinetune_tuned-trial1 " in named and "\nfinetune_tuned † " in named
     listed = tables(call_main, on_two_folds, "--list")
     assert listed.count("finetune_tuned-trial2/") == 8 and "24 runs, 24 of them finished." in listed
+
+
+def test_trials_made_by_hand_are_a_row_and_no_command_makes_more_of_them(tmp_path, call_main):
+    for name, score in (("mine", 0.5), ("other", 0.6)):
+        about = {"trial_of": "lwf_tuned", "lr": score, "lwf_weight": 1.0}
+        invent(tmp_path, name, (A, B), {A: score, B: score}, method="lwf", arguments=about)
+    stdout = tables(call_main, tmp_path)
+    assert "\nlwf_tuned † " in stdout and "run-tune.sh" not in stdout and "run.sh lwf" not in stdout
 
 
 def test_a_tuned_row_may_vary_in_what_was_tuned_alone(tmp_path):

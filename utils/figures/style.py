@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections import Counter
 from itertools import cycle
 
 import matplotlib
@@ -91,8 +92,10 @@ def legend_below(figure, handles, columns, text):
 
 
 def over(runs):
-    """Over what figures average, such as "2 folds, 3 seeds in each"."""
-    return over_counts(*(len({run.key[part] for run in runs}) for part in (0, 1)))
+    """Over what figures average, such as "2 folds, 3 seeds in each", with "at most" where a row lacks some of these."""
+    folds, seeds = (len({run.key[part] for run in runs}) for part in (0, 1))
+    of_row = Counter((run.experiment, run.sequence) for run in runs)
+    return ("" if set(of_row.values()) <= {folds * seeds} else "at most ") + over_counts(folds, seeds)
 
 
 def over_counts(folds, seeds):

@@ -3,6 +3,7 @@
 import csv
 import io
 import textwrap
+import unicodedata
 from dataclasses import dataclass, field, replace
 
 from utils.errors import printable
@@ -57,15 +58,15 @@ class Report:
         for table in self.tables:
             head, *body = table.cells()
             groups, names = grouped(head)
-            widths = [max(map(len, column)) for column in zip(names, *body)]
+            widths = [max(map(_width, column)) for column in zip(names, *body)]
             above, at = [], 0
             for group, n in groups:  # a group's name stands over all of its columns
-                widths[at + n - 1] += max(len(group) - sum(widths[at : at + n]) - 2 * (n - 1), 0)
-                above.append(group.ljust(sum(widths[at : at + n]) + 2 * (n - 1)))
+                widths[at + n - 1] += max(_width(group) - sum(widths[at : at + n]) - 2 * (n - 1), 0)
+                above.append(_padded(group, sum(widths[at : at + n]) + 2 * (n - 1)))
                 at += n
-            lines = [above, *([text.ljust(width) for text, width in zip(line, widths)] for line in (names, *body))]
+            lines = [above, *(map(_padded, line, widths) for line in (names, *body))]
             group_line, head, *body = ["  ".join(line).rstrip() for line in lines]
-            rule = "-" * max(map(len, (group_line, head, *body)))
+            rule = "-" * max(map(_width, (group_line, head, *body)))
             below = [line for sentence in _unsaid(table, said) for line in textwrap.wrap(sentence, WIDTH)]
             parts.append("\n".join([table.title, rule, *filter(None, [group_line]), head, rule, *body, rule, *below]))
         return self._with_lists(parts, lambda heading: f"{heading}:", "  {}".format)
@@ -104,6 +105,15 @@ class Report:
             for table in self.tables
         ]
         return as_json({**self._about(), "notes": self.notes, "tables": tables, **self.lists})
+
+
+def _width(text):
+    """Columns that a text takes on a terminal, where Hangul is twice as wide as Latin."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _padded(text, width):
+    return text + " " * (width - _width(text))
 
 
 def _unsaid(table, said):

@@ -31,7 +31,10 @@ CHARACTERS = str.maketrans(CHARACTERS | {character: f"\\{character}" for charact
 # Before a number, or between two terms, a hyphen is a minus.
 MINUS = re.compile(r"(?<![\w-])-(?=[\d.])|(?<= )-(?= )")
 SPREAD = re.compile(r" \$\\pm\$ (\S+)")
-BOLD = "Bold: the best of the column, and all that the 95 % interval of the difference does not show to be worse."
+BOLD = (
+    "Bold: the best of the column, and all that the corrected 95 % interval of the paired difference to it does not show to be "
+    "worse; majority, joint and rows of task_a are not compared."
+)
 # Latin letters with accents end here.
 LAST_LATIN = "\u024f"
 

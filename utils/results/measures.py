@@ -19,8 +19,8 @@ def formulas(tasks):
             "ACC": "ACC = (R[2,1] + R[2,2]) / 2, the mean of the last row (Lopez-Paz & Ranzato 2017).",
             "BWT": "BWT, backward transfer = R[2,1] - R[1,1]; below 0 is forgetting (Lopez-Paz & Ranzato 2017).",
             "FWT": "FWT, forward transfer = R[1,2] - majority's score on task 2 (Lopez-Paz & Ranzato 2017).",
-            "intransigence": "intransigence = joint's score on task 2 - R[2,2]; above 0 is what learning task 2 lacks to the "
-            "model of both at once (Chaudhry et al. 2018).",
+            "intransigence": "intransigence = joint's score on task 2 - R[2,2]; above 0, task 2 is learned less well than by "
+            "the model of both at once (Chaudhry et al. 2018).",
         }
     return {
         "ACC": f"ACC = mean of R[{tasks},j] over all tasks j (Lopez-Paz & Ranzato 2017).",

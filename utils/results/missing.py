@@ -56,7 +56,8 @@ def missing_commands(found, rows, orders, output_root, folds=None):
                     by_default = order or JOINT in steps or steps.keys() == set(KEMDY)
                     whole = len(tasks) == len(steps) and by_default
                     lacking[row, order, () if whole else tasks, lacked].append(seed)
-    return [_command(found, runs, rows, *what, seeds, output_root) for what, seeds in lacking.items()]
+    commands = (_command(found, runs, rows, *what, seeds, output_root) for what, seeds in lacking.items())
+    return [command for command in commands if command]
 
 
 def _steps(method, orders, runs):
@@ -78,13 +79,17 @@ def _steps(method, orders, runs):
 
 
 def _command(found, runs, rows, row, order, tasks, folds, seeds, output_root):
+    """The command for some runs of a row; None for a tuned row whose trials were made by hand."""
     method = rows[row]
     # What a run script is not told lies in the repository, and what it is told, where it is called.
     at = "" if Path.cwd() == REPOSITORY else f"{REPOSITORY}/"
     is_tuned = any(run.experiment == row and "tuned" in run.config for run in runs)
     words = [f"EXP_NAME={shlex.quote(row)}"] if row != method.name and not is_tuned else []
     if is_tuned:
-        words = [f"{name}={_words(values)}" for name, values in tuning_variables(row, found).items()]
+        variables = tuning_variables(row, found)
+        if variables is None:
+            return None
+        words = [f"{name}={_words(values)}" for name, values in variables.items()]
     if order:
         words.append(f"ORDER={_words(order)}")
     if folds != (0, 1, 2, 3, 4):

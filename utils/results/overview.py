@@ -3,7 +3,7 @@
 from utils.methods import JOINT, SEQUENCE
 from utils.results import METRIC_TITLES
 from utils.results.measures import over_orders
-from utils.results.report import best_rows, listed, then, views
+from utils.results.report import best_rows, listed, majority_estimate, then, views, what_columns_are
 from utils.results.runs import Estimate
 from utils.results.tables import Change, Table
 from utils.results.tuning import shared_choices
@@ -34,8 +34,7 @@ def _overview(results, metrics, which, columns):
         for metric in metrics:
             values = {row: results.final_scores(row, order, task, metric) for row in results.rows}
             add(named(task, metric), values, [task])
-            floor = results.majority(task, metric)
-            rows["majority"][named(task, metric)] = Estimate(floor) if floor else None
+            rows["majority"][named(task, metric)] = majority_estimate(results, task, metric)
     found = {metric: {row: over_orders(results, row, orders, metric) for row in measured if orders} for metric in metrics}
     for name, kind in MEASURES.items():
         for metric, of_rows in found.items():
@@ -47,7 +46,8 @@ def _overview(results, metrics, which, columns):
     title += f" {METRIC_TITLES[metrics[0]] if len(metrics) == 1 else 'scores'}"
     title += " and continual learning" if has_measures else ""
     notes = _how_it_is_read(results, columns, orders if has_measures else ())
-    return Table("overview", title, "setting", rows, notes=notes, best=best)
+    about = {"metric": metrics[0]} if len(metrics) == 1 else {}
+    return Table("overview", title, "setting", rows, about, notes, best=best)
 
 
 def _orders_run(results, orders):
@@ -58,12 +58,7 @@ def _orders_run(results, orders):
 
 
 def _how_it_is_read(results, columns, orders):
-    sequence = results.rows_that(lambda method: method.how == SEQUENCE)
-    notes = []
-    if sequence and len({order for _, order in columns}) > 1:
-        notes.append("A column is the corpus tested: rows that learn one after the other learned it first.")
-    elif sequence:
-        notes.append("A column is the task tested, after the last was learned.")
+    notes = what_columns_are(results, columns)
     if orders:
         over = "mean over both orders" if len(orders) > 1 else f"in the order {then(orders[0])}"
         notes.append(

@@ -57,6 +57,17 @@ def views(results):
     return found if others or len(found) > 1 else [("", columns) for _, columns in found]
 
 
+def what_columns_are(results, columns):
+    """A sentence on the columns of one of ``views``; none where no row learns one task after another."""
+    if not results.rows_that(lambda method: method.how == SEQUENCE):
+        return []
+    if len({order for _, order in columns}) > 1:
+        return [
+            "A column is the corpus tested: rows that learn one after the other learned it first, and their score is R[2,1]."
+        ]
+    return ["A column is the task tested, after the last was learned."]
+
+
 def _titled(which, title):
     return f"{which}{title[0].lower()}{title[1:]}" if which else title
 
@@ -66,20 +77,24 @@ def _by_task(rows, columns, cells):
     return {row: {name: cell for column in columns for name, cell in cells(row, *column).items()} for row in rows}
 
 
+def majority_estimate(results, task, metric):
+    """An Estimate of majority's score on a task; None where no run has the task."""
+    floor = results.majority(task, metric)
+    return Estimate(floor, ratio=results.ratio([task], floor.keys())) if floor else None
+
+
 def score_tables(results, metric):
     """Test scores of all rows, with a floor (majority) and an upper bound (joint)."""
     tables = []
     for which, columns in views(results):
-        floors = {task: results.majority(task, metric) for task, _ in columns}
-        cells = {task: Estimate(floor, ratio=results.ratio([task], floor.keys())) for task, floor in floors.items() if floor}
-        rows = {"majority": {task: cells.get(task) for task in floors}}
+        rows = {"majority": {task: majority_estimate(results, task, metric) for task, _ in columns}}
         values = {
             row: {task: results.final_scores(row, order, task, metric) for task, order in columns} for row in results.rows
         }
         for row, scores in values.items():
             rows[row] = {task: results.estimate(of, [task]) for task, of in scores.items()}
         learners = {row: values[row] for row in results.learners}
-        best = {task: best_rows(results, {row: of[task] for row, of in learners.items()}, [task]) for task in floors}
+        best = {task: best_rows(results, {row: of[task] for row, of in learners.items()}, [task]) for task, _ in columns}
         title = _titled(which, f"Test {METRIC_TITLES[metric]}")
         how = _how_scores_are_read(results, learned_first=len({order for _, order in columns}) > 1)
         tables.append(Table("scores", title, "setting", rows, {"metric": metric}, how, 4, best=best))
@@ -104,7 +119,11 @@ def best_rows(results, values, tasks, less_is_better=False):
 
     def is_worse(row):
         apart = results.estimate(difference(values[row], values[best]), tasks)
-        return not (apart and apart.interval and apart.interval[0] <= 0 <= apart.interval[1])
+        if not (apart and apart.interval):
+            return True
+        low, high = apart.interval
+        # Over the folds that both have, a row can be better than that with the best mean.
+        return low > 0 if less_is_better else high < 0
 
     return {best, *(row for row in means if not is_worse(row))}
 
@@ -221,7 +240,8 @@ def _combined(results):
 def _what_is_kept(results):
     keeping, merged = results.keeping, results.rows_that(lambda m: m.keeps_data and m.how == COMBINED)
     tuned = results.rows_that(lambda m: not m.keeps_data, keeping)
-    reasons = [f"{listed(rows)} to choose {what}" for rows, what in ((merged, "α"), (tuned, "among trials")) if rows]
+    chosen = [(rows, what) for rows, what in ((merged, "α"), (tuned, "among trials")) if rows]
+    reasons = [f"{listed(rows)} to choose {what}" if rows != keeping else f"to choose {what}" for rows, what in chosen]
     why = f" ({', '.join(reasons)} by the validation splits of all)" if reasons else ""
     return [f"† {_say(keeping, 'needs', 'need')} the recordings of earlier tasks{why}."] if keeping else []
 
@@ -232,8 +252,8 @@ def measure_tables(results, metric):
     notes = ("R[i,j] is the test score on task j after task i was learned, tasks in the order in which they are learned.",)
     alone = results.rows_that(lambda method: method.how == ALONE, results.learners)
     by_construction = [
-        f"{_say(alone, 'has', 'have')} a model a task, which later ones do not change: BWT is 0 by construction, and there "
-        "is no R[i,j] with j > i."
+        f"{_say(alone, 'has', 'have')} one model per task, which later tasks do not change: BWT is 0 by construction, and "
+        "there is no R[i,j] with j > i."
     ] * bool(alone)
     by_construction += [
         f"R[1,j] of {listed(rows)} is {METHODS[of].starts_from if METHODS[of].how == SEQUENCE else of}'s: after one task there "
@@ -321,7 +341,8 @@ def paired_tables(results, metric):
             rows = _with_holm(_by_task(others, columns, partial(difference_to, base)))
             title = _titled(which, f"Paired differences of {METRIC_TITLES[metric]} to {base}")
             title += f" on {listed([task for task, _ in columns])}" if len(parts) > 1 else ""
-            notes = (f"The row's score minus {base}'s on the same fold and seed.", *_what_differences_are(rows))
+            notes = (f"The row's score minus {base}'s on the same fold and seed.", *what_columns_are(results, all_columns))
+            notes += tuple(_what_differences_are(rows))
             about = {"metric": metric, "baseline": base}
             tables.append(Table("paired_differences", title, "setting", rows, about, notes))
     return tables
@@ -341,15 +362,15 @@ def _what_differences_are(rows):
     sentences = []
     if any(cell.interval for cell in cells):
         sentences.append(
-            "Interval and p are by Student's t, the variance over folds times 1/n + n_test/n_train instead of 1/n, since folds "
-            "share training data (Nadeau & Bengio 2003). Holm: p adjusted for the rows of its column (Holm 1979); the interval "
-            "is not adjusted. ±.01: the probability that the difference lies within ±.01 (Bayesian correlated t-test, Benavoli "
-            "et al. 2017)."
+            "Interval and p use Student's t with the variance over folds times 1/n + n_test/n_train instead of 1/n, since "
+            "folds share training data (Nadeau & Bengio 2003). Holm: p adjusted for the rows of its column (Holm 1979); the "
+            "interval is not adjusted. ±.01: the probability that the difference lies within ±.01 (Bayesian correlated t-test, "
+            "Benavoli et al. 2017)."
         )
     if any(len(cell.per_fold) < FEWEST_FOLDS for cell in cells):
         sentences.append(
-            f"With fewer than {FEWEST_FOLDS} folds there is no interval: with one degree of freedom it would be far wider than "
-            "the differences."
+            f"With fewer than {FEWEST_FOLDS} folds there is no interval: two leave one degree of freedom, and an interval far "
+            "wider than the differences."
         )
     return sentences
 
@@ -409,7 +430,7 @@ def _class_table(results, order, index, name, title, prefix):
     rows = {start: cells(scores) for start, scores in starts.items()} | rows
     note = f"{title} of each emotion on {task}'s test split after {order[-1]}, and its change since {task} was learned."
     note = note[0].upper() + note[1:]
-    note += f" {listed([*starts])}: the model of {task} that others start from." if starts else ""
+    note += f" {listed([*starts])}: the model{'s' * (len(starts) > 1)} of {task} that others start from." if starts else ""
     note += f" {_say(alone, 'is', 'are')} not changed by later tasks." if alone else ""
     about = {"metric": title.lower(), "first": task, "second": order[-1]}
     about |= {"order": "+".join(order)} if len(order) > 2 else {}
@@ -466,8 +487,8 @@ def lambda_tables(results, metric):
         some = next(iter(curve.values()))[0]
         folds, seeds = map(_numbers, (some.per_fold, some.seeds))
         notes = (
-            f"Test scores after all tasks on fold {folds} and seed {seeds}, the other rows' on the same. A λ that is picked by "
-            "these scores is picked on test splits.",
+            f"Test scores after all tasks, of every row on fold {folds} and seed {seeds}. A λ that is picked by these scores "
+            "is picked on test splits.",
         )
         title = f"{then(order)}: {METRIC_TITLES[metric]} along λ"
         about = {"metric": metric, "first": order[0], "second": order[-1]}
@@ -511,7 +532,7 @@ def notes(results, output_root):
             lines.append(f"{row}, trained on {trained}, is not averaged: no seed is that of every fold ({each}).")
         elif common != every_seed:
             seeds = _numbers(common)
-            lines.append(f"{row}, trained on {trained}, is averaged over seed {seeds} alone, which all of its folds have.")
+            lines.append(f"{row}, trained on {trained}, is averaged over the seeds that all of its folds have: {seeds}.")
     return lines + _different_settings(results) + other_starts(results, output_root)
 
 

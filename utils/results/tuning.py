@@ -160,8 +160,8 @@ def tuning_tables(results):
         *shared_choices(results),
     ]
     if earlier := results.rows_that(lambda method: method.how == SEQUENCE, results.tuned):
-        notes.append(f"† To choose for {listed(earlier)} takes validation recordings of earlier tasks.")
-    of_trials = ("The mean over the tasks, and over the folds, seeds and orders.",)
+        notes.append(f"† Choosing among trials of {listed(earlier)} takes validation recordings of earlier tasks.")
+    of_trials = ("The mean over the tasks, and over the folds, seeds and orders that the trial was run on.",)
     return [
         Table("tuning", "What was tuned", "setting", rows, notes=tuple(notes), marked=results.keeping),
         Table("trials", "Trials", "trial", trials, {"metric": "f1_macro"}, of_trials),
@@ -179,18 +179,23 @@ def shared_choices(results):
     for folds, rows in rows_of.items():
         names = "all tuned rows" if tuple(rows) == results.tuned else listed([*rows])
         sentences.append(
-            f"For {names} one trial was chosen for all folds, by fold {listed([*map(str, folds)])}: sessions that it was "
-            "chosen on are test sessions of other folds."
+            f"For {names} one trial was chosen for all folds, by the validation splits of fold {listed([*map(str, folds)])}, "
+            "whose sessions are test sessions of other folds."
         )
     return sentences
 
 
 def tuning_variables(row, found):
-    """With what run-tune.sh makes the runs that a tuned row lacks: ``{variable: values}``, without its defaults."""
+    """With what run-tune.sh makes the runs that a tuned row lacks: ``{variable: values}``, without its defaults.
+
+    None where none of its trials was made by run-tune.sh.
+    """
     rates, variables = {}, {}
     for run in found:
         if run.trial_of == row and (number := _number(row, run.experiment)):
             rates[number] = f"{run.config['arguments']['lr']:g}"
+    if not rates:
+        return None
     texts = [rates[number] for number in sorted(rates)]
     if len(rates) != TRIALS:
         variables["TRIALS"] = [len(rates)]
