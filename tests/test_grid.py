@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -199,7 +200,11 @@ def test_runs_on_devices_end_with_a_signal_to_all_or_to_one(number, to_run):
     script = (
         f"printf '%s\\n' \"$1\" \"$1\" 'echo never' '' 'echo never' | '{sys.executable}' -I utils/shell/slots.py 0 1 & wait $!"
     )
-    process = subprocess.Popen(["bash", "-c", script, "x", RUN], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    # Under nohup, where these tests may run, what hangs up is to be ignored.
+    listening = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    process = subprocess.Popen(
+        ["bash", "-c", script, "x", RUN], cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=listening
+    )
     runs = [int(process.stdout.readline().split()[-1]) for _ in range(2)]
     parent = int((Path("/proc") / str(runs[0]) / "stat").read_text().split()[3])
     os.kill(runs[0] if to_run else parent, getattr(signal, f"SIG{number}"))
