@@ -24,12 +24,5 @@ stage() {
   echo
 }
 
-commands() {
-  local task
-  # What learns in a sequence starts from what others have learned of the first task.
-  stage "start alone joint" "${TASKS:-}" "$@"
-  for task in ${stages[@]+"${stages[@]}"}; do stage sequence "$task" "$@"; done
-}
-
 commands=$(commands "$@")
 make_runs "$commands" "$@" || some_failed

@@ -43,12 +43,6 @@ stage() {
   echo
 }
 
-commands() {
-  local task
-  stage "alone joint" "${TASKS:-}" "$@"
-  for task in ${stages[@]+"${stages[@]}"}; do stage sequence "$task" "$@"; done
-}
-
 failed=
 lines=$(trials)
 commands=$(FOLDS=${CHOOSE_ON:-${FOLDS:-}} commands "$@")

@@ -25,6 +25,8 @@ BEST_MODEL, CONFIG, HISTORY, METRICS, PREDICTIONS = (
 )
 # Lies beside an adapter where it was asked for: by what its task is recognised (utils/training/routing.py).
 CENTROIDS = "centroids.pt"
+# What importances of parameters begin with, which lie beside a model as fisher-b10.pt or mas-b10.pt (utils/training/fisher.py).
+IMPORTANCES = ("fisher", "mas")
 # Lies beside a model that was trained with replay: which utterances of earlier tasks it kept (replay.py).
 BUFFER = "buffer.csv"
 # Lies there while the run is unfinished.

@@ -54,7 +54,7 @@ class Corpus:
     dropped: dict  # rows by reason (utils.data.judge.DROP_REASONS)
     notes: dict  # counts of what was kept, but is worth knowing
     unreadable: list  # (path, reason) of every sound file that is needed and cannot be used
-    unreadable_transcripts: list  # the same of transcripts; their rows are dropped, and training goes on without them
+    unreadable_transcripts: list  # the same of transcripts; their rows are dropped, and training does without them
     faults: list  # every Fault, those that cost a row among them; by-design drops are none
     synthetic: bool  # made by a program: there is a file SYNTHETIC at its top
     release: str = ""  # KEMDy19 or KEMDy20 where KEMDy's reader read it, whatever its name is

@@ -132,7 +132,7 @@ def weight_jobs(runs, digests, tell):
     for (row, sequence, key), after in sorted(runs.items(), key=lambda item: item[0]):
         if row != "finetune":
             continue
-        before = runs.get((START if len(sequence) == 2 else row, sequence[:-1], key))
+        before = runs.get((after.started_from, sequence[:-1], key))
         (digest,) = digests(before.path / BEST_MODEL) if before else (None,)
         if digest != after.config["started_from"]["sha256"]:
             tell(f"{after.path}: no wise_ft of it, since the model that it started from is not here")

@@ -126,10 +126,10 @@ def push(path, name, private=False, with_fisher=False):
 
 def _fisher_of(run_folder, digest, encoders):
     """The Fisher information of a run's model, of the usual batch size if there are several; computed where there is none."""
-    from utils.training.fisher import FILE, make_fisher, read_fisher
+    from utils.training.fisher import FILE, FISHER, make_fisher, read_fisher
 
-    usual = run_folder / FILE.format("fisher", 10)
-    for path in [usual] * usual.exists() + sorted(run_folder.glob(FILE.format("fisher", "*"))):
+    usual = run_folder / FILE.format(FISHER, 10)
+    for path in [usual] * usual.exists() + sorted(run_folder.glob(FILE.format(FISHER, "*"))):
         if (kept := read_fisher(path))["model"] == digest:
             return kept
     make_fisher(run_folder, **{name: named for name, named in encoders.items() if named})

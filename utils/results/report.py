@@ -583,10 +583,9 @@ def other_starts(results, output_root):
     models = {(run.experiment, run.sequence, run.key): run.path / BEST_MODEL for run in results.runs}
     starts = []
     for run in results.of_row(*results.rows):
-        owner = METHODS[run.method].starts_from if len(run.sequence) == 2 else run.experiment
-        model = models.get((owner, run.sequence[:-1], run.key))
+        model = models.get((run.started_from, run.sequence[:-1], run.key))
         if METHODS[run.method].how == SEQUENCE and run.config.get("started_from") and model and model.is_file():
-            text = f"{run.path} did not start from {owner}'s model as it is now."
+            text = f"{run.path} did not start from {run.started_from}'s model as it is now."
             starts.append((model, run.config["started_from"]["sha256"], text))
         for parent in run.config.get("parents", ()):
             model = Path(output_root) / parent["run"] / BEST_MODEL

@@ -58,6 +58,11 @@ class FoundRun:
         return tuple(tasks if METHODS[self.method].in_order else sorted(tasks))
 
     @property
+    def started_from(self):
+        """Name of the row of the model that it starts from, of a method of the kind SEQUENCE."""
+        return METHODS[self.method].starts_from if len(self.sequence) == 2 else self.experiment
+
+    @property
     def fold(self):
         return self.config.get("fold")
 

@@ -33,6 +33,14 @@ set_stages() {
   fi
 }
 
+# commands FLAGS...: those of all runs, by the caller's 'stage KINDS TASKS FLAGS...'.
+commands() {
+  local task
+  # What learns in a sequence starts from what others have learned of the first task.
+  stage "start alone joint" "${TASKS:-}" "$@"
+  for task in ${stages[@]+"${stages[@]}"}; do stage sequence "$task" "$@"; done
+}
+
 # make_runs COMMANDS FLAGS...: makes the runs of a dry run's lines; those after an empty line wait for all before it. DRY_RUN=1
 # prints them. What fails is said, and the rest is run, unless a signal is the reason. Returns 1 if a run failed.
 make_runs() {

@@ -115,6 +115,7 @@ class Training:
 
     Attributes:
         model: as the processes share it.
+        bare: the same, not wrapped for several processes.
         optimizer, sampler, loader: its own.
         strategy: what the method adds.
         score: of an epoch's row; the best epoch has the highest.
@@ -122,6 +123,7 @@ class Training:
         best_epoch, best_score: of the epochs that are done.
     """
 
+    bare: torch.nn.Module
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     sampler: BalancedBatchSampler
@@ -144,7 +146,7 @@ class Training:
         )
         score = own.get("score") or (lambda row: row[f"{args.task}_valid_f1_micro"])
         prepared = accelerator.prepare(model, own.get("optimizer") or optimizer)
-        return cls(*prepared, sampler, Loader(dataset, sampler, args.num_workers), strategy, score)
+        return cls(model, *prepared, sampler, Loader(dataset, sampler, args.num_workers), strategy, score)
 
     def save(self, run, model):
         """Write last_checkpoint.pt."""
@@ -205,7 +207,7 @@ def train_one_epoch(run, training, epoch):
         for part in parts:
             # Gradients of the parts add up; processes exchange them once, with the last.
             with nullcontext() if part is parts[-1] else accelerator.no_sync(model):
-                loss, term = backward(accelerator, model, part, global_size, strategy)
+                loss, term = backward(accelerator, training, part, global_size)
             losses[step] += loss
             if term is not None:
                 adds, terms[step] = True, terms[step] + term
@@ -226,7 +228,7 @@ def train_one_epoch(run, training, epoch):
     return means
 
 
-def backward(accelerator, model, batch, global_size, strategy):
+def backward(accelerator, training, batch, global_size):
     """Add the gradient of a micro-batch's part in the mean over the global batch.
 
     Returns:
@@ -236,14 +238,14 @@ def backward(accelerator, model, batch, global_size, strategy):
     # A small last batch may have no utterance for this process.
     count = len(batch["labels"]) if accelerator.process_index < global_size else 0
     with accelerator.autocast():
-        logits = model(batch["speech_inputs"], batch["text_inputs"])
+        logits = training.model(batch["speech_inputs"], batch["text_inputs"])
         loss = cross_entropy(logits.float(), batch["labels"], reduction="sum")
         # Not wrapped: DistributedDataParallel writes the buffers in every pass, and a backward over two passes would fail.
-        term = strategy.loss(accelerator.unwrap_model(model), batch, logits, count / global_size)
+        term = training.strategy.loss(training.bare, batch, logits, count / global_size)
     if not count:
         loss = loss * 0.0
     # Gradients are averaged over processes, so the mean over the global batch needs their number back.
-    whole = loss * (strategy.cross_entropy_weight * accelerator.num_processes / global_size)
+    whole = loss * (training.strategy.cross_entropy_weight * accelerator.num_processes / global_size)
     accelerator.backward(whole if term is None else whole + term * accelerator.num_processes)
     return loss.detach(), None if term is None else term.detach()
 

@@ -11,13 +11,13 @@ import os
 from contextlib import contextmanager
 
 from utils.errors import UserError, one_line_errors
-from utils.files import BEST_MODEL, CONFIG, LockFile, as_json, atomic_write, lock_of, this_process
+from utils.files import BEST_MODEL, CONFIG, IMPORTANCES, LockFile, as_json, atomic_write, lock_of, this_process
 from utils.flags import Parser, named_path, positive_int
 from utils.methods import JOINT
 from utils.training.arguments import add_reopening_flags
 
 # The kinds of importance, in words.
-FISHER, MAS = "fisher", "mas"
+FISHER, MAS = IMPORTANCES
 WORDS = {FISHER: "Fisher information", MAS: "MAS importance"}
 FILE = "{}-b{}.pt"  # of the kind and the batch size
 # Its facts in the metadata of NAME.fisher.safetensors, and the checksum there.

@@ -30,6 +30,7 @@ from utils.files import (
     CENTROIDS,
     CONFIG,
     HISTORY,
+    IMPORTANCES,
     LAST_CHECKPOINT,
     METRICS,
     PREDICTIONS,
@@ -187,6 +188,10 @@ class Run:
         self._remove_progress(keep_last)
         return "finished"
 
+    def _importances(self, more=""):
+        """Files of importances in the folder, all or those named further."""
+        return [path for kind in IMPORTANCES for path in self.path.glob(f"{kind}-b*{more}.pt")]
+
     def _require_same(self, then, now):
         differing = differences(identity(then), identity(now))
         if differing:
@@ -226,7 +231,7 @@ class Run:
 
     def _remove_progress(self, keep_last):
         """Remove what only an unfinished run needs."""
-        for path in ([] if keep_last else [self.path / LAST_CHECKPOINT]) + list(self.path.glob("*-b*-of-*.pt")):
+        for path in ([] if keep_last else [self.path / LAST_CHECKPOINT]) + self._importances("-of-*"):
             with suppress(OSError):
                 path.unlink()
 
@@ -284,7 +289,7 @@ class Run:
             self._write(CONFIG, as_json(begun | {"continued": [*begun.get("continued", []), now]}))
         elif self.accelerator.is_main_process:
             former = (METRICS, PREDICTIONS, HISTORY, LAST_CHECKPOINT, BEST_MODEL, CENTROIDS, BUFFER)
-            for path in (*former, *self.path.glob("*-b*.pt")):
+            for path in (*former, *self._importances()):
                 (self.path / path).unlink(missing_ok=True)
             self._write(CONFIG, as_json(config))
         self.accelerator.wait_for_everyone()
