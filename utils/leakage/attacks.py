@@ -105,15 +105,18 @@ def _median(values):
 
 
 def _common_sigma(values):
-    """Standard deviation of all values about the means of their columns; NaN where no column has two."""
+    """Standard deviation of all values about the means of their columns; NaN where no column has two that differ."""
     known = ~np.isnan(values)
-    freedom = known.sum() - known.any(axis=0).sum()
-    return np.sqrt(_divided(np.nansum((values - _mean(values)) ** 2), freedom))
+    return _root(_divided(np.nansum((values - _mean(values)) ** 2), known.sum() - known.any(axis=0).sum()))
 
 
 def _own_sigma(values):
-    """Standard deviation of each column; NaN where it has not two values."""
-    return np.sqrt(_divided(np.nansum((values - _mean(values)) ** 2, axis=0), (~np.isnan(values)).sum(axis=0) - 1))
+    """Standard deviation of each column; NaN where it has not two values that differ."""
+    return _root(_divided(np.nansum((values - _mean(values)) ** 2, axis=0), (~np.isnan(values)).sum(axis=0) - 1))
+
+
+def _root(variance):
+    return np.sqrt(np.where(variance > 0, variance, np.nan))
 
 
 def _divided(sums, counts):

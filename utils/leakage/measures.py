@@ -59,23 +59,23 @@ def session_auc(models, sessions):
         together, which tells nothing of other sessions.
     """
     sessions = np.unique(np.asarray(sessions))
-    counts = np.random.default_rng(0).multinomial(len(sessions), np.full(len(sessions), 1 / len(sessions)), size=RESAMPLES)
+    members, others = (np.unique(np.concatenate([model[part] for model in models])) for part in (1, 3))
+    alone = min(len(members), len(others)) < 2
+    resamples = np.full(len(sessions), 1 / len(sessions)), 0 if alone else RESAMPLES
+    counts = np.random.default_rng(0).multinomial(len(sessions), *resamples)
     counts = np.vstack([np.ones(len(sessions)), counts])  # first the corpus itself
-    aucs, of_members, of_others = [], np.zeros(len(sessions)), np.zeros(len(sessions))
-    for scores, of_scores, others, of_others_scores in models:
-        at, other_at = (np.searchsorted(sessions, of) for of in (of_scores, of_others_scores))
-        n, m = (np.bincount(of, minlength=len(sessions)) for of in (at, other_at))
+    aucs = []
+    for scores, at, other_scores, other_at in models:
+        at, other_at = (np.searchsorted(sessions, of) for of in (at, other_at))
         wins = np.zeros((len(sessions), len(sessions)))
         for session in np.unique(other_at):
-            wins[:, session] = np.bincount(at, _wins(scores, others[other_at == session]), len(sessions))
+            wins[:, session] = np.bincount(at, _wins(scores, other_scores[other_at == session]), len(sessions))
+        n, m = (np.bincount(of, minlength=len(sessions)) for of in (at, other_at))
         pairs = (counts @ n) * (counts @ m)
         aucs.append((counts @ wins * counts).sum(axis=1) / np.where(pairs > 0, pairs, np.nan))
-        of_members, of_others = of_members + n, of_others + m
     sums, known = np.nansum(aucs, axis=0), (~np.isnan(aucs)).sum(axis=0)
     means = sums[known > 0] / known[known > 0]
-    if min(np.count_nonzero(of_members), np.count_nonzero(of_others)) < 2:
-        return float(means[0]), None, None
-    return float(means[0]), *map(float, np.quantile(means[1:], (0.025, 0.975)))
+    return float(means[0]), *((None, None) if alone else map(float, np.quantile(means[1:], (0.025, 0.975))))
 
 
 def epsilon_bound(right, guesses, confidence=0.999):

@@ -1,0 +1,398 @@
+"""Finished runs and their passes → families of models → attacks on each → one tidy report.
+
+A family are models that differ in what they were trained on: of the *session* question the runs of one experiment and sequence,
+over folds and seeds; of the *utterance* question the runs on random halves (``--train_half``) of one fold and seed.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from utils.identity import differences
+from utils.leakage.attacks import ATTACKS, FEWEST_ONLINE, lira_offline, lira_online, offset, rmia, threshold
+from utils.leakage.measures import auc, balanced_accuracy, epsilon_bound, session_auc, tpr_at
+from utils.methods import METHODS, SEQUENCE
+from utils.results.runs import MAY_DIFFER, FoundRun
+
+SESSION, UTTERANCE = "session", "utterance"
+BEFORE, AFTER = "before", "after"
+ALL, EMOTION, DRAWN, OF_SESSION = "all", "emotion", "drawn", "session"
+MEASURES = ("models", "members", "non_members", "auc", "low", "high", "balanced_accuracy", "tpr_1", "tpr_01", "epsilon_bound")
+COLUMNS = (
+    *("experiment", "method", "sequence", "tested", "when", "question", "attack", "group", "value"),
+    *MEASURES,
+    "floor",
+)
+# The split of members, and those of non-members.
+TRAIN, OTHERS = "train", {SESSION: "test", UTTERANCE: "left_out"}
+# Names of ranges of draws, and where each but the first begins.
+DRAWS, DRAWS_BEGIN = ("0", "1", "2 to 4", "5 to 16", "over 16"), (1, 2, 5, 17)
+# Of the highest scores this share is guessed to be members, and of the lowest to be none, for the bound of ε.
+GUESSED = 0.1
+# All bounds of a row's ε hold together with this confidence.
+CONFIDENCE = 0.999
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """One model on the utterances of one corpus, arrays (utterances,).
+
+    Attributes:
+        run: a FoundRun.
+        scores: of each attack that can be made on all members and non-members.
+        split, label, session: texts.
+        members, others: which are compared.
+        untrained: φ of the model before training.
+        draws: of each member how often it was drawn in training; None where that is not known.
+    """
+
+    run: FoundRun
+    scores: dict
+    split: np.ndarray
+    label: np.ndarray
+    session: np.ndarray
+    members: np.ndarray
+    others: np.ndarray
+    untrained: np.ndarray
+    draws: np.ndarray | None
+
+
+def half_of(run):
+    """The seed of ``--train_half``; None of an ordinary run."""
+    return run.config["arguments"].get("train_half")
+
+
+def row_of(run):
+    """Name of the row that a run is of in the report: its experiment, without what --train_half adds."""
+    return run.experiment if half_of(run) is None else run.experiment.removesuffix(f"-half{half_of(run)}")
+
+
+def sequence_text(run):
+    """Its sequence as the report has it."""
+    return (" → " if METHODS[run.method].in_order else " + ").join(run.sequence)
+
+
+def start_of(run, runs):
+    """Of some runs the one that a run started from, or None."""
+    checkpoint = (run.config.get("started_from") or {}).get("checkpoint")
+    folder = checkpoint and Path(checkpoint).parent.parts[-3:]  # the output folder may have been moved
+    return next((other for other in runs if other.path.parts[-3:] == folder), None)
+
+
+def report_table(runs, passes):
+    """Attack all models and measure what the attacks find.
+
+    Args:
+        runs: FoundRuns.
+        passes: ``{run.path: membership.csv as a DataFrame}``; runs without one are left out.
+
+    Returns:
+        (a DataFrame with COLUMNS, a line for each thing that could not be told, why). Counts and NaN as floats; an attack that
+        no model allows has a row with 0 models.
+    """
+    models, lines = attack_all(runs, passes)
+    rows = defaultdict(list)
+    for (_, tested), model in models.items():
+        rows[_row_key(model.run), tested].append(model)
+    records = []
+    for (key, tested), found in rows.items():
+        about = dict(zip(("question", "experiment", "method", "sequence"), key), tested=tested)
+        records += _records(about | {"when": AFTER}, found)
+        if METHODS[found[0].run.method].how == SEQUENCE and tested != found[0].run.task:
+            starts = [start_of(model.run, runs) for model in found]
+            before = {start.path: models[start.path, tested] for start in starts if start and (start.path, tested) in models}
+            records += _records(about | {"when": BEFORE}, list(before.values()))
+            if len(before) < len(found):
+                lines.append(
+                    f"{key[1]} ({key[3]}), before: {len(found) - len(before)} of {len(found)} starting models are not here"
+                )
+    return pd.DataFrame(records, columns=COLUMNS), lines
+
+
+def _row_key(run):
+    question = SESSION if half_of(run) is None else UTTERANCE
+    return question, row_of(run), run.method, sequence_text(run)
+
+
+def attack_all(runs, passes):
+    """``{(run.path, corpus tested): Attacked}``, and lines as of ``report_table``."""
+    families, models, lines, lacking = defaultdict(list), {}, [], defaultdict(dict)
+    for run in runs:
+        if run.path in passes:
+            families[_row_key(run), () if half_of(run) is None else run.key].append(run)
+    for (key, _), family in families.items():
+        if reason := _stray(family):
+            lines.append(f"{key[1]} is left out: {reason}")
+            continue
+        for tested in family[0].sequence:
+            tables = {run: passes[run.path][passes[run.path]["task"] == tested] for run in family}
+            for run in family:
+                missing = [split for split in (TRAIN, OTHERS[key[0]]) if not (tables[run]["split"] == split).any()]
+                if missing:
+                    lines.append(f"{run.path} is left out on {tested}: its pass has no utterance of {' or '.join(missing)}")
+                    del tables[run]
+            if tables:
+                found, needs = _attack(key[0], tables, tested, runs, passes)
+                models |= {(model.run.path, tested): model for model in found}
+                for need, detail in needs.items():
+                    lacking[need].setdefault(f"{key[1]} ({key[3]}){detail}")
+    return models, lines + [f"{need}: {', '.join(names)}" for need, names in lacking.items()]
+
+
+def _stray(family):
+    """Why models of a family must not be compared, naming two of them; None if they may be."""
+    first, seen = family[0], {}
+    for run in family:
+        may_differ = {*MAY_DIFFER, "--train_half", *(name for name in run.identity if name.startswith("folds of "))}
+        if differing := differences(first.identity, run.identity, may_differ, "{} and {}"):
+            return f"{first.path} and {run.path} differ in {', '.join(differing)}: keep them under different experiment names"
+        twin = seen.setdefault((run.key, half_of(run)), run)
+        if twin is not run:
+            return f"{twin.path} and {run.path} are both of fold {run.key[0]} and seed {run.key[1]}: move one away"
+    return None
+
+
+def _attack(question, tables, tested, runs, passes):
+    """Attack each model of a family on one corpus.
+
+    Args:
+        question: SESSION or UTTERANCE.
+        tables: ``{run: its pass over the corpus}``.
+        tested: the corpus.
+        runs, passes: all, in which those are looked up that trained on the corpus before.
+
+    Returns:
+        ([Attacked], ``{what attacks need that could not be made: what there is}``).
+    """
+    ids = pd.Index(pd.unique(np.concatenate([table["segment_id"] for table in tables.values()])))
+    aligned = [table.set_index("segment_id").reindex(ids) for table in tables.values()]
+    phi = np.stack([table["phi"].to_numpy(dtype=float) for table in aligned])
+    split = np.stack([table["split"].fillna("").to_numpy(dtype=str) for table in aligned])
+    found, needs = [], {}
+    for target, (run, table) in enumerate(tables.items()):
+        here = split[target] != ""
+        scores = {name: of[here] for name, of in attack(phi, split, target).items()}
+        splits = split[target][here]
+        members, others = splits == TRAIN, splits == OTHERS[question]
+        whole = {name: of for name, of in scores.items() if np.isfinite(of[members | others]).all()}
+        lacks = [which for which, of in (("members", members), ("others", others)) if np.isnan(scores["offset"][of]).any()]
+        needs |= _needs(question, lacks, tables)
+        own = table.set_index("segment_id").loc[ids[here]]
+        texts = (splits, own["label"].to_numpy(dtype=str), own["session"].to_numpy(dtype=str))
+        drawn = _draws(run, tested, runs, passes)
+        draws = None if drawn is None else drawn.reindex(ids[here]).to_numpy(dtype=float)
+        found.append(Attacked(run, whole, *texts, members, others, own["phi_untrained"].to_numpy(dtype=float), draws))
+    return found, needs
+
+
+def attack(phi, split, target):
+    """All attacks on one of several models, ``{attack: scores (utterances,)}``; NaN where it lacks the models that it needs.
+
+    Args:
+        phi: (models, utterances), NaN where a model does not have an utterance.
+        split: the same shape, texts: that of the utterance for each model.
+        target: index of the model that is attacked, which is never used as one of the others.
+    """
+    own, by_others = phi[target], np.where((np.arange(len(phi)) == target)[:, None], np.nan, phi)
+    # Validation splits count as out: a model was chosen by them, not trained on them.
+    inside, out = np.where(split == TRAIN, by_others, np.nan), np.where(split == TRAIN, np.nan, by_others)
+    valid = split[target] == "valid"
+    scores = {
+        "threshold": threshold(own),
+        "offset": offset(own, out),
+        "lira_offline": lira_offline(own, out),
+        "rmia": rmia(own, out, own[valid], out[:, valid]),
+    }
+    if len(phi) >= FEWEST_ONLINE:
+        scores["lira_online"] = lira_online(own, inside, out)
+    return scores
+
+
+def _needs(question, lacks, tables):
+    """What attacks need that could not be made on a model, ``{need: what its family has, for the names of the families}``."""
+    needs, runs = {}, list(tables)
+    compared = f"{ATTACKS['offset']}, {ATTACKS['lira_offline']} and {ATTACKS['rmia']}"
+    if question == UTTERANCE and lacks:
+        needs[
+            f"Utterance question: {compared} need for each utterance another model that left it out; models are not counted "
+            "where one has none, of"
+        ] = f": {len(runs)} models"
+    if question == SESSION and "others" in lacks:
+        needs[
+            f"Session question: {compared} need two seeds of each fold, since non-members are out in other seeds of the same "
+            "fold alone (or where they validate); there is one seed of"
+        ] = ""
+    if question == SESSION and "members" in lacks:
+        missing = sorted(set(range(runs[0].config["k_fold"])) - {run.fold for run in runs})
+        needs[
+            f"Session question: {compared} need the folds in which members are out, in test or validation; there is none for "
+            "some members of"
+        ] = f" without folds {', '.join(map(str, missing))}" if missing else ""
+    if len(runs) < FEWEST_ONLINE:
+        needs[
+            f"{question.capitalize()} question: {ATTACKS['lira_online']} needs {FEWEST_ONLINE} models; there are fewer of"
+        ] = f": {len(runs)}"
+    return needs
+
+
+def _draws(run, tested, runs, passes):
+    """How often the sampler drew each utterance up to the best epoch, a Series by segment_id; None where it is not known.
+
+    The draw depends on labels, seed and epoch alone, and is repeated. Of a corpus that was learned before it is that of the run
+    which learned it.
+    """
+    if run is None or run.path not in passes:
+        return None
+    if METHODS[run.method].in_order and tested != run.task:
+        return _draws(start_of(run, runs), tested, runs, passes)
+    from utils.data.batches import BalancedBatchSampler
+
+    table, labels = passes[run.path], run.config["labels"]
+    trained = run.config["sequence"] if not METHODS[run.method].in_order else [run.task]
+    parts = [table[(table["task"] == name) & (table["split"] == TRAIN)] for name in trained]
+    if any(part.empty for part in parts):
+        return None
+    pooled = pd.concat(parts)
+    sampler = BalancedBatchSampler(pooled["label"].map(labels.index).to_numpy(), len(pooled), run.config["seed"])
+    counts = np.zeros(len(pooled), dtype=int)
+    for epoch in range(1, run.metrics["best_epoch"] + 1):
+        sampler.epoch = epoch
+        (drawn,) = sampler.global_batches()
+        counts += np.bincount(drawn, minlength=len(pooled))
+    of_tested = (pooled["task"] == tested).to_numpy()
+    return pd.Series(counts[of_tested], index=pooled["segment_id"].to_numpy()[of_tested])
+
+
+def _records(about, models):
+    """Rows of the report for some models on one corpus, by attack and by group of utterances."""
+    records = []
+    for name in ATTACKS if models else ():
+        for group, value, select in _groups(models):
+            measured = measure(models, name, select, about["question"], group)
+            if measured or group == ALL:
+                records.append(about | {"attack": name, "group": group, "value": value} | (measured or {"models": 0}))
+    return records
+
+
+def _groups(models):
+    """The groups of utterances: (group, value, a function of a model → which members and which others)."""
+    yield ALL, "", lambda model: (model.members, model.others)
+    for label in sorted({label for model in models for label in model.label[model.members | model.others]}):
+        yield (
+            EMOTION,
+            label,
+            lambda model, label=label: tuple(of & (model.label == label) for of in (model.members, model.others)),
+        )
+    for index, name in enumerate(DRAWS):
+        yield DRAWN, name, lambda model, index=index: (_drawn(model, index), model.others)
+    # A session that was withdrawn is compared as if it had been trained on.
+    for session in sorted({session for model in models for session in model.session[_trained_or_withdrawn(model)]}):
+        yield (
+            OF_SESSION,
+            session,
+            lambda model, of=session: (_trained_or_withdrawn(model) & (model.session == of), model.others),
+        )
+
+
+def _trained_or_withdrawn(model):
+    return model.members | (model.split == "withdrawn")
+
+
+def _drawn(model, index):
+    if model.draws is None:
+        return np.zeros_like(model.members)
+    return model.members & (np.digitize(model.draws, DRAWS_BEGIN) == index)
+
+
+def measure(models, name, select, question, group=ALL):
+    """What one attack finds in some models, ``{measure: number}``; None where no model allows it.
+
+    AUC and balanced accuracy are means over the models; members, others and rates at a rate of false positives are of the
+    scores of all models pooled.
+
+    Args:
+        models: Attacked.
+        name: of the attack.
+        select: which members and which others of a model are compared.
+        question: SESSION has the floor, UTTERANCE the bound of ε.
+        group: of the members; the bound of ε is that of ALL.
+    """
+    picked = [(model, model.scores[name], *select(model)) for model in models if name in model.scores]
+    picked = [
+        (model, scores, members, others)
+        for model, scores, members, others in picked
+        if members.any() and others.any() and np.isfinite(scores[members]).all()
+    ]
+    if not picked:
+        return None
+    pairs = [(scores[members], scores[others]) for _, scores, members, others in picked]
+    sessions = np.unique(np.concatenate([model.session for model, *_ in picked]))
+    mean, low, high = session_auc(
+        [
+            (of_members, model.session[members], of_others, model.session[others])
+            for (of_members, of_others), (model, _, members, others) in zip(pairs, picked)
+        ],
+        sessions,
+    )
+    pooled = [np.concatenate(of) for of in zip(*pairs)]
+    measured = {
+        "models": len(picked),
+        "members": len(pooled[0]),
+        "non_members": len(pooled[1]),
+        "auc": mean,
+        "low": low,
+        "high": high,
+        "balanced_accuracy": float(np.mean([balanced_accuracy(*of) for of in pairs])),
+        "tpr_1": tpr_at(*pooled, 0.01),
+        "tpr_01": tpr_at(*pooled, 0.001),
+    }
+    if question == SESSION:
+        measured["floor"] = float(
+            np.mean([auc(of.untrained[members], of.untrained[others]) for of, _, members, others in picked])
+        )
+    elif group == ALL:
+        measured["epsilon_bound"] = _epsilon_bound(pairs)
+    return measured
+
+
+def _epsilon_bound(pairs):
+    """The largest bound of several models. All bounds, those by the other attacks too, hold together (Bonferroni)."""
+    confidence = 1 - (1 - CONFIDENCE) / (len(pairs) * len(ATTACKS))
+    bounds = []
+    for members, others in pairs:
+        is_member = np.arange(len(members) + len(others)) < len(members)  # of equal scores members are the lower: no help
+        by_score = is_member[np.argsort(np.concatenate([members, others]), kind="stable")]
+        guessed = max(int(GUESSED * len(by_score)), 1)
+        right = int(by_score[-guessed:].sum() + (~by_score[:guessed]).sum())
+        bounds.append(epsilon_bound(right, 2 * guessed, confidence))
+    return max(bounds)
+
+
+def controls(runs, passes):
+    """What the utterance question finds where there is nothing to find.
+
+    Args:
+        runs, passes: as for ``report_table``; of the runs those with ``--train_half``.
+
+    Returns:
+        ``{"untrained": rows, "random": rows}``, as of ``report_table``, of all utterances after the last task: of the threshold
+        attack on models before training, and of all attacks with membership drawn at random. AUC is .5 but for chance.
+    """
+    runs = [run for run in runs if half_of(run) is not None and run.path in passes]
+    untrained = {run.path: passes[run.path].assign(phi=passes[run.path]["phi_untrained"]) for run in runs}
+    drawn = {run.path: passes[run.path].assign(split=_drawn_at_random(passes[run.path], run)) for run in runs}
+    tables = {"untrained": report_table(runs, untrained)[0], "random": report_table(runs, drawn)[0]}
+    tables = {name: of[(of["group"] == ALL) & (of["when"] == AFTER) & (of["models"] > 0)] for name, of in tables.items()}
+    tables["untrained"] = tables["untrained"][tables["untrained"]["attack"] == "threshold"]
+    return tables
+
+
+def _drawn_at_random(table, run):
+    """The splits of a pass, with fair coins in the place of those that ``--train_half`` threw."""
+    split = table["split"].to_numpy(dtype=object)
+    under_coin = np.isin(split, (TRAIN, OTHERS[UTTERANCE]))
+    coins = np.random.default_rng((half_of(run), run.config["seed"], run.fold, 1)).random(len(split)) < 0.5
+    return np.where(under_coin, np.where(coins, TRAIN, OTHERS[UTTERANCE]), split)
