@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from utils.identity import differences
 from utils.leakage.attacks import ATTACKS, FEWEST_ONLINE, lira_offline, lira_online, offset, rmia, threshold
@@ -32,8 +33,9 @@ TRAIN, OTHERS = "train", {SESSION: "test", UTTERANCE: "left_out"}
 DRAWS, DRAWS_BEGIN = ("0", "1", "2 to 4", "5 to 16", "over 16"), (1, 2, 5, 17)
 # Of the highest scores this share is guessed to be members, and of the lowest to be none, for the bound of ε.
 GUESSED = 0.1
-# All bounds of a row's ε hold together with this confidence.
+# All bounds of a row's ε hold together with this confidence; that of the controls' intervals.
 CONFIDENCE = 0.999
+RANDOM_DRAWS = 20
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,12 @@ def report_table(runs, passes):
     return pd.DataFrame(records, columns=COLUMNS), lines
 
 
+def shown_attack(table, question):
+    """The attack that is shown where there is room for one: the threshold, which every model allows, or the online one."""
+    made = table[(table["question"] == question) & (table["models"] > 0)]["attack"]
+    return "lira_online" if question == UTTERANCE and "lira_online" in set(made) else "threshold"
+
+
 def _row_key(run):
     question = SESSION if half_of(run) is None else UTTERANCE
     return question, row_of(run), run.method, sequence_text(run)
@@ -119,27 +127,35 @@ def _row_key(run):
 
 def attack_all(runs, passes):
     """``{(run.path, corpus tested): Attacked}``, and lines as of ``report_table``."""
-    families, models, lines, lacking = defaultdict(list), {}, [], defaultdict(dict)
-    for run in runs:
-        if run.path in passes:
-            families[_row_key(run), () if half_of(run) is None else run.key].append(run)
-    for (key, _), family in families.items():
+    models, lines, lacking = {}, [], defaultdict(dict)
+    for (key, _), family in _families(runs, passes).items():
         if reason := _stray(family):
             lines.append(f"{key[1]} is left out: {reason}")
             continue
         for tested in family[0].sequence:
-            tables = {run: passes[run.path][passes[run.path]["task"] == tested] for run in family}
+            pairs = []
             for run in family:
-                missing = [split for split in (TRAIN, OTHERS[key[0]]) if not (tables[run]["split"] == split).any()]
+                table = passes[run.path][passes[run.path]["task"] == tested]
+                missing = [split for split in (TRAIN, OTHERS[key[0]]) if not (table["split"] == split).any()]
                 if missing:
                     lines.append(f"{run.path} is left out on {tested}: its pass has no utterance of {' or '.join(missing)}")
-                    del tables[run]
-            if tables:
-                found, needs = _attack(key[0], tables, tested, runs, passes)
+                else:
+                    pairs.append((run, table))
+            if pairs:
+                found, needs = _attack(key[0], pairs, tested, runs, passes)
                 models |= {(model.run.path, tested): model for model in found}
                 for need, detail in needs.items():
                     lacking[need].setdefault(f"{key[1]} ({key[3]}){detail}")
     return models, lines + [f"{need}: {', '.join(names)}" for need, names in lacking.items()]
+
+
+def _families(runs, passes):
+    """Runs with a pass by the row of the report, and by what makes them a family: ``{(key of the row, …): [runs]}``."""
+    families = defaultdict(list)
+    for run in runs:
+        if run.path in passes:
+            families[_row_key(run), () if half_of(run) is None else run.key].append(run)
+    return families
 
 
 def _stray(family):
@@ -155,37 +171,42 @@ def _stray(family):
     return None
 
 
-def _attack(question, tables, tested, runs, passes):
+def _attack(question, pairs, tested, runs, passes):
     """Attack each model of a family on one corpus.
 
     Args:
         question: SESSION or UTTERANCE.
-        tables: ``{run: its pass over the corpus}``.
+        pairs: (run, its pass over the corpus).
         tested: the corpus.
         runs, passes: all, in which those are looked up that trained on the corpus before.
 
     Returns:
         ([Attacked], ``{what attacks need that could not be made: what there is}``).
     """
-    ids = pd.Index(pd.unique(np.concatenate([table["segment_id"] for table in tables.values()])))
-    aligned = [table.set_index("segment_id").reindex(ids) for table in tables.values()]
-    phi = np.stack([table["phi"].to_numpy(dtype=float) for table in aligned])
-    split = np.stack([table["split"].fillna("").to_numpy(dtype=str) for table in aligned])
+    ids, phi, split = _aligned([table for _, table in pairs])
     found, needs = [], {}
-    for target, (run, table) in enumerate(tables.items()):
+    for target, (run, table) in enumerate(pairs):
         here = split[target] != ""
         scores = {name: of[here] for name, of in attack(phi, split, target).items()}
         splits = split[target][here]
         members, others = splits == TRAIN, splits == OTHERS[question]
         whole = {name: of for name, of in scores.items() if np.isfinite(of[members | others]).all()}
         lacks = [which for which, of in (("members", members), ("others", others)) if np.isnan(scores["offset"][of]).any()]
-        needs |= _needs(question, lacks, tables)
+        needs |= _needs(question, lacks, [run for run, _ in pairs])
         own = table.set_index("segment_id").loc[ids[here]]
         texts = (splits, own["label"].to_numpy(dtype=str), own["session"].to_numpy(dtype=str))
         drawn = _draws(run, tested, runs, passes)
         draws = None if drawn is None else drawn.reindex(ids[here]).to_numpy(dtype=float)
         found.append(Attacked(run, whole, *texts, members, others, own["phi_untrained"].to_numpy(dtype=float), draws))
     return found, needs
+
+
+def _aligned(tables):
+    """Passes of several models over a corpus → (segment_ids, φ, splits), the latter (models, utterances), NaN and "" for none."""
+    ids = pd.Index(pd.unique(np.concatenate([table["segment_id"] for table in tables])))
+    aligned = [table.set_index("segment_id").reindex(ids) for table in tables]
+    phi = np.stack([table["phi"].to_numpy(dtype=float) for table in aligned])
+    return ids, phi, np.stack([table["split"].fillna("").to_numpy(dtype=str) for table in aligned])
 
 
 def attack(phi, split, target):
@@ -211,9 +232,9 @@ def attack(phi, split, target):
     return scores
 
 
-def _needs(question, lacks, tables):
+def _needs(question, lacks, runs):
     """What attacks need that could not be made on a model, ``{need: what its family has, for the names of the families}``."""
-    needs, runs = {}, list(tables)
+    needs = {}
     compared = f"{ATTACKS['offset']}, {ATTACKS['lira_offline']} and {ATTACKS['rmia']}"
     if question == UTTERANCE and lacks:
         needs[
@@ -371,28 +392,43 @@ def _epsilon_bound(pairs):
     return max(bounds)
 
 
-def controls(runs, passes):
-    """What the utterance question finds where there is nothing to find.
-
-    Args:
-        runs, passes: as for ``report_table``; of the runs those with ``--train_half``.
+def null_table(runs, passes):
+    """What the utterance question finds where there is nothing to find, on the runs with ``--train_half``.
 
     Returns:
-        ``{"untrained": rows, "random": rows}``, as of ``report_table``, of all utterances after the last task: of the threshold
-        attack on models before training, and of all attacks with membership drawn at random. AUC is .5 but for chance.
+        A DataFrame, a row for each control, model and attack: ``control`` ("untrained": the threshold attack on models before
+        training; "random": membership drawn by RANDOM_DRAWS other coins), ``experiment``, ``sequence``, ``tested``, ``attack``,
+        ``auc``, ``low`` and ``high``: its mean, and the 99.9 % interval by Student's t, over models with coins of their own, or
+        over draws. It is .5 but for chance.
     """
-    runs = [run for run in runs if half_of(run) is not None and run.path in passes]
-    untrained = {run.path: passes[run.path].assign(phi=passes[run.path]["phi_untrained"]) for run in runs}
-    drawn = {run.path: passes[run.path].assign(split=_drawn_at_random(passes[run.path], run)) for run in runs}
-    tables = {"untrained": report_table(runs, untrained)[0], "random": report_table(runs, drawn)[0]}
-    tables = {name: of[(of["group"] == ALL) & (of["when"] == AFTER) & (of["models"] > 0)] for name, of in tables.items()}
-    tables["untrained"] = tables["untrained"][tables["untrained"]["attack"] == "threshold"]
-    return tables
+    found = defaultdict(lambda: defaultdict(list))
+    for (key, _), family in _families([run for run in runs if half_of(run) is not None], passes).items():
+        for tested in family[0].sequence:
+            tables = [passes[run.path][passes[run.path]["task"] == tested] for run in family]
+            of_untrained = found["untrained", key, tested]["threshold"]
+            for table in tables:
+                members, others = (table["phi_untrained"][table["split"] == split] for split in (TRAIN, OTHERS[UTTERANCE]))
+                of_untrained.append(auc(members.to_numpy(), others.to_numpy()))
+            _, phi, split = _aligned(tables)
+            for draw in range(RANDOM_DRAWS):
+                for name, value in _at_random(phi, split, np.random.default_rng((draw, family[0].fold))).items():
+                    found["random", key, tested][name].append(value)
+    records = []
+    for (control, (_, experiment, _, sequence), tested), attacks in found.items():
+        for name, values in attacks.items():
+            about = {"control": control, "experiment": experiment, "sequence": sequence, "tested": tested, "attack": name}
+            low, high = stats.t.interval(CONFIDENCE, len(values) - 1, np.mean(values), stats.sem(values))
+            records.append(about | {"auc": np.mean(values), "low": low, "high": high})
+    return pd.DataFrame(records)
 
 
-def _drawn_at_random(table, run):
-    """The splits of a pass, with fair coins in the place of those that ``--train_half`` threw."""
-    split = table["split"].to_numpy(dtype=object)
-    under_coin = np.isin(split, (TRAIN, OTHERS[UTTERANCE]))
-    coins = np.random.default_rng((half_of(run), run.config["seed"], run.fold, 1)).random(len(split)) < 0.5
-    return np.where(under_coin, np.where(coins, TRAIN, OTHERS[UTTERANCE]), split)
+def _at_random(phi, split, generator):
+    """Mean over models of the AUC of each attack, where coins decide who is a member: ``{attack: AUC}``."""
+    others, aucs = OTHERS[UTTERANCE], defaultdict(list)
+    split = np.where(np.isin(split, (TRAIN, others)), np.where(generator.random(split.shape) < 0.5, TRAIN, others), split)
+    for target, splits in enumerate(split):
+        for name, scores in attack(phi, split, target).items():
+            pair = scores[splits == TRAIN], scores[splits == others]
+            if np.isfinite(np.concatenate(pair)).all():
+                aucs[name].append(auc(*pair))
+    return {name: np.mean(of) for name, of in aucs.items()}
