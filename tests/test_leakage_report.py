@@ -82,7 +82,7 @@ def test_members_are_training_sessions_and_others_test_sessions(tmp_path):
     assert (of["models"], of["members"], of["non_members"]) == (10, 10 * 216, 10 * 72)
     # What is hard for all models hides members from a threshold, and not from a comparison.
     better = [row(table, attack=name, group="all")["auc"] for name in ("offset", "lira_offline", "rmia")]
-    assert of["auc"] < 0.65 and min(better) > 0.7 and max(better) > 0.9
+    assert of["auc"] < 0.65 and min(better) > 0.7 and max(better) > 0.85
     assert row(table, attack="lira_online", group="all")["models"] == 0 and np.isnan(of["epsilon_bound"])
     assert lines == [f"Session question: LiRA, online needs 16 models; there are fewer of: adapter ({A}): 10"]
 
@@ -119,10 +119,9 @@ def test_before_is_the_model_that_a_sequence_started_from(tmp_path):
     before, after = (row(table, **about, tested=A, when=when)["auc"] for when in ("before", "after"))
     assert before == row(table, experiment="task_a")["auc"] > 0.99 and after < 0.6
     assert row(table, **about, tested=B)["when"] == "after" and not any("starting" in line for line in lines)
-    ordinary = [run for run in find_runs(tmp_path) if run.method == "finetune"]
-    lines = families.report_table(*found(tmp_path, task_a=5.0))[1]
-    _, lines = families.report_table(ordinary, found(tmp_path)[1])
-    assert f"finetune ({A} → {B}), before: 10 of 10 starting models are not here" in lines
+    runs, passes = found(tmp_path)
+    _, lines = families.report_table([run for run in runs if run.method == "finetune" and run.fold == 0], passes)
+    assert f"finetune ({A} → {B}), before: 2 of 2 starting models are not here" in lines
 
 
 def test_the_utterance_question_is_of_runs_on_halves_alone(tmp_path):

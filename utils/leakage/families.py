@@ -202,7 +202,7 @@ def _attack(question, pairs, tested, runs, passes):
 
 
 def _aligned(tables):
-    """Passes of several models over a corpus → (segment_ids, φ, splits), the latter (models, utterances), NaN and "" for none."""
+    """Passes of models over a corpus → (segment_ids, φ, splits), the latter (models, utterances), NaN and "" for none."""
     ids = pd.Index(pd.unique(np.concatenate([table["segment_id"] for table in tables])))
     aligned = [table.set_index("segment_id").reindex(ids) for table in tables]
     phi = np.stack([table["phi"].to_numpy(dtype=float) for table in aligned])
