@@ -6,14 +6,18 @@ import pytest
 import torch
 from conftest import read
 from invented import A, B, change, change_metrics, invent
+from matplotlib import pyplot as plt
+from test_figures import require_readable
 
 from utils.data.batches import BalancedBatchSampler
+from utils.figures import leakage as figures
+from utils.figures import style
 from utils.files import BEST_MODEL, LEAKAGE
 from utils.leakage import families
 from utils.leakage.attacks import ATTACKS
 from utils.leakage.measures import auc
 from utils.leakage.report import write_certificates, write_report
-from utils.results.runs import find_runs
+from utils.results.runs import Results, find_runs
 from utils.training.checkpoints import state_digest
 
 LABELS = ("angry", "happy", "neutral", "sad")
@@ -42,7 +46,7 @@ def found(root, **leaks):
     """The runs and their passes, as ``report_table`` takes them; ``leaks`` of experiments, and of others 1."""
     runs, passes = find_runs(root), {}
     for run in runs:
-        half, leak = families.half_of(run), leaks.get(run.experiment, 1.0)
+        half, leak = run.train_half, leaks.get(run.experiment, 1.0)
         # Of what was learned before, less is left.
         tables = [membership(task, *run.key, leak / (1 + 9 * (task != run.task)), half) for task in run.sequence]
         passes[run.path] = pd.concat(tables)
@@ -137,7 +141,7 @@ def test_the_utterance_question_is_of_runs_on_halves_alone(tmp_path):
     assert of["epsilon_bound"] > 0.5
     assert sum("Utterance question" in line for line in lines) == 0
     # Five of them leave some utterance without a model that left it out.
-    few = [run for run in runs if families.half_of(run) in range(5)]
+    few = [run for run in runs if run.train_half in range(5)]
     table, lines = families.report_table(few, passes)
     assert row(table, group="all", attack="offset")["models"] == 0
     assert any(line.endswith(f"of: adapter ({A}): 5 models") for line in lines)
@@ -252,3 +256,55 @@ def test_a_certificate_is_of_the_run_and_of_its_halves_and_names_nobody(tmp_path
     text = path.read_text()
     assert not any(session in text for session in SESSIONS) and str(tmp_path) not in text
     assert not (tmp_path / "adapter-half1" / "fold_0" / A / LEAKAGE).exists()
+
+
+@pytest.fixture()
+def everything(tmp_path):
+    """Runs in both orders with rows along λ and ε, other samplers, and halves; their passes and the report of them."""
+    for name, kept in (("finetune", 0.3), ("lambda10", 0.35), ("lambda1000", 0.5)):
+        arguments = {} if name == "finetune" else {"ewc_lambda": float(name.removeprefix("lambda"))}
+        for first, second in ((A, B), (B, A)):
+            about = {"method": "finetune" if name == "finetune" else "ewc", "arguments": arguments}
+            for fold in (0, 1):
+                scores = {first: kept + fold / 20, second: 0.8}, {first: 0.7, second: 0.2}
+                invent(tmp_path, name, [first, second], *scores, fold, counts=dict.fromkeys(LABELS, 2), **about)
+    changed = {"adapter_eps1": {"epsilon": 1.0}, "adapter_eps8": {"epsilon": 8.0}}
+    changed |= {"adapter_capped": {"sampler": "capped", "cap": 4}, "adapter_weighted": {"sampler": "weighted_loss"}}
+    for name in ("adapter", *changed):
+        for task in (A, B):
+            runs_of(tmp_path, name, [task], [0, 1], [12], method="adapter", arguments=changed.get(name, {}))
+    halves_of(tmp_path, "adapter", 2)
+    leaks = {"lambda1000": 2.0, "adapter_eps1": 0.0, "adapter_eps8": 0.4, "adapter_capped": 0.7}
+    runs, passes = found(tmp_path, **leaks)
+    return runs, families.report_table(runs, passes)[0], passes
+
+
+def test_figures_are_readable_and_the_plane_has_a_point_for_each_method(everything, tmp_path):
+    runs, table, passes = everything
+    style.prepare()
+    require_readable(figures.draw_roc(runs, table, passes))
+    results = Results([run for run in runs if run.train_half is None], sorted({*table["experiment"]}), ())
+    plane = figures.draw_plane(results, table, results.orders, families.SESSION)
+    require_readable(plane)
+    about = {"attack": "threshold", "group": "all", "when": "after", "tested": A}
+    of_row = {name: row(table, **about, experiment=name, question="session", sequence=of) for name, of in (
+        ("finetune", f"{A} → {B}"), ("adapter", A), ("lambda10", f"{A} → {B}")
+    )}  # fmt: skip
+    points = {(round(float(x), 6), y) for line in plane.axes[0].lines for x, y in zip(line.get_xdata(), line.get_ydata())}
+    # Macro F1 is half of the invented score: (.3 + .35) / 2 − .7, halved.
+    for name, transfer in (("finetune", -0.1875), ("adapter", 0.0), ("lambda10", -0.1625)):
+        assert (transfer, of_row[name]["auc"]) in points
+    texts = {text.get_text() for text in plane.axes[0].texts}
+    assert texts == {"λ 10", "λ 1k", "ε 1", "ε 8"} and len(plane.axes) == 4
+    require_readable(figures.draw_samplers(results, table))
+    plt.close("all")
+
+
+def test_figures_are_written_or_say_what_they_lack(tmp_path):
+    runs_of(tmp_path, "adapter", [A], [0], [12], synthetic=True)
+    runs, passes = found(tmp_path)
+    lines = list(figures.draw_leakage(runs, families.report_table(runs, passes)[0], passes, tmp_path / "leakage"))
+    assert lines[0] == f"wrote {tmp_path / 'leakage' / 'roc.png'} and roc.pdf"
+    assert [line.split(":")[0] for line in lines[1:]] == ["plane", "plane_utterance", "samplers"]
+    assert all("not drawn" in line for line in lines[1:])
+    assert (tmp_path / "leakage" / "roc.pdf").read_bytes().startswith(b"%PDF")

@@ -62,14 +62,9 @@ class Attacked:
     draws: np.ndarray | None
 
 
-def half_of(run):
-    """The seed of ``--train_half``; None of an ordinary run."""
-    return run.config["arguments"].get("train_half")
-
-
 def row_of(run):
     """Name of the row that a run is of in the report: its experiment, without what --train_half adds."""
-    return run.experiment if half_of(run) is None else run.experiment.removesuffix(f"-half{half_of(run)}")
+    return run.experiment.removesuffix(f"-half{run.train_half}")
 
 
 def sequence_text(run):
@@ -121,7 +116,7 @@ def shown_attack(table, question):
 
 
 def _row_key(run):
-    question = SESSION if half_of(run) is None else UTTERANCE
+    question = SESSION if run.train_half is None else UTTERANCE
     return question, row_of(run), run.method, sequence_text(run)
 
 
@@ -154,7 +149,7 @@ def _families(runs, passes):
     families = defaultdict(list)
     for run in runs:
         if run.path in passes:
-            families[_row_key(run), () if half_of(run) is None else run.key].append(run)
+            families[_row_key(run), () if run.train_half is None else run.key].append(run)
     return families
 
 
@@ -165,7 +160,7 @@ def _stray(family):
         may_differ = {*MAY_DIFFER, "--train_half", *(name for name in run.identity if name.startswith("folds of "))}
         if differing := differences(first.identity, run.identity, may_differ, "{} and {}"):
             return f"{first.path} and {run.path} differ in {', '.join(differing)}: keep them under different experiment names"
-        twin = seen.setdefault((run.key, half_of(run)), run)
+        twin = seen.setdefault((run.key, run.train_half), run)
         if twin is not run:
             return f"{twin.path} and {run.path} are both of fold {run.key[0]} and seed {run.key[1]}: move one away"
     return None
@@ -267,6 +262,9 @@ def _draws(run, tested, runs, passes):
     """
     if run is None or run.path not in passes:
         return None
+    arguments = run.config["arguments"]
+    if arguments.get("epsilon") is not None:  # which draws by another rule, all alike
+        return None
     if METHODS[run.method].in_order and tested != run.task:
         return _draws(start_of(run, runs), tested, runs, passes)
     from utils.data.batches import BalancedBatchSampler
@@ -277,7 +275,8 @@ def _draws(run, tested, runs, passes):
     if any(part.empty for part in parts):
         return None
     pooled = pd.concat(parts)
-    sampler = BalancedBatchSampler(pooled["label"].map(labels.index).to_numpy(), len(pooled), run.config["seed"])
+    cap = 1 if arguments.get("sampler") == "weighted_loss" else arguments.get("cap")
+    sampler = BalancedBatchSampler(pooled["label"].map(labels.index).to_numpy(), len(pooled), run.config["seed"], cap=cap)
     counts = np.zeros(len(pooled), dtype=int)
     for epoch in range(1, run.metrics["best_epoch"] + 1):
         sampler.epoch = epoch
@@ -402,7 +401,7 @@ def null_table(runs, passes):
         over draws. It is .5 but for chance.
     """
     found = defaultdict(lambda: defaultdict(list))
-    for (key, _), family in _families([run for run in runs if half_of(run) is not None], passes).items():
+    for (key, _), family in _families([run for run in runs if run.train_half is not None], passes).items():
         for tested in family[0].sequence:
             tables = [passes[run.path][passes[run.path]["task"] == tested] for run in family]
             of_untrained = found["untrained", key, tested]["threshold"]

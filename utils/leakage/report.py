@@ -16,7 +16,6 @@ from utils.leakage.families import (
     SESSION,
     UTTERANCE,
     attack_all,
-    half_of,
     measure,
     row_of,
     sequence_text,
@@ -169,7 +168,7 @@ def write_certificates(runs, table, passes):
         (table["question"] == UTTERANCE) & (table["when"] == AFTER) & (table["group"] == ALL) & (table["models"] > 0)
     ]
     for run in runs:
-        if run.path not in passes or half_of(run) is not None:
+        if run.path not in passes or run.train_half is not None:
             continue
         measured = []
         for (path, tested), model in models.items():

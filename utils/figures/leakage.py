@@ -1,0 +1,287 @@
+"""Figures of the leak report: ROC curves, what is forgotten against what leaks, and what samplers do to both."""
+
+from functools import partial
+from itertools import cycle
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
+
+from utils.errors import UserError
+from utils.figures import pages, style
+from utils.figures.scores import short_number
+from utils.figures.style import (
+    BLACK,
+    COLUMN,
+    GREY,
+    MARKERS,
+    PAGE,
+    SMALL,
+    CannotDraw,
+    label,
+    label_colours,
+    legend_below,
+    row_styles,
+)
+from utils.leakage.attacks import ATTACKS
+from utils.leakage.families import AFTER, ALL, EMOTION, SESSION, UTTERANCE, attack_all, row_of, sequence_text, shown_attack
+from utils.leakage.measures import FEWEST_FALSE_POSITIVES, roc
+from utils.methods import JOINT, METHODS
+from utils.results.measures import measures
+from utils.results.runs import LABELS, Results, is_lambda_point, over_folds, run_differences
+
+ASKED = {SESSION: "Was this session in training?", UTTERANCE: "Was this utterance in training?"}
+# Macro F1: leaks are greatest where utterances are few, and there the weighted one does not look.
+METRIC, METRIC_TITLE = "f1_macro", "macro F1"
+# Along what rows lie on a line, as ``{symbol: the value of a run, None of those on no line}``.
+KNOBS = {
+    "λ": lambda run: run.config["arguments"]["ewc_lambda"] if is_lambda_point(run) else None,
+    "α": lambda run: run.config.get("alpha"),
+    "ε": lambda run: run.config["arguments"].get("epsilon"),
+}
+
+
+def draw_leakage(runs, table, passes, folder):
+    """Draw every figure of the leak report for which there are enough runs.
+
+    Args:
+        runs, passes: as for ``utils.leakage.families.report_table``.
+        table: what that gave.
+        folder: made if missing.
+
+    Yields:
+        One line a figure: what was written, or what is missing for it.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    figures = {"roc": partial(draw_roc, runs, table, passes)}
+    rows = set(table[table["question"] == SESSION]["experiment"])
+    found = [run for run in runs if run.train_half is None and run.experiment in rows]
+    if found:
+        found.sort(key=lambda run: [*METHODS].index(run.method))
+        results = Results(found, list(dict.fromkeys(run.experiment for run in found)), ())
+        for which, orders in pages(results.orders).items():
+            figures[f"plane{which}"] = partial(draw_plane, results, table, orders, SESSION)
+            figures[f"plane_utterance{which}"] = partial(draw_plane, results, table, orders, UTTERANCE)
+        figures["samplers"] = partial(draw_samplers, results, table)
+    style.prepare()
+    for name, draw in figures.items():
+        try:
+            figure = draw()
+            if any(run.config["synthetic"] for run in runs):
+                style.mark_synthetic(figure)
+            yield style.save(figure, folder, name)
+        except CannotDraw as reason:
+            style.plt.close("all")
+            yield f"{name}: not drawn, {reason}"
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written ({error.strerror})") from None
+
+
+def draw_roc(runs, table, passes):
+    """ROC curves on logarithmic axes, a panel for each question and corpus that was learned first.
+
+    Scores of all models of a row are pooled. A curve begins where FEWEST_FALSE_POSITIVES others are taken for members.
+    """
+    panels = {}
+    for (_, tested), model in attack_all(runs, passes)[0].items():
+        question = SESSION if model.run.train_half is None else UTTERANCE
+        learned_first = METHODS[model.run.method].how == JOINT or model.run.sequence[0] == tested
+        of_grid = is_lambda_point(model.run) and row_of(model.run) != model.run.method
+        attack = shown_attack(table, question)
+        if learned_first and not of_grid and attack in model.scores:
+            name = row_of(model.run), model.run.sequence
+            panels.setdefault((question, tested), {}).setdefault(name, []).append(model)
+    if not panels:
+        raise CannotDraw("no model could be attacked")
+    columns = [question for question in ASKED if any(asked == question for asked, _ in panels)]
+    tasks = sorted({tested for _, tested in panels})
+    rows = sorted({row for of in panels.values() for row, _ in of}, key=_registered)
+    styles = row_styles(rows)
+    width = PAGE if len(columns) > 1 else COLUMN
+    figure, axes = style.subplots(len(tasks), len(columns), width, 1.1 + 2.4 * len(tasks), squeeze=False)
+    for axis_row, tested in zip(axes, tasks):
+        for axis, question in zip(axis_row, columns):
+            attack = shown_attack(table, question)
+            if (question, tested) not in panels:
+                axis.axis("off")
+                continue
+            for (row, sequence), models in panels[question, tested].items():
+                if any(row == other and len(longer) > len(sequence) for other, longer in panels[question, tested]):
+                    continue  # of a sequence the curve after the last task
+                _curve(axis, models, attack, styles[row][0])
+            axis.plot((1e-6, 1), (1e-6, 1), ":", color=GREY, linewidth=0.8)
+            axis.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-3, 1), xlabel="false positive rate")
+            axis.set_title(f"{ASKED[question]}\n{tested}, {ATTACKS[attack]}")
+        axis_row[0].set_ylabel("true positive rate")
+    handles = [Line2D([], [], color=styles[row][0], label=label(row).replace("\n", " ")) for row in rows]
+    handles.append(Line2D([], [], color=GREY, linestyle=":", label="guessing"))
+    legend_below(figure, handles, 4 if width == PAGE else 2, "after all tasks; scores of all models pooled")
+    return figure
+
+
+def _registered(row):
+    """Rows of the registry first, in its order."""
+    return [*METHODS].index(row) if row in METHODS else len(METHODS), row
+
+
+def _curve(axis, models, attack, colour):
+    scores = [np.concatenate([model.scores[attack][of] for model, of in pairs]) for pairs in (
+        [(model, model.members) for model in models], [(model, model.others) for model in models]
+    )]  # fmt: skip
+    false, true = roc(*scores)
+    at = np.geomspace(min(FEWEST_FALSE_POSITIVES / len(scores[1]), 1), 1, 200)
+    axis.plot(at, true[np.searchsorted(false, at, side="right") - 1], color=colour, linewidth=1.0)
+
+
+def draw_plane(results, table, orders, question):
+    """BWT against the AUC on the first corpus after the last task, of all utterances and of the rarest emotion.
+
+    A point for each row, a column for each order; rows that differ in λ, α or ε alone are on a line.
+    """
+    of_question = table[(table["question"] == question) & (table["when"] == AFTER)]
+    of_question = of_question[of_question["attack"] == shown_attack(table, question)]
+    figure, axes = style.subplots(2, len(orders), PAGE if len(orders) > 1 else COLUMN, 5.2, squeeze=False)
+    shown, styles = {}, row_styles(results.rows)
+    for column, order in zip(axes.T, orders):
+        rarest = _rarest(results, order[0])
+        for axis, (group, value) in zip(column, ((ALL, ""), (EMOTION, rarest))):
+            points = {}
+            for row in results.rows:
+                if point := _point(results, of_question, row, order, group, value):
+                    points[row] = point
+            shown |= dict.fromkeys(points)
+            _draw_points(axis, results, points, styles)
+            axis.axhline(0.5, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
+            axis.set_title(f"{order[0]}, then {order[-1]}" if group == ALL else f"{rarest}, the rarest emotion of {order[0]}")
+            axis.set_ylabel(f"membership AUC on {order[0]}")
+        column[-1].set_xlabel(f"BWT, {METRIC_TITLE}")
+    if not shown:
+        raise CannotDraw(f"no row that learns one task after another was attacked ({ASKED[question]})")
+    on_line = {row for rows in _lines(results, shown).values() for row in rows if row not in METHODS}
+    handles = [
+        Line2D([], [], color=styles[row][0], marker=styles[row][1], ls="", markersize=4.5, label=label(row).replace("\n", " "))
+        for row in results.rows
+        if row in shown and row not in on_line
+    ]
+    text = f"{ASKED[question]} {ATTACKS[shown_attack(table, question)]}, after the last task;\nAUC with its 95 % interval "
+    text += "over sessions, BWT with its standard deviation over folds"
+    legend_below(figure, handles, 4 if len(orders) > 1 else 2, text)
+    return figure
+
+
+def _rarest(results, task):
+    """The class with the fewest training utterances of a corpus."""
+    counts = {}
+    for run in results.runs:
+        if task in run.config["corpora"]:
+            for name, n in run.config["corpora"][task]["splits"]["train"]["labels"].items():
+                counts[name] = counts.get(name, 0) + n
+    return min((name for name, n in counts.items() if n), key=counts.get)
+
+
+def _point(results, table, row, order, group, value):
+    """(Estimate of BWT, AUC, its bounds or None) of a row; None where it lacks one."""
+    transfer = over_folds(measures(results, row, order, METRIC)["BWT"])
+    sequence = results.run_of(row, order, order[0])
+    run = next((run for run in results.of_row(row) if run.sequence == sequence), None)
+    if transfer is None or run is None:
+        return None
+    found = table[(table["experiment"] == row) & (table["sequence"] == sequence_text(run)) & (table["tested"] == order[0])]
+    found = found[(found["group"] == group) & (found["value"] == value) & (found["models"] > 0)]
+    if found.empty:
+        return None
+    auc, low, high = found.iloc[0][["auc", "low", "high"]]
+    return transfer, auc, None if np.isnan(low) else (low, high)
+
+
+def _draw_points(axis, results, points, styles):
+    lines = _lines(results, points)
+    for (method, symbol), rows in lines.items():
+        x, y = zip(*((points[row][0].mean, points[row][1]) for row in rows))
+        axis.plot(x, y, "-", color=METHODS[method].colour, linewidth=0.8, zorder=1)
+        for row in (rows[0], rows[-1]):
+            transfer, auc, _ = points[row]
+            text = f"{symbol} {short_number(KNOBS[symbol](results.of_row(row)[0]))}"
+            axis.annotate(text, (transfer.mean, auc), (3, 3), textcoords="offset points", fontsize=SMALL)
+    on_line = {row: method for (method, _), rows in lines.items() for row in rows if row not in METHODS}
+    beside = {}
+    for row, (transfer, _, _) in points.items():
+        if row not in on_line:
+            beside.setdefault(round(transfer.mean, 3), []).append(row)
+    # Those of one BWT, as all are that forget nothing, are drawn side by side.
+    shifts = {row: 5 * (index - (len(rows) - 1) / 2) for rows in beside.values() for index, row in enumerate(rows)}
+    for row, (transfer, auc, bounds) in points.items():
+        colour, marker = (METHODS[on_line[row]].colour, ".") if row in on_line else styles[row]
+        shift = ScaledTranslation(shifts.get(row, 0) / 72, 0, axis.figure.dpi_scale_trans)
+        reach = None if bounds is None else np.maximum([[auc - bounds[0]], [bounds[1] - auc]], 0)
+        look = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 0, "elinewidth": 0.5}
+        axis.errorbar(transfer.mean, auc, reach, transfer.std, transform=axis.transData + shift, **look)
+    axis.margins(0.12)
+
+
+def _lines(results, rows):
+    """Rows that differ along a knob alone, ``{(method, symbol): rows in the order of its values}``."""
+    found = {}
+    for row in rows:
+        run = results.of_row(row)[0]
+        for symbol, value_of in KNOBS.items():
+            if value_of(run) is not None:
+                found.setdefault((run.method, symbol), []).append((value_of(run), row))
+    return {name: [row for _, row in sorted(of)] for name, of in found.items() if len(of) > 1}
+
+
+def draw_samplers(results, table):
+    """F1 of each emotion against its membership AUC, a marker a sampler, a panel for each method and corpus.
+
+    Black is macro F1 against the AUC of all utterances. Rows that differ in --sampler and --cap alone are compared.
+    """
+    table = table[(table["question"] == SESSION) & (table["when"] == AFTER) & (table["attack"] == "threshold")]
+    panels = {name: rows for name, rows in _by_sampler(results).items() if len(rows) > 1}
+    if not panels:
+        raise CannotDraw("no rows that differ in --sampler alone")
+    samplers = dict.fromkeys(sampler for rows in panels.values() for sampler in rows)
+    markers = dict(zip(samplers, cycle(MARKERS)))
+    names = dict.fromkeys(name for _, sequence in panels for name in results.labels(sequence[-1]))
+    colours = label_colours(names)
+    figure, axes = style.subplots(1, len(panels), PAGE if len(panels) > 1 else COLUMN, 3.6, sharey=True, squeeze=False)
+    for axis, ((method, sequence), rows) in zip(axes[0], panels.items()):
+        tested = sequence[-1]
+        for name in (*results.labels(tested), ""):
+            points = []
+            for sampler, row in rows.items():
+                score = over_folds(results.scores(row, sequence, tested, name or METRIC))
+                at = table[(table["experiment"] == row) & (table["tested"] == tested) & (table["value"] == name)]
+                at = at[at["group"] == (EMOTION if name else ALL)]
+                if score and len(at):
+                    points.append((at["auc"].iat[0], score.mean, markers[sampler]))
+            colour = colours[name] if name else BLACK
+            axis.plot(*zip(*((x, y) for x, y, _ in points)), "-", color=colour, linewidth=0.6 if name else 1.2)
+            for x, y, marker in points:
+                axis.plot(x, y, marker, color=colour, markersize=4 if name else 6, fillstyle="full" if name else "none")
+        axis.axvline(0.5, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
+        axis.set_title(f"{label(method)}, {' → '.join(sequence)}".replace("\n", " "))
+        axis.set_xlabel(f"membership AUC on {tested}")
+    axes[0, 0].set_ylabel("F1")
+    handles = [Line2D([], [], color=GREY, marker=marker, ls="", label=name) for name, marker in markers.items()]
+    handles += [Line2D([], [], color=colours[name], label=name) for name in names]
+    handles.append(Line2D([], [], color=BLACK, marker="s", fillstyle="none", label=f"{METRIC_TITLE}, all"))
+    legend_below(figure, handles, 5 if len(panels) > 1 else 3, f"{ASKED[SESSION]} {ATTACKS['threshold']}")
+    return figure
+
+
+def _by_sampler(results):
+    """``{(method, sequence): {sampler: row}}`` of rows that differ in the sampler alone from the first of their method."""
+    panels, first_of = {}, {}
+    for run in results.runs:
+        if run.experiment not in results.rows:
+            continue
+        first = first_of.setdefault((run.method, run.sequence), run)
+        if not run_differences(first, run, {"--sampler", "--cap"} | LABELS):
+            arguments = run.config["arguments"]
+            sampler = arguments.get("sampler") or "balanced"
+            if arguments.get("cap"):
+                sampler += f", at most {arguments['cap']}"
+            panels.setdefault((run.method, run.sequence), {}).setdefault(sampler, run.experiment)
+    return panels
