@@ -152,6 +152,9 @@ def draw_plane(results, table, orders, question):
                 if point := _point(results, of_question, row, order, group, value):
                     points[row] = point
             shown |= dict.fromkeys(points)
+            if not points:
+                axis.axis("off")
+                continue
             _draw_points(axis, results, points, styles)
             axis.axhline(0.5, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
             axis.set_title(f"{order[0]}, then {order[-1]}" if group == ALL else f"{rarest}, the rarest emotion of {order[0]}")
@@ -172,13 +175,13 @@ def draw_plane(results, table, orders, question):
 
 
 def _rarest(results, task):
-    """The class with the fewest training utterances of a corpus."""
+    """The class with the fewest training utterances of a corpus; None without runs on it."""
     counts = {}
     for run in results.runs:
         if task in run.config["corpora"]:
             for name, n in run.config["corpora"][task]["splits"]["train"]["labels"].items():
                 counts[name] = counts.get(name, 0) + n
-    return min((name for name, n in counts.items() if n), key=counts.get)
+    return min((name for name, n in counts.items() if n), key=counts.get, default=None)
 
 
 def _point(results, table, row, order, group, value):
