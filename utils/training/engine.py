@@ -60,7 +60,12 @@ def to_device(batch, device):
 
 
 def micro_batches(batch, size):
-    """Divide a batch into parts of at most ``size`` utterances (None: one part), re-trimmed to the longest of each."""
+    """Divide a batch into parts of at most ``size`` utterances (None: one part), re-trimmed to the longest of each.
+
+    A batch without utterances, which is None, has no part.
+    """
+    if batch is None:
+        return []
     count = len(batch["labels"])
     if size is None or count <= size:
         return [batch]
@@ -184,8 +189,8 @@ def train_one_epoch(run, training, epoch):
         epoch: its number, of which the order of the utterances and all that is random in it follow.
 
     Returns:
-        ``train_loss``, the mean cross-entropy of the utterances; where the strategy adds a term or a penalty, its mean over the
-        steps as ``penalty``.
+        ``train_loss``, the mean (weighted) cross-entropy of the utterances; where the strategy adds a term or a penalty, its
+        mean over the steps as ``penalty``.
 
     Raises:
         UserError: if a loss is not finite; the line names its batch.
@@ -208,6 +213,7 @@ def train_one_epoch(run, training, epoch):
             # Gradients of the parts add up; processes exchange them once, with the last.
             with nullcontext() if part is parts[-1] else accelerator.no_sync(model):
                 loss, term = backward(accelerator, training, part, global_size)
+            strategy.after_micro_batch()
             losses[step] += loss
             if term is not None:
                 adds, terms[step] = True, terms[step] + term
@@ -239,7 +245,7 @@ def backward(accelerator, training, batch, global_size):
     count = len(batch["labels"]) if accelerator.process_index < global_size else 0
     with accelerator.autocast():
         logits = training.model(batch["speech_inputs"], batch["text_inputs"])
-        loss = cross_entropy(logits.float(), batch["labels"], reduction="sum")
+        loss = cross_entropy(logits.float(), batch["labels"], weight=training.strategy.class_weights, reduction="sum")
         # Not wrapped: DistributedDataParallel writes the buffers in every pass, and a backward over two passes would fail.
         term = training.strategy.loss(training.bare, batch, logits, count / global_size)
     if not count:

@@ -9,9 +9,11 @@ class Strategy:
 
     Attributes:
         cross_entropy_weight: of the cross-entropy on the new utterances, in the loss whose gradient is taken.
+        class_weights: of the utterances' cross-entropies by their class, a tensor (classes,) on the device; None: all alike.
     """
 
     cross_entropy_weight = 1.0
+    class_weights = None
 
     def prepare(self, model, optimizer, dataset):
         """Called once, before the first epoch or the one that a run resumes with.
@@ -42,6 +44,9 @@ class Strategy:
             over the global batch; None adds nothing.
         """
         return None
+
+    def after_micro_batch(self):
+        """Called after the backward pass of each micro-batch."""
 
     def after_backward(self):
         """Edit the gradients before a step, without autograd. Returns a penalty to log, a tensor of one number, or None."""
