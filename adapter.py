@@ -71,6 +71,9 @@ def main():
             parser.error(f"--epsilon: name an --exp_name of its own, such as {method}_eps{args.epsilon:g}")
         if args.mixed_precision != "no":
             parser.error(f"--epsilon needs --mixed_precision no, not {args.mixed_precision}")
+        if args.sampler != "balanced":
+            parser.error(f"--epsilon draws utterances in its own way, and --sampler {args.sampler} does not go with it")
+        args.sampler = None
     elif args.class_weights:
         parser.error("--class_weights goes with --epsilon")
     else:

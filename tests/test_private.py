@@ -44,7 +44,8 @@ def small_model(kind):
 def small_run(batch_size=9, micro_batch_size=None):
     """As much of a Run as the loop and the strategy need."""
     args = SimpleNamespace(
-        num_workers=0, batch_size=batch_size, micro_batch_size=micro_batch_size, lr=1e-3, seed=12, task="A", num_epochs=40
+        **{"num_workers": 0, "batch_size": batch_size, "micro_batch_size": micro_batch_size, "lr": 1e-3, "seed": 12},
+        **{"task": "A", "num_epochs": 40, "sampler": None, "cap": None},
     )
     return SimpleNamespace(accelerator=Accelerator(cpu=True), args=args, quiet=True, labels=list(EMOTIONS))
 
@@ -233,6 +234,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits_and_tells_what_it_cost(ca
     (("--epsilon", 0.01), "--epsilon 0.01 --delta 1e-05: The privacy budget is too low"),
     (("--lr", 1e-12), "after 2 steps "),
     (("--mixed_precision", "bf16"), "--epsilon needs --mixed_precision no, not bf16"),
+    (("--sampler", "capped", "--cap", 2), "--epsilon draws utterances in its own way, and --sampler capped does not"),
     (("--exp_name", "adapter"), "--epsilon: name an --exp_name of its own, such as adapter_eps8"),
     (("--class_weights", "weights.json"), "weights.json has weights of happy; the classes are "),
     (("--class_weights", "zero.json"), "zero.json: the weight of happy is 0, and has to be a positive number"),

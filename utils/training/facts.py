@@ -68,6 +68,7 @@ def run_facts(run, model, tasks, started_from):
         "privacy": privacy_facts(run, tasks) if vars(args).get("epsilon") else None,
         "parameters": parameter_counts(model),
         "corpora": {name: corpus_facts(task, run.labels) for name, task in tasks.items()},
+        "withdrawn": {name: list(task.corpus.withdrawn) for name, task in tasks.items() if task.corpus.withdrawn},
         "machine": {
             "device": str(accelerator.device),
             "processes": accelerator.num_processes,

@@ -143,9 +143,6 @@ class PrivateTraining(Strategy):
         self.secret = secrets.randbits(128)
         # Gradients are clipped as they are, of the sum, and divided by the expected size of a batch behind the noise.
         self.cross_entropy_weight = float(run.args.batch_size)
-        if facts["class_weights"]:
-            weights = [facts["class_weights"][label] for label in run.labels]
-            self.class_weights = torch.tensor(weights, dtype=torch.float32, device=run.accelerator.device)
 
     def prepare(self, model, optimizer, dataset):
         from opacus.grad_sample import GradSampleHooks
@@ -169,7 +166,11 @@ class PrivateTraining(Strategy):
             expected_batch_size=self.run.args.batch_size,
             generator=self.noise,
         )
-        return {"optimizer": self.optimizer, "sampler": self.sampler, "score": lambda row: row["epoch"]}
+        own = {"optimizer": self.optimizer, "sampler": self.sampler, "score": lambda row: row["epoch"]}
+        if weights := self.facts["class_weights"]:
+            ordered = [float(weights[label]) for label in self.run.labels]
+            own["class_weights"] = torch.tensor(ordered, device=self.run.accelerator.device)
+        return own
 
     @property
     def steps(self):

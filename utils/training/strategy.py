@@ -9,11 +9,9 @@ class Strategy:
 
     Attributes:
         cross_entropy_weight: of the cross-entropy on the new utterances, in the loss whose gradient is taken.
-        class_weights: of the utterances' cross-entropies by their class, a tensor (classes,) on the device; None: all alike.
     """
 
     cross_entropy_weight = 1.0
-    class_weights = None
 
     def prepare(self, model, optimizer, dataset):
         """Called once, before the first epoch or the one that a run resumes with.
@@ -25,8 +23,9 @@ class Strategy:
             dataset: the UtteranceDataset that is trained on.
 
         Returns:
-            A dictionary of what takes the place of the loop's own: ``optimizer``, ``sampler`` (see BalancedBatchSampler), and
-            ``score``, a function of an epoch's row in history.csv, of which the best epoch has the highest value.
+            A dictionary of what takes the place of the loop's own: ``optimizer``, ``sampler`` (see BalancedBatchSampler),
+            ``class_weights`` of the loss (classes,), and ``score``, a function of an epoch's row in history.csv, of which the
+            best epoch has the highest value.
         """
         return {}
 
