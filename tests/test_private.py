@@ -18,6 +18,7 @@ from models.adapter import AdapterFusionClassifier
 from utils.data.batches import Sound, UtteranceDataset, derived_seed
 from utils.data.corpus import read_corpus
 from utils.data.kemdy import EMOTIONS
+from utils.errors import UserError
 from utils.training import private
 from utils.training.engine import Training, train_one_epoch
 from utils.training.private import PoissonBatchSampler, PrivateTraining, privacy_facts
@@ -171,6 +172,20 @@ def test_without_dropout_training_mode_computes_what_evaluation_mode_does(datase
     assert torch.equal(model.train()(batch["speech_inputs"], batch["text_inputs"]), expected)
     assert model.text_encoder.training and not model.speech_encoder.training
     assert not model.eval().text_encoder.training
+
+
+def test_what_opacus_cannot_take_apart_is_one_line(dataset):
+    model = small_model("none")
+    model.classifier = torch.nn.Sequential(torch.nn.BatchNorm1d(model.classifier.in_features), model.classifier)
+    with pytest.raises(UserError, match="--epsilon: .*BatchNorm1d"):
+        Training.of(run := small_run(), model, dataset, PrivateTraining(run, facts(1.0, 1.0)))
+
+
+def test_several_processes_are_refused():
+    run = small_run()
+    run.accelerator = SimpleNamespace(num_processes=2)
+    with pytest.raises(UserError, match="--epsilon: draws and noise are those of one process"):
+        privacy_facts(run, {"A": SimpleNamespace(splits={"train": range(20)})})
 
 
 def test_noise_does_not_follow_from_the_seed():
