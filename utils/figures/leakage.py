@@ -221,7 +221,12 @@ def _draw_points(axis, results, points, styles):
         reach = None if bounds is None else np.maximum([[auc - bounds[0]], [bounds[1] - auc]], 0)
         look = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 0, "elinewidth": 0.5}
         axis.errorbar(transfer.mean, auc, reach, transfer.std, transform=axis.transData + shift, **look)
+        # What is shifted does not widen the axes by itself.
+        axis.update_datalim(
+            [(transfer.mean + sign * (transfer.std or 0), bound) for sign in (-1, 1) for bound in bounds or (auc,)]
+        )
     axis.margins(0.12)
+    axis.autoscale_view()
 
 
 def _lines(results, rows):

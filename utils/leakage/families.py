@@ -239,7 +239,7 @@ def _needs(question, lacks, runs):
     if question == SESSION and "others" in lacks:
         needs[
             f"Session question: {compared} need two seeds of each fold, since non-members are out in other seeds of the same "
-            "fold alone (or where they validate); there is one seed of"
+            "fold alone (or where they validate); some fold has one seed alone of"
         ] = ""
     if question == SESSION and "members" in lacks:
         missing = sorted(set(range(runs[0].config["k_fold"])) - {run.fold for run in runs})
