@@ -20,7 +20,7 @@ from models import FusionClassifier
 from models.encoders import load_encoder
 from models.tokenizer import load_tokenizer, tokenizer_digest
 from utils.errors import UserError
-from utils.files import BEST_MODEL, CONFIG, METRICS, write_json
+from utils.files import BEST_MODEL, CONFIG, LEAKAGE, MEMBERSHIP, METRICS, write_json
 from utils.identity import FORMAT
 from utils.methods import KEMDY, METHODS
 from utils.results import export as export_module
@@ -461,3 +461,69 @@ def test_training_starts_from_an_exported_file_as_from_its_run(call, outputs, tm
     arguments = ("--task", second, "--checkpoint", tmp_path / "adapter", "--exp_name", "another")
     code, _, stderr = call(finetune, *arguments, output_root=tmp_path)
     assert code == 1 and stderr.startswith("error: ") and stderr.count("\n") == 1 and str(tmp_path / "adapter") in stderr
+
+
+MEASURED = {
+    "tested": "A", "question": "session", "attack": "threshold", "models": 1, "members": 6738, "non_members": 1900,
+    "auc": 0.64, "low": 0.6, "high": 0.69, "tpr_1": 0.021, "tpr_01": None, "epsilon_bound": None,
+}  # fmt: skip
+PRIVATE = {
+    "unit": "utterance", "epsilon": 3.0, "delta": 1e-5, "clip": 1.0, "noise_multiplier": 2.01, "sample_rate": 0.038,
+    "steps": 1040, "accountant": "rdp", "opacus": "1.6.0", "class_weights": None,
+}  # fmt: skip
+
+
+def measured(run, *rows):
+    """Write what leakage.py writes beside a run."""
+    write_json(run / LEAKAGE, {"model": state_digest(read_state(run / BEST_MODEL)), "measured": list(rows)})
+    (run / MEMBERSHIP).write_text("task,segment_id,session,split,label,phi\nA,secret-id,secret-session,train,calm,1\n")
+
+
+def privacy_of(path):
+    """The section Privacy of a file's card."""
+    return read_export(path).card.partition("## Privacy\n")[2]
+
+
+def test_what_was_measured_of_a_leak_is_on_the_card_and_names_nobody(copied, made, tmp_path):
+    assert "was not measured" in privacy_of(made["adapter"][1])
+    run, path = copied("adapter"), tmp_path / "a.safetensors"
+    halves = MEASURED | {"question": "utterance", "attack": "lira_online", "models": 16, "epsilon_bound": 1.25}
+    measured(run, MEASURED, halves)
+    export(run, path)
+    text = privacy_of(path)
+    row = "| SYNTHETIC A | session | how sure the model is of the true emotion | 1 | 6,738 / 1,900 | 0.640 (0.600 to 0.690) | "
+    assert f"{row}2.10 % | – |" in text
+    assert "an ε below 1.25" in text and "Not tried" in text and "was not measured" not in text
+    assert read_export(path).facts["leakage"] == [MEASURED, halves]
+    assert b"secret" not in path.read_bytes()
+
+
+def test_a_measurement_of_another_model_is_refused(copied, made, tmp_path):
+    run = copied("adapter")
+    measured(run, MEASURED)
+    write_json(run / LEAKAGE, read(run / LEAKAGE) | {"model": "0" * 64})
+    assert "is of another model" in refused(export, run, tmp_path / "a.safetensors")
+
+
+def test_a_private_model_says_its_epsilon_and_hands_on_nothing_that_is_outside_of_it(copied, tmp_path):
+    run, path = copied("adapter"), tmp_path / "a.safetensors"
+    change(run, privacy=PRIVATE)
+    metrics = read(run / METRICS)
+    write_json(run / METRICS, metrics | {"temperature": 1.7})
+    export(run, path)
+    facts, text = read_export(path).facts, privacy_of(path)
+    assert facts["privacy"] == PRIVATE and facts["temperature"] is None
+    assert "ε = 3 and δ = 1e-05" in text and "noise multiplier 2.01" in text and "outside ε" in text
+    torch.save(torch.zeros(5, 44), run / "centroids.pt")
+    assert "does not cover centroids" in refused(export, run, path, overwrite=True, with_centroids=True)
+
+
+def test_an_epsilon_that_was_measured_to_be_wrong_is_not_exported(copied, tmp_path):
+    run = copied("adapter")
+    change(run, privacy=PRIVATE)
+    # That a session is told well contradicts no ε of single utterances.
+    measured(run, MEASURED | {"auc": 0.99}, MEASURED | {"question": "utterance", "epsilon_bound": 2.9})
+    export(run, tmp_path / "a.safetensors")
+    measured(run, MEASURED | {"question": "utterance", "epsilon_bound": 3.1})
+    line = refused(export, run, tmp_path / "b.safetensors")
+    assert "ε = 3" in line and "3.1" in line and not (tmp_path / "b.safetensors").exists()

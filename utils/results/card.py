@@ -1,6 +1,7 @@
 """The model card of an exported file: Markdown for people, and in front of it the metadata that the Hugging Face hub reads."""
 
 from utils.methods import KEMDY, METHODS, SEQUENCE
+from utils.results.privacy import privacy_section
 
 AVERAGES = {"f1_weighted": "weighted F1", "f1_macro": "macro F1", "f1_micro": "micro F1"}
 SCORES = AVERAGES | {"n": "utterances"}
@@ -9,13 +10,6 @@ LICENCES = {
     "facebook/wav2vec2-base-960h": "Apache-2.0",
     "klue/bert-base": "CC BY-SA 4.0",
 }
-PRIVACY = """There is no recording and no transcript in this file, but weights can leak what they were trained on: whether a \
-recording was among it (membership inference), and voices or words that the model has memorised. Share it only with those who \
-may know that, and as the licence of the corpora allows."""
-OF_CENTROIDS = """
-
-It also holds centroids, by which utterances of its corpus are told from others. They are means of the features of people's \
-utterances, and so closer to the recordings than weights are."""
 
 
 def model_card(facts, with_centroids=False):
@@ -85,7 +79,7 @@ probabilities of {labels}.
 
 ## Privacy
 
-{PRIVACY}{OF_CENTROIDS if with_centroids else ""}
+{privacy_section(facts, with_centroids)}
 """
 
 

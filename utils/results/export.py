@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from utils.errors import UserError, one_line_errors, printable
-from utils.files import atomic_write, require_folder, write_text
+from utils.files import LEAKAGE, atomic_write, read_json, require_folder, write_text
 from utils.flags import Parser, named_path
 from utils.methods import METHODS
 from utils.results.card import SCORES
@@ -43,8 +43,11 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
             computed, which needs the corpus, if it does not lie beside the model.
         with_centroids: put the centroids for routing into the file, which are means of people's utterances.
 
+    What leakage.py measured of the run is in the file and on the card.
+
     Raises:
-        UserError: if the run is unfinished or cannot be used, lacks what is asked for, or the files exist or cannot be written.
+        UserError: if the run is unfinished or cannot be used, lacks what is asked for, was measured to give away more than its
+            ε allows, or the files exist or cannot be written.
     """
     run_folder, path = Path(run_folder), Path(path)
     require_writable(path, overwrite, [run_folder], with_fisher)
@@ -58,9 +61,12 @@ def export(run_folder, path, overwrite=False, text_model=None, speech_model=None
         raise UserError(f"{run_folder} is of method {config['method']}, which utils/methods.py does not declare")
     if with_centroids and source.centroids is None:
         raise UserError(f"{run_folder} has no {CENTROIDS}: 'python -m utils.training.routing {run_folder}' makes it")
+    if with_centroids and config.get("privacy"):
+        raise UserError(f"{run_folder} was trained with --epsilon, which does not cover centroids: export it without them")
     if with_fisher:
         fisher = _fisher_of(run_folder, source.digest, {"text_model": text_model, "speech_model": speech_model})
-    facts = exported_facts(model, config, source.metrics)
+    facts = exported_facts(model, config, source.metrics) | {"leakage": _leakage(run_folder, source.digest)}
+    _require_no_contradiction(run_folder, facts)
     write_export(path, exported_state(model, config), facts, source.tokenizer, source.centroids if with_centroids else None)
     if with_fisher:
         write_fisher(path.with_suffix(FISHER), fisher)
@@ -95,6 +101,28 @@ def write_export(path, state, facts, tokenizer, centroids=None):
     with atomic_write(path) as file:
         file.write(safetensors.torch.save(tensors, metadata))
     write_text(path.with_suffix(".md"), card)
+
+
+def _leakage(run_folder, digest):
+    """What leakage.py measured of a run, a list of rows; None where it did not."""
+    path = run_folder / LEAKAGE
+    if not path.exists():
+        return None
+    kept = read_json(path)
+    if kept.get("model") != digest:
+        raise UserError(f"{path} is of another model: run leakage.py again, or remove it")
+    return kept["measured"]
+
+
+def _require_no_contradiction(run_folder, facts):
+    """Raise UserError if what was measured cannot be true of a model with the ε that is claimed."""
+    bounds = [row["epsilon_bound"] for row in facts["leakage"] or () if row["epsilon_bound"] is not None]
+    claimed = (facts["privacy"] or {}).get("epsilon")
+    if claimed is not None and max(bounds, default=0) > claimed:
+        raise UserError(
+            f"{run_folder} claims ε = {claimed:g}, and {LEAKAGE} beside it shows that ε is above {max(bounds):.3g} (99.9 %): "
+            "one of the two is wrong, and it is not exported"
+        )
 
 
 def push(path, name, private=False, with_fisher=False):
@@ -188,7 +216,9 @@ def exported_facts(model, config, metrics):
         "withdrawn": {name: told_withdrawn(config, name) for name in sorted(config.get("withdrawn", {}))},
         "arguments": {name: config["arguments"][name] for name in ARGUMENTS if name in config["arguments"]},
         "encoders": encoders,
-        "temperature": metrics.get("temperature"),
+        # DP-SGD does not cover the validation split, on which it was fitted.
+        "temperature": None if config.get("privacy") else metrics.get("temperature"),
+        "privacy": config.get("privacy"),
         "scores": _scores(metrics["test"]),
         "scores_without_text": _scores(metrics.get("test_without_text", {})),
     }

@@ -104,6 +104,8 @@ def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, spee
         "synthetic": one["synthetic"] or other["synthetic"],
         "arguments": arguments,
         # Nothing was measured of the mean.
+        "leakage": None,
+        "privacy": None,
         "temperature": None,
         "scores": {},
         "scores_without_text": {},

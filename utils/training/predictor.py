@@ -58,7 +58,7 @@ def load(
     sources, how = _answering(sources, adapter)
     for source in sources if calibrated else []:
         if source.facts["temperature"] is None:
-            raise UserError(f"--calibrated: {source.path} has no temperature: it is merged, or of an earlier version")
+            raise UserError(f"--calibrated: {source.path} has no temperature: it is merged or has an ε")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     num_workers = min(4, available_cpus()) if num_workers is None else num_workers
     return Predictor(sources, how, calibrated, device, batch_size, num_workers)
