@@ -29,6 +29,9 @@ CENTROIDS = "centroids.pt"
 IMPORTANCES = ("fisher", "mas")
 # Lies beside a model that was trained with replay: which utterances of earlier tasks it kept (replay.py).
 BUFFER = "buffer.csv"
+# Lie beside a model whose leak was measured: the score of every utterance by which a member of its training split is told, and
+# the figures that are made of it (utils/leakage/). The former is never exported.
+MEMBERSHIP, LEAKAGE = "membership.csv", "leakage.json"
 # Lies there while the run is unfinished.
 LAST_CHECKPOINT = "last_checkpoint.pt"
 # In an output folder: digests of files that did not change since they were computed.
