@@ -179,14 +179,14 @@ def _take(run, names, changes, untrained):
             splits = np.where((splits == "train") & ~kept_by_coin(utterances["segment_id"], half), LEFT_OUT, splits)
         key = _of_untrained(model, config, task.corpus)
         if key not in untrained:
-            untrained[key] = _phi(reopened, before(), dataset, name)
+            untrained[key] = phi_of(reopened, before(), dataset, name)
         about = utterances[["segment_id", "session"]].assign(task=name, split=splits, label=utterances["emotion"])
-        about = about.assign(phi=_phi(reopened, model, dataset, name), phi_untrained=untrained[key])
+        about = about.assign(phi=phi_of(reopened, model, dataset, name), phi_untrained=untrained[key])
         tables.append(about[list(COLUMNS)])
     return pd.concat(tables)
 
 
-def _phi(run, model, dataset, name):
+def phi_of(run, model, dataset, name):
     from utils.leakage.attacks import confidence
     from utils.training.engine import logits_of
 
