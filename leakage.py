@@ -38,8 +38,9 @@ def main():
     args = parse_args()
     # Below parsing: pandas takes a second to import, and torch is loaded only where a model is tested.
     from utils.leakage.families import report_table
-    from utils.leakage.passes import chosen, take_passes, with_models
     from utils.leakage.report import write_certificates, write_report
+
+    from utils.leakage.passes import chosen, take_passes, with_models
     from utils.results.runs import find_runs
 
     changes = {name: value for name, value in vars(args).items() if name not in ("models", "output_root", "controls")}

@@ -5,13 +5,11 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import flags, folder, read, run_main
-from test_grid import commands, value
+from conftest import folder
 
 import adapter
 from utils.leakage import passes
-from utils.leakage.passes import chosen, family, take_passes, with_models
-from utils.methods import KEMDY
+from utils.leakage.passes import chosen, take_passes, with_models
 from utils.results.export import export
 from utils.results.runs import find_runs
 

@@ -1,6 +1,6 @@
 """A finished run's model on every utterance of its corpora, kept as membership.csv beside it: φ, by which members are told.
 
-The file says of each utterance whether the model was trained on it. It is never exported, and taken again as long as it is there.
+It says of each utterance whether the model was trained on it, and is never exported. What is there is not computed again.
 """
 
 from functools import cache
