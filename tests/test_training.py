@@ -112,7 +112,9 @@ def test_an_epoch_draws_anew_and_a_seed_repeats_it():
 def test_dropout_does_not_follow_the_order_of_the_utterances(run, dataset, model, monkeypatch):
     seeds = []
     monkeypatch.setattr("utils.training.engine.set_seed", seeds.append)
-    run.args = SimpleNamespace(num_workers=0, batch_size=8, micro_batch_size=None, lr=1e-3, seed=12)
+    run.args = SimpleNamespace(
+        num_workers=0, batch_size=8, micro_batch_size=None, lr=1e-3, seed=12, sampler="balanced", cap=None
+    )
     training = Training.of(run, model, dataset, Strategy())
     train_one_epoch(run, training, 1)
     monkeypatch.setattr("utils.data.batches.derived_seed", lambda *parts: seeds.append(derived_seed(*parts)) or seeds[-1])
@@ -233,7 +235,9 @@ def test_a_strategys_terms_are_those_of_the_whole_batch_however_it_is_divided(ru
         names = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
         speech = small_speech_encoder(**dict.fromkeys((*names, "layerdrop"), 0.0), mask_time_prob=0.0)
         model = FusionClassifier(small_text_encoder(**still), speech, len(EMOTIONS), dropout=0.0)
-        run.args = SimpleNamespace(num_workers=0, batch_size=8, micro_batch_size=size, lr=1e-3, seed=12)
+        run.args = SimpleNamespace(
+            num_workers=0, batch_size=8, micro_batch_size=size, lr=1e-3, seed=12, sampler="balanced", cap=None
+        )
         strategy = Shrinking()
         training = Training.of(run, model, dataset, strategy)
         rows.append(train_one_epoch(run, training, 1))

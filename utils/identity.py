@@ -26,6 +26,7 @@ LATER = {
     "shared": False,
     "freeze_speech": False,
     "importance": "fisher",
+    "sampler": "balanced",
 }
 # Flags that say where something lies. What lies there is compared, not where.
 PLACES = ("data_root", "checkpoint", "text_model", "speech_model", "fisher")
@@ -80,6 +81,14 @@ def fold_digest(splits):
     """SHA-256 of which sessions train, validate and test: tells one division of a corpus from another, and names nobody."""
     sessions = [sorted(map(str, splits[split]["sessions"])) for split in sorted(splits)]
     return hashlib.sha256(json.dumps(sessions).encode()).hexdigest()
+
+
+def told_withdrawn(config, name):
+    """How many sessions of a corpus were withdrawn, and a digest of their names, of a config.json or exported facts."""
+    told = config.get("withdrawn", {}).get(name) or []
+    if isinstance(told, dict):
+        return told
+    return {"sessions": len(told), "digest": hashlib.sha256(json.dumps(told).encode()).hexdigest()}
 
 
 def told_fold(corpus):

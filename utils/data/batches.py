@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from utils.data import SPLITS
 from utils.data.audio import read_waveform
 from utils.data.corpus import fold_of
-from utils.data.folds import split_utterances
+from utils.data.folds import kept_by_coin, split_utterances
 from utils.data.utterances import Corpus
 from utils.errors import UserError
 from utils.identity import fold_digest
@@ -119,11 +119,14 @@ class BalancedBatchSampler(Sampler):
         batch_size: size of a global batch, a multiple of ``num_processes``.
         seed: of the draw.
         process_index, num_processes: whose share.
+        cap: how often an epoch draws an utterance at most, None for as often as it comes. Where a class is used up, others
+            take its place; with 1 an epoch is every utterance once.
     """
 
-    def __init__(self, labels, batch_size, seed, process_index=0, num_processes=1):
+    def __init__(self, labels, batch_size, seed, process_index=0, num_processes=1, cap=None):
         counts = np.bincount(labels)
         self.weights = torch.from_numpy(len(labels) / counts[labels])
+        self.cap = cap
         self.batch_size, self.seed = batch_size, seed
         self.process_index, self.num_processes = process_index, num_processes
         self.epoch = 0
@@ -138,13 +141,36 @@ class BalancedBatchSampler(Sampler):
     def global_batches(self):
         """The batches of ``epoch`` that all processes share, lists of indices."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
-        drawn = torch.multinomial(self.weights, len(self.weights), replacement=True, generator=generator).tolist()
+        drawn = torch.multinomial(self.weights, len(self.weights), replacement=True, generator=generator)
+        if self.cap is not None:
+            drawn = self._capped(drawn, generator)
+        drawn = drawn.tolist()
         return [drawn[start : start + self.batch_size] for start in range(0, len(drawn), self.batch_size)]
+
+    def _capped(self, drawn, generator):
+        """Replace draws (n,) of an utterance beyond ``cap`` by draws of those that were drawn less often."""
+        while True:
+            counts = drawn.bincount(minlength=len(drawn))
+            order = drawn.argsort(stable=True)
+            earlier = torch.arange(len(drawn)) - (counts.cumsum(0) - counts)[drawn[order]]  # draws of the same utterance
+            beyond = order[earlier >= self.cap]
+            if not len(beyond):
+                # The first draws of an utterance are kept, so that early batches would have the rare classes.
+                return drawn[torch.randperm(len(drawn), generator=generator)]
+            left = self.weights * (counts < self.cap)
+            drawn[beyond] = torch.multinomial(left, len(beyond), replacement=True, generator=generator)
 
     def __iter__(self):
         for batch in self.global_batches():
             # A process that has no share in a small last batch gets one utterance, which training weighs with zero.
             yield batch[self.process_index :: self.num_processes] or batch[:1]
+
+
+def balanced_weights(labels, num_classes):
+    """Weights (classes,) by which every class that occurs among class indices (n,) counts the same in a mean over them."""
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = np.divide(len(labels), counts * (counts > 0).sum(), out=np.zeros(num_classes), where=counts > 0)
+    return torch.from_numpy(weights).float()
 
 
 def derived_seed(*parts):
@@ -273,6 +299,9 @@ def make_task(corpus, args, class_names, tokenizer, speech):
     """
     fold = fold_of(corpus, args.num_fold, args.k_fold)
     tables = split_utterances(corpus.utterances, fold)
+    if (half := vars(args).get("train_half")) is not None:
+        kept = kept_by_coin(tables["train"]["segment_id"], half)
+        tables["train"] = tables["train"][kept].reset_index(drop=True)
     for split in SPLITS:
         if tables[split].empty:
             raise UserError(

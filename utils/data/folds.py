@@ -1,5 +1,7 @@
 """Folds over sessions, for KEMDy exactly as published: they come from seed 12, whatever seed a run has."""
 
+import hashlib
+
 from utils.data import SPLITS
 from utils.errors import UserError
 
@@ -46,6 +48,14 @@ def session_folds(sessions, k_fold=5):
             {"train": train[~np.isin(train, valid)].tolist(), "valid": valid.tolist(), "test": sessions[test].tolist()}
         )
     return folds
+
+
+def kept_by_coin(segment_ids, seed):
+    """Which utterances the coins of a seed keep, a boolean array; a coin is that of its utterance in every fold and order."""
+    import numpy as np
+
+    digests = (hashlib.sha256(f"{seed}/{segment_id}".encode()).digest() for segment_id in segment_ids)
+    return np.array([digest[0] % 2 == 0 for digest in digests], dtype=bool)
 
 
 def split_utterances(utterances, fold):

@@ -1,7 +1,7 @@
 """What a reader makes of a corpus: its utterances and labels, and all that was dropped or is worth knowing."""
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -61,6 +61,7 @@ class Corpus:
     expected_sessions: int | None = None  # of the real KEMDy
     unknown_labels: dict = field(default_factory=dict)  # counts of labels that corpus.json neither lists nor maps
     about: dict = field(default_factory=dict)  # language, licence and citation, where corpus.json tells
+    withdrawn: tuple = ()  # sessions, as texts, whose utterances were left out, though folds still count them
 
     @property
     def is_kemdy(self):
@@ -69,6 +70,19 @@ class Corpus:
     @property
     def command(self):
         return f"python -m utils.data.audit {shlex.quote(str(self.root))}"
+
+    def without(self, sessions):
+        """The corpus without the utterances of some sessions (texts), which stay in its ``sessions``, and so in its folds.
+
+        Raises:
+            UserError: if it has no such session.
+        """
+        known = list(map(str, self.sessions))
+        for session in sessions:
+            if session not in known:
+                raise UserError(f"--withdraw {session}: {self.name} has no such session, but {', '.join(known)}")
+        kept = ~self.utterances["session"].astype(str).isin(sessions)
+        return replace(self, utterances=self.utterances[kept].reset_index(drop=True), withdrawn=tuple(sessions))
 
     def warnings(self):
         """What a user should hear before training on this copy, as lines."""

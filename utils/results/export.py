@@ -23,6 +23,7 @@ ARGUMENTS = (
     *("lr", "batch_size", "num_epochs", "mixed_precision", "max_text_len", "max_seq_len", "ewc_lambda", "ewc_online"),
     *("ewc_gamma", "fisher_batch_size", "without_pretraining", "encoder_seed"),
     *("adapter", "adapter_size", "lora_rank", "speech_adapter_layers", "speech_adapter_width"),
+    *("train_half", "sampler", "cap"),
     *("importance", "lwf_weight", "lwf_temperature", "buffer_size", "replay_weight", "dark", "der_alpha", "der_beta"),
 )
 FACTS_OF_RUN = ("method", "model", "task", "sequence", "fold", "k_fold", "seed", "synthetic", "labels", "versions")
@@ -167,7 +168,7 @@ def exported_state(model, config):
 def exported_facts(model, config, metrics):
     """What stands for config.json in the file: nothing of a machine, a recording, or a user's names."""
     from models.encoders import architecture
-    from utils.identity import fold_digest
+    from utils.identity import fold_digest, told_withdrawn
     from utils.training.checkpoints import EXPORT_FORMAT
 
     encoders = {
@@ -184,6 +185,7 @@ def exported_facts(model, config, metrics):
         **{name: config[name] for name in FACTS_OF_RUN},
         "whole": exported_state(model, config).keys() == model.state_dict().keys(),
         "corpora": {name: fold_digest(of["splits"]) for name, of in sorted(config["corpora"].items())},
+        "withdrawn": {name: told_withdrawn(config, name) for name in sorted(config.get("withdrawn", {}))},
         "arguments": {name: config["arguments"][name] for name in ARGUMENTS if name in config["arguments"]},
         "encoders": encoders,
         "temperature": metrics.get("temperature"),

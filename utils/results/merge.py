@@ -100,6 +100,7 @@ def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, spee
         "task": "+".join(sequence),
         "sequence": sequence,
         "corpora": folds,
+        "withdrawn": one.get("withdrawn", {}) | other.get("withdrawn", {}),
         "synthetic": one["synthetic"] or other["synthetic"],
         "arguments": arguments,
         # Nothing was measured of the mean.

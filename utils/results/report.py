@@ -597,8 +597,9 @@ def other_starts(results, output_root):
 
 
 def other_names(results, found):
-    """Finished experiments that are no rows, nor trials of one."""
-    finished = {run.experiment for run in found if run.metrics and run.trial_of in (None, run.experiment)}
+    """Finished experiments that are no rows, nor trials of one, nor trained on half of a corpus for leakage.py."""
+    of_table = (run for run in found if run.train_half is None and run.trial_of in (None, run.experiment))
+    finished = {run.experiment for run in of_table if run.metrics}
     return sorted(finished - set(results.rows if results else ()))
 
 

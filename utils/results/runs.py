@@ -77,6 +77,11 @@ class FoundRun:
         return self.config.get("arguments", {}).get("trial_of")
 
     @property
+    def train_half(self):
+        """The seed of the coins that kept its training utterances (see leakage.py), None where all were."""
+        return self.config.get("arguments", {}).get("train_half")
+
+    @property
     def key(self):
         """(fold, seed): runs of two rows with the same key are a pair."""
         return self.config["fold"], self.config["seed"]
@@ -128,7 +133,7 @@ def _read_run(folder):
 
 def is_lambda_point(run):
     """May the run be a point of the curve along λ?"""
-    return run.method == "ewc" and "ewc_lambda" in run.config["arguments"] and not run.trial_of
+    return run.method == "ewc" and "ewc_lambda" in run.config["arguments"] and not run.trial_of and run.train_half is None
 
 
 class Results:

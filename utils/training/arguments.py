@@ -16,6 +16,7 @@ from utils.flags import (
     positive_float,
     positive_int,
     seed_number,
+    word,
 )
 from utils.hub import PREFIX, local_path
 from utils.identity import checkpoint_facts
@@ -24,6 +25,8 @@ from utils.methods import ALONE, JOINT, KEMDY, METHODS, SEQUENCE
 
 TEXT_MODEL = "skt/kobert-base-v1"
 SPEECH_MODEL = "facebook/wav2vec2-base-960h"
+# In what order and how often training draws utterances (utils/data/batches.py).
+SAMPLERS = ("balanced", "weighted_loss", "capped")
 
 
 def corpus_name(text):
@@ -79,6 +82,19 @@ def training_parser(description, *methods):
     run.add_argument("--seed", type=seed_number, default=12, help="seed of initialization and order; the folds never move")
     run.add_argument("--num_fold", type=count, default=0, help="which fold, from 0")
     run.add_argument("--k_fold", type=positive_int, default=5, help="number of folds")
+    run.add_argument(
+        "--train_half",
+        type=seed_number,
+        metavar="SEED",
+        help="keep each training utterance by a fair coin, of this seed, for leakage.py; --exp_name then ends in -halfSEED",
+    )
+    run.add_argument(
+        "--withdraw",
+        type=word,
+        nargs="+",
+        metavar="SESSION",
+        help="leave sessions of --task out of every split, or, as TASK/SESSION, of another; folds stay the whole corpus's",
+    )
     run.add_argument("--overwrite", action="store_true", help="delete an existing run in this folder and restart")
     run.add_argument("--keep_last", action="store_true", help="keep last_checkpoint.pt when the run is done")
 
@@ -86,6 +102,14 @@ def training_parser(description, *methods):
     training.add_argument("--lr", type=positive_float, default=1e-5, help="learning rate of AdamW")
     training.add_argument("--batch_size", type=positive_int, default=32, help="utterances per step, over all processes")
     training.add_argument("--num_epochs", type=positive_int, default=40, help="epochs")
+    training.add_argument(
+        "--sampler",
+        choices=SAMPLERS,
+        default="balanced",
+        help="balanced: each class as often as any other; weighted_loss: each utterance once an epoch, its loss weighted by "
+        "class; capped: balanced, but no utterance more than --cap times an epoch",
+    )
+    training.add_argument("--cap", type=positive_int, metavar="K", help="of --sampler capped")
     training.add_argument("--max_text_len", type=positive_int, default=256, help="maximum tokens per transcript")
     training.add_argument("--max_seq_len", type=between(float, *SECONDS), default=5, help="truncate audio to this many seconds")
     _add_places_and_machine(parser)
@@ -197,6 +221,8 @@ def parse_training_args(parser, argv=None):
         parser.error(f"--num_fold {args.num_fold}: with --k_fold {args.k_fold} the folds are 0 to {args.k_fold - 1}")
     if args.max_text_len < 2:
         parser.error(f"--max_text_len {args.max_text_len}: [CLS] and [SEP] alone are 2 tokens")
+    if (args.sampler == "capped") != (args.cap is not None):
+        parser.error("--cap K goes with --sampler capped, and that with it")
     if args.labels and len(set(args.labels)) < max(len(args.labels), 2):
         parser.error("--labels: two or more, each once")
     return args
@@ -215,11 +241,14 @@ def complete(args, method):
         return args
     args.exp_name = args.exp_name or method
     args.experiment = args.experiment or args.exp_name
+    if not args.experiment.endswith(half := half_of(args)):
+        args.exp_name = args.exp_name.removesuffix(ending(args)) + half + ending(args)
+        args.experiment += half
     how = METHODS[method].how
     if how == JOINT:
         args.sequence = list(args.together or KEMDY)
     elif how == SEQUENCE:
-        args.init_name = args.init_name or METHODS[method].starts_from + ending(args)
+        args.init_name = args.init_name or METHODS[method].starts_from + half_of(args) + ending(args)
         args.sequence = [*_tasks_before(args), args.task]
     else:
         args.sequence = [args.task]
@@ -227,7 +256,27 @@ def complete(args, method):
         raise UserError(f"--with goes with --task {JOINT}")
     if len(set(args.sequence)) < max(len(args.sequence), 2 if how != ALONE else 1):
         raise UserError(f"--task {args.task}: {', '.join(args.sequence)} are to be several corpora, each once")
+    args.withdraw = sorted({_named_session(text, args) for text in args.withdraw or ()}) or None
     return args
+
+
+def half_of(args):
+    """What ``--train_half`` adds to the names of experiments, such as -half3."""
+    return "" if args.train_half is None else f"-half{args.train_half}"
+
+
+def _named_session(text, args):
+    """SESSION or TASK/SESSION → TASK/SESSION."""
+    if text.partition("/")[0] in args.sequence:
+        return text
+    if args.task == JOINT:
+        raise UserError(f"--withdraw {text}: say of which corpus, as {args.sequence[0]}/{text}")
+    return f"{args.task}/{text}"
+
+
+def withdrawn_of(args, task):
+    """The sessions of a task that ``--withdraw`` names, as texts."""
+    return [text.removeprefix(f"{task}/") for text in vars(args).get("withdraw") or () if text.startswith(f"{task}/")]
 
 
 def ending(args):

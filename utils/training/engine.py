@@ -19,7 +19,14 @@ from accelerate.utils import gather_object, set_seed
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from utils.data.batches import BalancedBatchSampler, Loader, UtteranceDataset, derived_seed, ordered_loader
+from utils.data.batches import (
+    BalancedBatchSampler,
+    Loader,
+    UtteranceDataset,
+    balanced_weights,
+    derived_seed,
+    ordered_loader,
+)
 from utils.errors import UserError
 from utils.files import BEST_MODEL, LAST_CHECKPOINT
 from utils.methods import JOINT
@@ -119,6 +126,7 @@ class Training:
         optimizer, sampler, loader: its own.
         strategy: what the method adds.
         score: of an epoch's row; the best epoch has the highest.
+        class_weights: of the classes in the loss (classes,), or None.
         epoch: the last whole one.
         best_epoch, best_score: of the epochs that are done.
     """
@@ -130,6 +138,7 @@ class Training:
     loader: Loader
     strategy: Strategy
     score: Callable
+    class_weights: torch.Tensor | None = None
     epoch: int = 0
     best_epoch: int = 0
     best_score: float = -math.inf
@@ -141,12 +150,15 @@ class Training:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=args.lr, fused=accelerator.device.type == "cuda")
         own = strategy.prepare(model, optimizer, dataset)
-        sampler = own.get("sampler") or BalancedBatchSampler(
-            dataset.labels, args.batch_size, args.seed, accelerator.process_index, accelerator.num_processes
-        )
+        processes = accelerator.process_index, accelerator.num_processes
+        cap = 1 if args.sampler == "weighted_loss" else args.cap
+        sampler = own.get("sampler") or BalancedBatchSampler(dataset.labels, args.batch_size, args.seed, *processes, cap)
+        weights = None
+        if args.sampler == "weighted_loss":
+            weights = balanced_weights(dataset.labels, len(run.labels)).to(accelerator.device)
         score = own.get("score") or (lambda row: row[f"{args.task}_valid_f1_micro"])
         prepared = accelerator.prepare(model, own.get("optimizer") or optimizer)
-        return cls(model, *prepared, sampler, Loader(dataset, sampler, args.num_workers), strategy, score)
+        return cls(model, *prepared, sampler, Loader(dataset, sampler, args.num_workers), strategy, score, weights)
 
     def save(self, run, model):
         """Write last_checkpoint.pt."""
@@ -184,8 +196,8 @@ def train_one_epoch(run, training, epoch):
         epoch: its number, of which the order of the utterances and all that is random in it follow.
 
     Returns:
-        ``train_loss``, the mean cross-entropy of the utterances; where the strategy adds a term or a penalty, its mean over the
-        steps as ``penalty``.
+        ``train_loss``, the mean cross-entropy of the utterances, by class weights if there are any; where the strategy adds a
+        term or a penalty, its mean over the steps as ``penalty``.
 
     Raises:
         UserError: if a loss is not finite; the line names its batch.
@@ -239,7 +251,7 @@ def backward(accelerator, training, batch, global_size):
     count = len(batch["labels"]) if accelerator.process_index < global_size else 0
     with accelerator.autocast():
         logits = training.model(batch["speech_inputs"], batch["text_inputs"])
-        loss = cross_entropy(logits.float(), batch["labels"], reduction="sum")
+        loss = cross_entropy(logits.float(), batch["labels"], training.class_weights, reduction="sum")
         # Not wrapped: DistributedDataParallel writes the buffers in every pass, and a backward over two passes would fail.
         term = training.strategy.loss(training.bare, batch, logits, count / global_size)
     if not count:

@@ -66,6 +66,7 @@ def run_facts(run, model, tasks, started_from):
         "started_from": started_from,
         "parameters": parameter_counts(model),
         "corpora": {name: corpus_facts(task, run.labels) for name, task in tasks.items()},
+        "withdrawn": {name: list(task.corpus.withdrawn) for name, task in tasks.items() if task.corpus.withdrawn},
         "machine": {
             "device": str(accelerator.device),
             "processes": accelerator.num_processes,

@@ -10,9 +10,16 @@ from utils.data.corpus import find_corpus, read_corpus
 from utils.data.speech_cache import features_of
 from utils.errors import UserError
 from utils.files import CONFIG, DIGESTS, METRICS
-from utils.identity import FileDigests, checkpoint_facts, checkpoint_of, starting_checkpoint, told_fold
+from utils.identity import (
+    FileDigests,
+    checkpoint_facts,
+    checkpoint_of,
+    starting_checkpoint,
+    told_fold,
+    told_withdrawn,
+)
 from utils.methods import JOINT
-from utils.training.arguments import command_for, ending
+from utils.training.arguments import command_for, ending, withdrawn_of
 from utils.training.checkpoints import assemble, describe_mismatch, encoder_of, read_weights, require_same_encoders
 from utils.training.engine import test
 
@@ -40,7 +47,8 @@ def read_corpora(run, names, may_lack=()):
                 run.print(f"{name} is not under {run.args.data_root}: there will be no scores on it")
                 continue
         # The first to come looks at every file and leaves an index for the others.
-        corpus = corpora[name] = run.main_process_first(lambda name=name: read_corpus(run.args.data_root, name))
+        corpus = run.main_process_first(lambda name=name: read_corpus(run.args.data_root, name))
+        corpora[name] = corpus.without(withdrawn_of(run.args, name))
         if not run.args.skip_bad_files:
             corpus.require_readable_wavs()
     return corpora
@@ -77,6 +85,8 @@ def make_tasks(run, corpora, labels, speech=None, tokenizer=None):
         source = speech[name] if speech else Sound(args.max_seq_len)
         task = tasks[name] = make_task(corpus, args, labels, tokenizer, source)
         synthetic = ", SYNTHETIC" if corpus.synthetic else ""
+        if corpus.withdrawn:
+            run.print(f"{name}: without the utterances of {len(corpus.withdrawn)} of {len(corpus.sessions)} sessions")
         run.print(
             f"{name}: {len(corpus.utterances):,} usable of {corpus.rows:,} rows ({corpus.root}{synthetic}); fold "
             f"{args.num_fold}: " + ", ".join(f"{split} {len(task.splits[split]):,}" for split in SPLITS)
@@ -201,7 +211,9 @@ class StartingPoint:
                 f"--checkpoint {path} was trained on {', '.join(config['corpora'])} at once: what it forgets cannot be told; "
                 f"name the best_model.pt of a run on {', then '.join(before)}"
             )
-        told = {"sequence": before, "fold": args.num_fold, "k_fold": args.k_fold}
+        told = {"sequence": before, "fold": args.num_fold, "k_fold": args.k_fold, "train_half": args.train_half}
+        if "arguments" in config:
+            config = config | {"train_half": config["arguments"].get("train_half")}
         for name, value in told.items():
             if config.get(name, value) != value:
                 raise UserError(
@@ -221,7 +233,7 @@ class StartingPoint:
             )
 
     def require_same_folds(self, tasks):
-        """Raise UserError if the test sessions of a task are not those that the checkpoint was kept from."""
+        """Raise UserError if the test or withdrawn sessions of a task are not those that the checkpoint was kept from."""
         for name, then in self.config.get("corpora", {}).items():
             if name not in tasks:
                 continue
@@ -229,6 +241,13 @@ class StartingPoint:
                 raise UserError(
                     f"--checkpoint {self.path} was trained on other sessions of {name} than this fold has now, and may have "
                     f"seen the test split: train it again on the corpus in {tasks[name].corpus.root}"
+                )
+            now = {"withdrawn": {name: list(tasks[name].corpus.withdrawn)}}
+            if told_withdrawn(self.config, name) != told_withdrawn(now, name):
+                raise UserError(
+                    f"--checkpoint {self.path} was trained without {told_withdrawn(self.config, name)['sessions']} withdrawn "
+                    f"sessions of {name}, and not without just those that --withdraw names now: start from a model that saw "
+                    "none of them"
                 )
 
     def load_into(self, model):
