@@ -1,8 +1,10 @@
 """What finished runs give away of the recordings they were trained on: attacks on their models, a report and figures."""
 
 import sys
+from math import isnan
 
 from utils.errors import UserError, one_line_errors, printable
+from utils.files import write_text
 from utils.flags import Parser, named_path
 from utils.hub import PREFIX
 from utils.training.arguments import add_reopening_flags
@@ -38,15 +40,14 @@ def main():
     args = parse_args()
     # Below parsing: pandas takes a second to import, and torch is loaded only where a model is tested.
     from utils.leakage.families import report_table
-    from utils.leakage.report import write_certificates, write_report
-
     from utils.leakage.passes import chosen, take_passes, with_models
+    from utils.leakage.report import write_certificates, write_report
     from utils.results.runs import find_runs
 
     changes = {name: value for name, value in vars(args).items() if name not in ("models", "output_root", "controls")}
     runs, left_out = with_models(find_runs(args.output_root))
     if args.models:
-        runs = chosen(args.models, runs, args.output_root)
+        runs, left_out = chosen(args.models, runs, args.output_root), []
     if not runs:
         raise UserError(
             f"--output_root {args.output_root} holds no finished run with a model: name the folder that they lie in"
@@ -58,17 +59,23 @@ def main():
     table, lines = report_table(runs, passes)
 
     folder = args.output_root / "leakage"
-    folder.mkdir(exist_ok=True)
     write_report(folder, table, [*left_out, *lines], any(run.config["synthetic"] for run in runs))
     write_certificates(runs, table, passes)
-    for line in [*left_out, *lines]:
+    for line in [*left_out, *lines, f"wrote {folder / 'report.md'} and report.csv"]:
         print(printable(line))
-    failed = False
+    held = True
     if args.controls:
-        from utils.leakage.controls import controls
+        from utils.leakage.controls import make_controls
 
-        failed = not controls(runs, passes, folder / "controls", changes)
-    sys.exit(bool(left_out or failed))
+        made = make_controls(runs, passes, folder / "controls", changes)
+        write_text(folder / "controls.csv", made.to_csv(index=False, float_format="%.6g"))
+        held = made["holds"].all()
+        for control in made.itertuples():
+            interval = "" if isnan(control.low) else f" [{control.low:.3f}, {control.high:.3f}]"
+            verdict = "" if control.holds else ": FAILED"
+            about = f"{control.experiment} ({control.sequence}), tested on {control.tested}, {control.attack}"
+            print(printable(f"control, {control.control}: {about}: AUC {control.auc:.3f}{interval}{verdict}"))
+    sys.exit(bool(left_out) or not held)
 
 
 if __name__ == "__main__":

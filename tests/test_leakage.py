@@ -5,10 +5,16 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import folder
+from conftest import flags, folder, read, run_main, shell
+from lookalike import make_kemdy20
+from test_grid import commands, value
 
 import adapter
-from utils.leakage import passes
+import leakage
+from utils.data.corpus import read_corpus
+from utils.data.folds import kept_by_coin
+from utils.errors import UserError
+from utils.leakage import controls, passes
 from utils.leakage.passes import chosen, take_passes, with_models
 from utils.results.export import export
 from utils.results.runs import find_runs
@@ -27,6 +33,12 @@ def some_runs(root, *experiments):
     runs, lines = with_models(find_runs(root))
     assert not lines
     return [run for run in runs if not experiments or run.experiment in experiments]
+
+
+def passes_of(root):
+    """Runs on halves and all passes."""
+    runs = some_runs(root)
+    return [run for run in runs if run.train_half is not None], take_passes(runs, root, MACHINE)[0]
 
 
 def loss(phi):
@@ -61,8 +73,6 @@ def test_a_pass_is_of_the_models_that_training_scored(copy, experiment):
 
 
 def test_rows_stand_in_the_order_of_the_corpus(copy, data_root):
-    from utils.data.corpus import read_corpus
-
     (run,) = (run for run in some_runs(copy, "adapter") if run.task == "KEMDy20")
     table = take_passes([run], copy, MACHINE)[0][run.path]
     corpus = read_corpus(data_root, "KEMDy20").utterances
@@ -124,8 +134,6 @@ def test_a_corpus_that_changed_and_one_that_is_gone(copy, data_root, tmp_path):
 
 
 def test_what_is_named_is_found_with_what_attacks_on_it_need(copy, tmp_path):
-    from utils.errors import UserError
-
     runs = some_runs(copy)
     for experiment in ("finetune", "adapter_wo_pretraining"):
         file = tmp_path / f"{experiment}.safetensors"
@@ -152,3 +160,84 @@ def test_a_run_that_starts_over_has_no_pass_and_no_file_holds_one(data_root, enc
     assert not any(name.encode() in content for name in table["segment_id"]) and b"phi_untrained" not in content
     assert call(adapter, *small, "--overwrite", output_root=tmp_path)[0] == 0
     assert not (path / "membership.csv").exists() and not (path / "leakage.json").exists()
+
+
+@pytest.fixture(scope="module")
+def halves(encoders, tmp_path_factory):
+    """Output folder of adapters on two halves of a corpus of ten sessions, and on all of it but a session."""
+    root = tmp_path_factory.mktemp("halves")
+    make_kemdy20(root / "data" / "KEMDy20", sessions=10, utterances=10)
+    small = ("adapter.py", "--task", "KEMDy20", *flags(root / "data", encoders, root))
+    for seed in (1, 2):
+        run_main(*small, "--train_half", seed)
+    run_main(*small, "--withdraw", "1", "--exp_name", "without")
+    return root
+
+
+def test_utterances_that_a_coin_or_their_session_left_out_are_told_apart(halves):
+    found, lines = take_passes(some_runs(halves), halves, MACHINE)
+    assert not lines
+    tables = {path.parent.parent.name: table for path, table in found.items()}
+    whole = tables["without"]
+    assert set(whole["split"][whole["session"] == "1"]) == {"withdrawn"} and len(whole) == 100
+    assert set(whole["split"][whole["session"] != "1"]) == {"train", "valid", "test"}
+    for seed in (1, 2):
+        table = tables[f"adapter-half{seed}"]
+        kept = kept_by_coin(table["segment_id"], seed)
+        trained = table["split"].isin(["train", "left_out"])
+        assert (table["split"][trained] == np.where(kept, "train", "left_out")[trained]).all()
+        config = read(folder(halves, f"adapter-half{seed}", "KEMDy20") / "config.json")
+        assert (
+            config["corpora"]["KEMDy20"]["splits"]["train"]["utterances"] == (table["split"] == "train").sum() < trained.sum()
+        )
+    # Coins differ, the model before training does not.
+    assert set(tables["adapter-half1"]["split"]) == {"train", "left_out", "valid", "test"}
+    one, two = (tables[f"adapter-half{seed}"] for seed in (1, 2))
+    assert (one["phi_untrained"] == two["phi_untrained"]).all() and (one["phi"] != two["phi"]).any()
+    assert (one["split"] != two["split"]).any()
+
+
+def test_the_report_and_its_controls(halves, call_main, monkeypatch):
+    monkeypatch.setattr(controls, "EPOCHS", 25)
+    code, stdout, stderr = call_main(leakage, "--output_root", halves, "--cpu", "--num_workers", 0, "--controls")
+    table = pd.read_csv(halves / "leakage" / "controls.csv")
+    assert code == 0 and table["holds"].all(), (stdout, stderr)
+    assert {"untrained", "random", "over-fitted"} == set(table["control"]) and "FAILED" not in stdout
+    assert (table["auc"][table["control"] == "over-fitted"] > 0.95).all()
+    for name in ("report.md", "report.csv"):
+        assert (halves / "leakage" / name).exists()
+    # What leaks where nothing can, and what does not leak that is known by heart, are failures.
+    nothing = controls.null_tables(*passes_of(halves))
+    monkeypatch.setattr(controls, "null_tables", lambda *of: {name: rows.assign(auc=0.9) for name, rows in nothing.items()})
+    monkeypatch.setattr(controls, "overfitted", lambda *of: {"control": "over-fitted", "auc": 0.9, "holds": False})
+    code, stdout, _ = call_main(leakage, "--output_root", halves, "--cpu", "--num_workers", 0, "--controls")
+    assert code == 1 and stdout.count("FAILED") == 3
+
+
+def test_bad_input_is_one_line(halves, outputs, tmp_path, call_main):
+    for arguments, answer in (
+        (("--output_root", tmp_path), "holds no finished run with a model"),
+        (("--output_root", halves, folder(outputs, "adapter", "KEMDy20")), "is no finished run of one model under"),
+        (("--output_root", halves, tmp_path / "none.safetensors"), "none.safetensors is not a whole file"),
+    ):
+        code, _, stderr = call_main(leakage, *arguments)
+        assert code == 1 and stderr.startswith("error: ") and answer in stderr and stderr.count("\n") == 1, stderr
+
+
+def test_run_leakage_makes_runs_on_halves_adapters_first():
+    found = commands("run-leakage.sh", "--num_epochs", "3", "--output_root", "x y", "--cpu", HALVES="2", TASKS="KEMDy20")
+    *runs, report = found
+    assert [(words[1], value(words, "--task"), value(words, "--train_half")) for words in runs] == [
+        *(("adapter.py", "KEMDy20", half) for half in "12"),
+        # What finetune starts from.
+        *(("continual_learning_init.py", task, half) for half in "12" for task in ("KEMDy19", "KEMDy20")),
+        *(("finetune.py", "KEMDy20", half) for half in "12"),
+    ]
+    assert all(value(words, "--num_fold") == "0" and value(words, "--num_epochs") == "3" for words in runs)
+    assert report[1:] == ["leakage.py", "--output_root", "x y", "--cpu"]
+    *runs, _ = commands("run-leakage.sh", "lora", "adapter", FOLDS="1 2", TASKS="KEMDy19", HALVES="3")
+    assert [words[1] for words in runs] == ["adapter.py"] * 12
+    assert "lora" in runs[5] and "lora" not in runs[6]
+    for wrong, environment in (("lorra", {}), ("lora", {"HALVES": "0"})):
+        done = shell("bash", "run-leakage.sh", wrong, DRY_RUN="1", **environment)
+        assert done.returncode and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done

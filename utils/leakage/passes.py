@@ -12,13 +12,14 @@ from utils.data import SPLITS
 from utils.errors import UserError
 from utils.files import BEST_MODEL, MEMBERSHIP, write_text
 from utils.identity import fold_digest, told_fold
+from utils.leakage.families import row_of, start_of
 
 # torch and all that is built on it are imported within functions: where every pass was taken before, nothing waits for it.
 
 TEXTS = ("task", "segment_id", "session", "split", "label")
 COLUMNS = (*TEXTS, "phi", "phi_untrained")
-# The split of those in the training split that --train_half left out.
-LEFT_OUT = "left_out"
+# Splits of those that --train_half left out of the training split, and of sessions that --withdraw left out of all.
+LEFT_OUT, WITHDRAWN = "left_out", "withdrawn"
 # Flags, beside those that shape the model, on which the scores of a model depend that was not trained.
 OF_INPUTS = ("max_text_len", "max_seq_len", "mixed_precision", "no_speech_cache", "speech_cache_precision")
 
@@ -29,13 +30,8 @@ def with_models(found):
     return runs, [f"{run.path} is left out: {run.problem}" for run in found if run.problem]
 
 
-def family(run):
-    """Name of a run's experiment, the same for runs on whole training splits and on halves of them."""
-    return run.experiment.removesuffix(f"-half{run.config['arguments'].get('train_half')}")
-
-
 def chosen(names, runs, output_root):
-    """Runs that are named, and those that attacks on them need: of the same family, and of what it starts from.
+    """Runs that are named, and those that attacks on them need: of the same family, and of what it started from.
 
     Args:
         names: run folders, exported files, or ``hub:OWNER/NAME``.
@@ -51,8 +47,10 @@ def chosen(names, runs, output_root):
     needed = set()
     for name in names:
         run = _run_of(name, runs, output_root)
-        needed |= {(family(run), run.sequence), (run.started_from, run.sequence[:-1])}
-    return [run for run in runs if (family(run), run.sequence) in needed]
+        while run is not None:
+            needed.add((row_of(run), run.sequence))
+            run = start_of(run, runs)
+    return [run for run in runs if (row_of(run), run.sequence) in needed]
 
 
 def _run_of(name, runs, output_root):
@@ -165,18 +163,21 @@ def _take(run, names, changes, untrained):
     if not names:
         where = changes.get("data_root", run.config["arguments"]["data_root"])
         raise UserError(f"none of its corpora ({', '.join(run.config['corpora'])}) is in {where}: name another --data_root")
-    # With the whole training split, of which a half may be left out.
-    reopened, model, config, tasks = reopen(run.path, changes | {"train_half": None}, names, cached=True)
+    whole = {"train_half": None, "withdraw": None}
+    reopened, model, config, tasks = reopen(run.path, changes | whole, names, cached=True)
     before = cache(lambda: new_model(reopened, config["labels"]).to(reopened.accelerator.device))
-    half, tables = config["arguments"].get("train_half"), []
+    tables = []
     for name, task in tasks.items():
         pooled = UtteranceDataset.pooled([task.splits[split] for split in SPLITS])
         place = pd.Index(task.corpus.utterances["segment_id"]).get_indexer(pooled.utterances["segment_id"])
         order = np.argsort(place)
         dataset = pooled.subset(order.tolist())
         utterances, splits = dataset.utterances, np.repeat(SPLITS, [len(task.splits[split]) for split in SPLITS])[order]
-        if half is not None:
-            splits = np.where((splits == "train") & ~kept_by_coin(utterances["segment_id"], half), LEFT_OUT, splits)
+        if run.train_half is not None:
+            kept = kept_by_coin(utterances["segment_id"], run.train_half)
+            splits = np.where((splits == "train") & ~kept, LEFT_OUT, splits)
+        withdrawn = utterances["session"].astype(str).isin(config.get("withdrawn", {}).get(name, ()))
+        splits = np.where(withdrawn, WITHDRAWN, splits)
         key = _of_untrained(model, config, task.corpus)
         if key not in untrained:
             untrained[key] = phi_of(reopened, before(), dataset, name)
