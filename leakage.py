@@ -39,6 +39,7 @@ def parse_args():
 def main():
     args = parse_args()
     # Below parsing: pandas takes a second to import, and torch is loaded only where a model is tested.
+    from utils.figures.leakage import draw_leakage
     from utils.leakage.families import report_table
     from utils.leakage.passes import chosen, take_passes, with_models
     from utils.leakage.report import write_certificates, write_report
@@ -61,7 +62,8 @@ def main():
     folder = args.output_root / "leakage"
     write_report(folder, table, [*left_out, *lines], any(run.config["synthetic"] for run in runs))
     write_certificates(runs, table, passes)
-    for line in [*left_out, *lines, f"wrote {folder / 'report.md'} and report.csv"]:
+    wrote = f"wrote {folder / 'report.md'} and report.csv"
+    for line in (*left_out, *lines, wrote, *draw_leakage(runs, table, passes, folder)):
         print(printable(line))
     held = True
     if args.controls:

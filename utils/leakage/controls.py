@@ -3,27 +3,23 @@
 import subprocess
 import sys
 from pathlib import Path
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 
 from utils.errors import UserError
 from utils.files import LAST_CHECKPOINT, run_folder, write_text
-from utils.leakage.families import null_tables
+from utils.leakage.families import null_table
 from utils.training.arguments import flag_words
 
 # Of the model that is over-fitted on purpose: utterances, of which it is shown a half, their labels, epochs and rate.
 UTTERANCES, LABELS, EPOCHS, RATE, HALF = 200, 20, 100, 3e-3, 1
 # What must be told of it at least.
 NEARLY_ALL = 0.95
-# Confidence of all intervals together, by which attacks find nothing: some 95 % intervals among many miss .5 by chance.
-CONFIDENCE = 0.999
-COLUMNS = ("control", "experiment", "sequence", "tested", "attack", "models", "members", "non_members", "auc", "low", "high")
 
 
 def make_controls(runs, passes, folder, changes):
-    """All controls: of the utterance question, models before training, and membership drawn at random; and ``overfitted``.
+    """The controls of ``utils.leakage.families.null_table``, and ``overfitted``.
 
     Args:
         runs, passes: as for ``utils.leakage.families.report_table``.
@@ -31,8 +27,7 @@ def make_controls(runs, passes, folder, changes):
         changes: as for ``utils.training.reopen.reopen``.
 
     Returns:
-        A DataFrame with COLUMNS and ``holds``: low and high are bounds of the 95 % interval, and what must be .5 holds within
-        such bounds that all of these do together, with CONFIDENCE.
+        A DataFrame with the columns of ``null_table`` and ``holds``: is what must be .5 within its interval?
 
     Raises:
         UserError: if no run was trained on a half, or one of its corpora cannot be used.
@@ -40,12 +35,9 @@ def make_controls(runs, passes, folder, changes):
     halves = [run for run in runs if run.train_half is not None]
     if not halves:
         raise UserError("--controls: no run was trained on a half of its training split; 'bash run-leakage.sh' makes such runs")
-    table = pd.concat([rows.assign(control=name) for name, rows in null_tables(halves, passes).items()], ignore_index=True)
-    table = table.dropna(subset="low")  # of one session nothing is told of others
-    wider = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / max(len(table), 1)) / NormalDist().inv_cdf(0.975)
-    table["holds"] = (table["auc"] - 0.5).abs() <= wider * (table["high"] - table["low"]) / 2
-    known = overfitted(halves[0], folder, changes)
-    return pd.concat([table, pd.DataFrame([known])], ignore_index=True)[[*COLUMNS, "holds"]]
+    table = null_table(halves, passes).dropna(subset="low")  # one model has no interval
+    table["holds"] = (table["low"] <= 0.5) & (table["high"] >= 0.5)
+    return pd.concat([table, pd.DataFrame([overfitted(halves[0], folder, changes)])], ignore_index=True)
 
 
 def overfitted(run, folder, changes):
@@ -79,9 +71,9 @@ def overfitted(run, folder, changes):
     model.load_checkpoint_state(read_file(path / LAST_CHECKPOINT)["model"])
     train = tasks[name].splits["train"]
     phi, members = phi_of(reopened, model, train, name), kept_by_coin(train.utterances["segment_id"], HALF)
-    told = {"members": members.sum(), "non_members": (~members).sum(), "auc": auc(phi[members], phi[~members])}
+    found = auc(phi[members], phi[~members])
     about = {"control": "over-fitted", "experiment": "overfitted", "sequence": name, "tested": name, "attack": "threshold"}
-    return about | {"models": 1} | told | {"holds": told["auc"] > NEARLY_ALL}
+    return about | {"auc": found, "holds": found > NEARLY_ALL}
 
 
 def _write_corpus(root, data_root, name):
