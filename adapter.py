@@ -1,17 +1,23 @@
-"""Train one corpus's adapters over frozen encoders (adapter and its variants), or, shared, one set task after task."""
+"""Train one corpus's adapters over frozen encoders (adapter and its variants), or, shared, one set task after task.
+
+With --epsilon by DP-SGD: utils/training/private.py says what that covers and what not.
+"""
 
 from models import ENCODER_SEED
 from utils.errors import one_line_errors
-from utils.flags import count, positive_int, seed_number
+from utils.flags import between, count, named_path, positive_float, positive_int, seed_number
 from utils.training.arguments import add_speech_cache_flags, add_start_flags, parse_training_args, training_parser
 
 # What is adapted in BERT → method.
 METHOD_OF = {"bottleneck": "adapter", "lora": "lora", "none": "linear"}
+# With --epsilon: noise counts less in large batches, every utterance's own gradient takes memory, and bfloat16 would round its
+# norm.
+PRIVATE_DEFAULTS = {"batch_size": 256, "micro_batch_size": 32, "mixed_precision": "no"}
 
 
 @one_line_errors
 def main():
-    parser = training_parser(__doc__, *METHOD_OF.values(), "adapter_wo_pretraining", "adapter_shared")
+    parser = training_parser(__doc__.split("\n")[0], *METHOD_OF.values(), "adapter_wo_pretraining", "adapter_shared")
     adapters = parser.add_argument_group("adapters")
     adapters.add_argument("--adapter", choices=METHOD_OF, default="bottleneck", help="what is adapted in BERT")
     adapters.add_argument("--adapter_size", type=positive_int, default=64, help="width of the bottlenecks")
@@ -27,9 +33,23 @@ def main():
     adapters.add_argument("--shared", action="store_true", help="continue from the adapters of the tasks before")
     adapters.add_argument("--without_pretraining", action="store_true", help="freeze encoders with random weights instead")
     adapters.add_argument("--encoder_seed", type=seed_number, default=ENCODER_SEED, help="seed of the random encoders")
+    private = parser.add_argument_group("differential privacy of the training split's utterances (DP-SGD)")
+    others = ", ".join(f"--{name} {value}" for name, value in PRIVATE_DEFAULTS.items())
+    private.add_argument("--epsilon", type=positive_float, help=f"ε of (ε, δ); other defaults are then {others}")
+    private.add_argument("--delta", type=between(float, 1e-30, 0.1), default=1e-5, help="δ, well below 1 / utterances")
+    private.add_argument("--clip", type=positive_float, default=1.0, help="C, the largest norm of an utterance's gradient")
+    private.add_argument(
+        "--class_weights",
+        type=named_path,
+        metavar="FILE.json",
+        help="{label: weight} of the loss, public and not counted in these recordings (default: all alike)",
+    )
     add_speech_cache_flags(parser)
     add_start_flags(parser)
     args = parse_training_args(parser)
+    if args.epsilon:
+        parser.set_defaults(**PRIVATE_DEFAULTS)
+        args = parse_training_args(parser)
     if not args.shared and (args.after or args.checkpoint or args.init_name):
         parser.error("--after, --checkpoint and --init_name go with --shared")
     # config.json says what is used.
@@ -46,8 +66,21 @@ def main():
         method = "adapter_wo_pretraining"
     if args.shared:
         method = "adapter_shared"
+    if args.epsilon:
+        if (args.experiment or args.exp_name or method) == method:
+            parser.error(f"--epsilon: name an --exp_name of its own, such as {method}_eps{args.epsilon:g}")
+        if args.mixed_precision != "no":
+            parser.error(f"--epsilon needs --mixed_precision no, not {args.mixed_precision}")
+        if args.sampler != "balanced":
+            parser.error(f"--epsilon draws utterances in its own way, and --sampler {args.sampler} does not go with it")
+        args.sampler = None
+    elif args.class_weights:
+        parser.error("--class_weights goes with --epsilon")
+    else:
+        args.delta = args.clip = None
     # Below parsing: torch takes seconds to import.
     from utils.training.engine import test_and_finish, train
+    from utils.training.private import PrivateTraining, privacy_facts
     from utils.training.run import Run
     from utils.training.start import begin, continue_sequence
 
@@ -59,7 +92,8 @@ def main():
             _, tasks, model, before = continue_sequence(run)
         else:
             tasks, model = begin(run)
-        best_epoch = train(run, model, tasks)
+        strategy = PrivateTraining(run, privacy_facts(run, tasks)) if args.epsilon else None
+        best_epoch = train(run, model, tasks, strategy)
         test_and_finish(run, model, tasks, best_epoch, before)
 
 

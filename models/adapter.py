@@ -139,6 +139,7 @@ class AdapterFusionClassifier(FrozenSpeechClassifier):
     """
 
     SETTINGS = ("adapter", "adapter_size", "lora_rank", "speech_adapter_layers", "speech_adapter_width")
+    has_dropout = True
 
     def __init__(
         self,
@@ -165,10 +166,17 @@ class AdapterFusionClassifier(FrozenSpeechClassifier):
         return is_task_parameter(name, self.adapter)
 
     def train(self, mode=True):
-        """Evaluation mode for the text encoder too."""
+        """Evaluation mode for the text encoder too, unless dropout was removed."""
         super().train(mode)
-        self.text_encoder.eval()
+        self.text_encoder.train(mode and not self.has_dropout)
         return self
+
+    def remove_dropout(self):
+        """Set every dropout to 0: training mode computes what evaluation mode does, and the text encoder takes part in it."""
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        self.has_dropout = False
 
     def speech_frames(self, speech_inputs):
         """Frames and mask after the convolutions; ``speech_inputs`` as FrozenSpeechClassifier takes them."""

@@ -29,7 +29,7 @@ LATER = {
     "sampler": "balanced",
 }
 # Flags that say where something lies. What lies there is compared, not where.
-PLACES = ("data_root", "checkpoint", "text_model", "speech_model", "fisher")
+PLACES = ("data_root", "checkpoint", "text_model", "speech_model", "fisher", "class_weights")
 # What config.json says of its own, beside the arguments.
 TOLD_APART = ("task", "after", "together", "sequence", "labels")
 # Raised when earlier run folders no longer say enough to be resumed, skipped or averaged.
@@ -67,6 +67,7 @@ def identity(config):
         facts[f"folds of {name}"] = told_fold(corpus)
     facts |= {f"{kind} encoder": encoder["fingerprint"] for kind, encoder in config["encoders"].items()}
     facts["starting model"] = (config.get("started_from") or {}).get("sha256")
+    facts["class weights"] = (config.get("privacy") or {}).get("class_weights")
     facts["sequence of tasks"], facts["labels"] = config["sequence"], config["labels"]
     return facts
 

@@ -90,7 +90,9 @@ class UtteranceDataset(Dataset):
         return index, speech(row), torch.tensor(self.input_ids[index]), int(self.labels[index])
 
     def collate(self, items):
-        """Items → a batch: ``indices`` and ``labels`` (batch,), and the two inputs that both classifiers take."""
+        """Items → a batch: ``indices`` and ``labels`` (batch,), and the two inputs that both classifiers take; None of none."""
+        if not items:
+            return None
         indices, speech, input_ids, labels = zip(*items)
         return {
             "indices": torch.tensor(indices),
@@ -229,7 +231,7 @@ class Loader:
 
     def _read(self, indices):
         batch = self.dataset.collate([self.dataset[index] for index in indices])
-        return _pinned(batch) if torch.cuda.is_available() else batch
+        return _pinned(batch) if batch and torch.cuda.is_available() else batch
 
     def _work(self, jobs):
         while (job := jobs.get()) is not None:

@@ -67,7 +67,12 @@ def to_device(batch, device):
 
 
 def micro_batches(batch, size):
-    """Divide a batch into parts of at most ``size`` utterances (None: one part), re-trimmed to the longest of each."""
+    """Divide a batch into parts of at most ``size`` utterances (None: one part), re-trimmed to the longest of each.
+
+    A batch without utterances, which is None, has no part.
+    """
+    if batch is None:
+        return []
     count = len(batch["labels"])
     if size is None or count <= size:
         return [batch]
@@ -153,7 +158,7 @@ class Training:
         processes = accelerator.process_index, accelerator.num_processes
         cap = 1 if args.sampler == "weighted_loss" else args.cap
         sampler = own.get("sampler") or BalancedBatchSampler(dataset.labels, args.batch_size, args.seed, *processes, cap)
-        weights = None
+        weights = own.get("class_weights")
         if args.sampler == "weighted_loss":
             weights = balanced_weights(dataset.labels, len(run.labels)).to(accelerator.device)
         score = own.get("score") or (lambda row: row[f"{args.task}_valid_f1_micro"])
@@ -220,6 +225,7 @@ def train_one_epoch(run, training, epoch):
             # Gradients of the parts add up; processes exchange them once, with the last.
             with nullcontext() if part is parts[-1] else accelerator.no_sync(model):
                 loss, term = backward(accelerator, training, part, global_size)
+            strategy.after_micro_batch()
             losses[step] += loss
             if term is not None:
                 adds, terms[step] = True, terms[step] + term

@@ -17,6 +17,7 @@ from utils.data.corpus import find_corpus, fold_of, read_corpus
 from utils.errors import UserError
 from utils.files import BEST_MODEL, DIGESTS, LAST_CHECKPOINT
 from utils.identity import FORMAT, FileDigests, starting_checkpoint
+from utils.training.private import class_weights, privacy_facts
 
 PACKAGES = (
     "torch",
@@ -64,6 +65,7 @@ def run_facts(run, model, tasks, started_from):
         "labels": run.labels,
         "encoders": encoders,
         "started_from": started_from,
+        "privacy": privacy_facts(run, tasks) if vars(args).get("epsilon") else None,
         "parameters": parameter_counts(model),
         "corpora": {name: corpus_facts(task, run.labels) for name, task in tasks.items()},
         "withdrawn": {name: list(task.corpus.withdrawn) for name, task in tasks.items() if task.corpus.withdrawn},
@@ -150,10 +152,12 @@ def present_facts(args, config):
             encoders[kind] = then
         else:  # other files may hold the same encoder
             encoders[kind] = load_encoder(kind, folder, then["pretrained"], seed).provenance
-    started_from = config["started_from"]
+    privacy, started_from = config.get("privacy"), config["started_from"]
+    if privacy:
+        privacy = privacy | {"class_weights": class_weights(args)}
     if started_from is not None and (path := starting_checkpoint(args)).is_file():
         started_from = started_from | {"sha256": digests(path)[0]}
-    return {"corpora": corpora, "encoders": encoders, "started_from": started_from}
+    return {"corpora": corpora, "encoders": encoders, "privacy": privacy, "started_from": started_from}
 
 
 def require_known_tokens(text_encoder, tasks, args):

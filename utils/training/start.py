@@ -211,6 +211,11 @@ class StartingPoint:
                 f"--checkpoint {path} was trained on {', '.join(config['corpora'])} at once: what it forgets cannot be told; "
                 f"name the best_model.pt of a run on {', then '.join(before)}"
             )
+        if vars(args).get("epsilon") and not config.get("privacy"):
+            raise UserError(
+                f"--checkpoint {path} was trained without --epsilon, and so gives its recordings away through what starts from "
+                "it: name the model of a run with --epsilon (--checkpoint or --init_name)"
+            )
         told = {"sequence": before, "fold": args.num_fold, "k_fold": args.k_fold, "train_half": args.train_half}
         if "arguments" in config:
             config = config | {"train_half": config["arguments"].get("train_half")}
@@ -317,7 +322,8 @@ def _command_for_start(run, labels=None):
         starts_from = run.method.starts_from
         names = (None, None) if args.init_name == starts_from else (args.init_name, experiment)
         changes = dict(zip(("exp_name", "experiment"), names), labels=labels or args.labels, overwrite=None)
-        changes |= {name: getattr(args, name) for name in model_class(run.method.model).SETTINGS}
+        same = (*model_class(run.method.model).SETTINGS, "epsilon", "delta", "clip")
+        changes |= {name: vars(args).get(name) for name in same}
         if args.trial_of:  # what starts there is tuned, and not the start
             changes |= {"trial_of": None, "lr": None}
         return command_for(args, starts_from, task=before[0], **changes)

@@ -23,8 +23,9 @@ class Strategy:
             dataset: the UtteranceDataset that is trained on.
 
         Returns:
-            A dictionary of what takes the place of the loop's own: ``optimizer``, ``sampler`` (see BalancedBatchSampler), and
-            ``score``, a function of an epoch's row in history.csv, of which the best epoch has the highest value.
+            A dictionary of what takes the place of the loop's own: ``optimizer``, ``sampler`` (see BalancedBatchSampler),
+            ``class_weights`` of the loss (classes,), and ``score``, a function of an epoch's row in history.csv, of which the
+            best epoch has the highest value.
         """
         return {}
 
@@ -42,6 +43,9 @@ class Strategy:
             over the global batch; None adds nothing.
         """
         return None
+
+    def after_micro_batch(self):
+        """Called after the backward pass of each micro-batch."""
 
     def after_backward(self):
         """Edit the gradients before a step, without autograd. Returns a penalty to log, a tensor of one number, or None."""
