@@ -214,10 +214,11 @@ def test_the_report_and_its_controls(halves, call_main, monkeypatch):
     assert code == 1 and stdout.count("FAILED") == len(table)
 
 
-def test_bad_input_is_one_line(halves, outputs, tmp_path, call_main):
+def test_bad_input_is_one_line(halves, copy, outputs, tmp_path, call_main):
     for arguments, answer in (
-        (("--output_root", tmp_path), "holds no finished run with a model"),
+        (("--output_root", tmp_path / "none"), "holds no finished run with a model"),
         (("--output_root", halves, folder(outputs, "adapter", "KEMDy20")), "is no finished run of one model under"),
+        (("--output_root", copy, "--controls", "--cpu", folder(copy, "task_a", "KEMDy20")), "there are no runs on halves"),
         (("--output_root", halves, tmp_path / "none.safetensors"), "none.safetensors is not a whole file"),
     ):
         code, _, stderr = call_main(leakage, *arguments)

@@ -30,12 +30,13 @@ def make_controls(runs, passes, folder, changes):
         A DataFrame with the columns of ``null_table`` and ``holds``: is what must be .5 within its interval?
 
     Raises:
-        UserError: if no run was trained on a half, or one of its corpora cannot be used.
+        UserError: if no runs on halves may be compared, or the first one's corpus cannot be used.
     """
     halves = [run for run in runs if run.train_half is not None]
-    if not halves:
-        raise UserError("--controls: no run was trained on a half of its training split; 'bash run-leakage.sh' makes such runs")
-    table = null_table(halves, passes).dropna(subset="low")  # one model has no interval
+    table = null_table(halves, passes)
+    if table.empty:
+        raise UserError("--controls: there are no runs on halves of a training split that may be compared: bash run-leakage.sh")
+    table = table.dropna(subset="low")  # one model has no interval
     table["holds"] = (table["low"] <= 0.5) & (table["high"] >= 0.5)
     return pd.concat([table, pd.DataFrame([overfitted(halves[0], folder, changes)])], ignore_index=True)
 
