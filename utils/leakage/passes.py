@@ -14,7 +14,7 @@ from utils.files import BEST_MODEL, MEMBERSHIP, write_text
 from utils.identity import fold_digest, told_fold
 from utils.leakage.families import row_of, start_of
 
-# torch and all that is built on it are imported within functions: where every pass was taken before, nothing waits for it.
+# torch and all that is built on it are imported within functions: runs are found and named without it.
 
 TEXTS = ("task", "segment_id", "session", "split", "label")
 COLUMNS = (*TEXTS, "phi", "phi_untrained")
