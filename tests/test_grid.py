@@ -113,7 +113,7 @@ def test_a_method_without_a_run_script_and_an_unknown_one():
     assert listed == list(TRAINED)
 
 
-OTHERS = ("run-grid.sh", "run-tune.sh", "slurm/submit.sh", "run-demo.sh", "run-handover.sh", "run-tests.sh")
+OTHERS = ("run-grid.sh", "run-tune.sh", "run-leakage.sh", "slurm/submit.sh", "run-demo.sh", "run-handover.sh", "run-tests.sh")
 
 
 @pytest.mark.parametrize("script", [*RUN_SCRIPTS, GENERIC, *OTHERS])

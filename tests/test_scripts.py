@@ -415,7 +415,7 @@ def test_a_wrong_checkpoint_is_one_line(call, outputs, tmp_path, kind, answer):
 @pytest.mark.parametrize(
     "module",
     [
-        *("continual_learning_init", "finetune", "ewc", "lwf", "replay", "adapter", "evaluate", "predict"),
+        *("continual_learning_init", "finetune", "ewc", "lwf", "replay", "adapter", "evaluate", "leakage", "predict"),
         *("utils.training.fisher", "utils.training.routing", "utils.data.audit", "utils.data.corpus", "utils.methods"),
         *(
             "utils.results.export",

@@ -126,6 +126,7 @@ show_help() {
       TRIALS) echo 'trials of each method (default: 8)' ;;
       LRS) echo 'learning rates to try, at least as many (default: 1e-6 3e-6 1e-5 2e-5 3e-5 5e-5 1e-4 3e-4)' ;;
       CHOOSE_ON) echo 'make the trials on these folds alone, then the best of them on all FOLDS (default: all trials on FOLDS)' ;;
+      HALVES) echo 'runs of each method, on as many halves (default: 16)' ;;
       GPUS) echo 'number of GPUs (default: all, or those in CUDA_VISIBLE_DEVICES)' ;;
       LAUNCH) echo 'what starts a script in place of python, such as "accelerate launch --num_processes 4"' ;;
       DRY_RUN) echo '1 prints the commands and runs nothing' ;;

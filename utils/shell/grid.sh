@@ -1,4 +1,4 @@
-# Sourced by what makes many runs on the devices of one machine, a run on each at a time: run-grid.sh, run-tune.sh.
+# Sourced by what makes many runs on the devices of one machine, a run on each at a time: run-grid.sh and its like.
 source "$repository/utils/shell/interruptible.sh"
 
 # Looked for once, and not for every script.

@@ -32,6 +32,8 @@ from utils.files import (
     HISTORY,
     IMPORTANCES,
     LAST_CHECKPOINT,
+    LEAKAGE,
+    MEMBERSHIP,
     METRICS,
     PREDICTIONS,
     Locked,
@@ -288,7 +290,7 @@ class Run:
             now = {name: config[name] for name in ("started", "commit", "versions", "machine", "arguments")}
             self._write(CONFIG, as_json(begun | {"continued": [*begun.get("continued", []), now]}))
         elif self.accelerator.is_main_process:
-            former = (METRICS, PREDICTIONS, HISTORY, LAST_CHECKPOINT, BEST_MODEL, CENTROIDS, BUFFER)
+            former = (METRICS, PREDICTIONS, HISTORY, LAST_CHECKPOINT, BEST_MODEL, CENTROIDS, BUFFER, MEMBERSHIP, LEAKAGE)
             for path in (*former, *self._importances()):
                 (self.path / path).unlink(missing_ok=True)
             self._write(CONFIG, as_json(config))

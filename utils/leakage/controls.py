@@ -1,0 +1,101 @@
+"""Controls of the leak report: attacks find nothing where there is nothing, and nearly all that a model knows by heart."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from utils.errors import UserError
+from utils.files import LAST_CHECKPOINT, run_folder, write_text
+from utils.leakage.families import null_table
+from utils.training.arguments import flag_words
+
+# Of the model that is over-fitted on purpose: utterances, of which it is shown a half, their labels, epochs and rate.
+UTTERANCES, LABELS, EPOCHS, RATE, HALF = 200, 20, 100, 3e-3, 1
+# What must be told of it at least.
+NEARLY_ALL = 0.95
+
+
+def make_controls(runs, passes, folder, changes):
+    """The controls of ``utils.leakage.families.null_table``, and ``overfitted``.
+
+    Args:
+        runs, passes: as for ``utils.leakage.families.report_table``.
+        folder: of the run of ``overfitted``; made if missing.
+        changes: as for ``utils.training.reopen.reopen``.
+
+    Returns:
+        A DataFrame with the columns of ``null_table`` and ``holds``: is what must be .5 within its interval?
+
+    Raises:
+        UserError: if no runs on halves may be compared, or the first one's corpus cannot be used.
+    """
+    halves = [run for run in runs if run.train_half is not None]
+    table = null_table(halves, passes)
+    if table.empty:
+        raise UserError("--controls: there are no runs on halves of a training split that may be compared: bash run-leakage.sh")
+    table = table.dropna(subset="low")  # one model has no interval
+    table["holds"] = (table["low"] <= 0.5) & (table["high"] >= 0.5)
+    return pd.concat([table, pd.DataFrame([overfitted(halves[0], folder, changes)])], ignore_index=True)
+
+
+def overfitted(run, folder, changes):
+    """Train an adapter until it knows its training split by heart: its row of ``make_controls``, a dictionary.
+
+    Labels are drawn at random, so that it can learn nothing but the utterances themselves (Zhang et al. 2017, "Understanding
+    deep learning requires rethinking generalization"). φ is of the last epoch: the best by validation would be an early one.
+
+    Args:
+        run: a FoundRun, of whose corpus and encoders it is made.
+        folder: where all of it lies. A finished one is taken again.
+        changes: flags that take the place of the run's own, as ``utils.training.reopen.reopen`` takes them.
+    """
+    from utils.data.folds import kept_by_coin
+    from utils.leakage.measures import auc
+    from utils.leakage.passes import phi_of
+    from utils.training.checkpoints import read_file
+    from utils.training.reopen import reopen
+
+    arguments = run.config["arguments"] | changes
+    name = f"{run.sequence[0]}-random-labels"
+    _write_corpus(folder / "data" / name, arguments["data_root"], run.sequence[0])
+    flags = {"task": name, "data_root": folder / "data", "output_root": folder, "exp_name": "overfitted", "train_half": HALF}
+    flags |= {"num_epochs": EPOCHS, "lr": RATE, "batch_size": 8, "keep_last": True}
+    flags |= {flag: arguments[flag] for flag in ("text_model", "speech_model", "cpu", "num_workers", "max_seq_len")}
+    command = [sys.executable, Path(__file__).resolve().parents[2] / "adapter.py", *flag_words(flags)]
+    if code := subprocess.run(command).returncode:
+        sys.exit(code)  # it has said why
+    path = run_folder(folder, f"overfitted-half{HALF}", 0, name)
+    reopened, model, _, tasks = reopen(path, {"train_half": None}, cached=True)
+    model.load_checkpoint_state(read_file(path / LAST_CHECKPOINT)["model"])
+    train = tasks[name].splits["train"]
+    phi, members = phi_of(reopened, model, train, name), kept_by_coin(train.utterances["segment_id"], HALF)
+    found = auc(phi[members], phi[~members])
+    about = {"control": "over-fitted", "experiment": "overfitted", "sequence": name, "tested": name, "attack": "threshold"}
+    return about | {"auc": found, "holds": found > NEARLY_ALL}
+
+
+def _write_corpus(root, data_root, name):
+    """A corpus of some utterances of another, with labels drawn at random."""
+    from utils.data.corpus import read_corpus
+
+    corpus = read_corpus(data_root, name)
+    drawn = corpus.utterances.sample(min(UTTERANCES, len(corpus.utterances)), random_state=0)
+    labels = np.random.default_rng(0).permutation(np.arange(len(drawn)) % LABELS)
+    table = pd.DataFrame(
+        {
+            "file_name": ["sound/" + Path(path).relative_to(corpus.root).as_posix() for path in drawn["wav_path"]],
+            "emotion": labels,
+            "transcription": drawn["text"],
+            "split": np.resize(["train"] * 8 + ["valid", "test"], len(drawn)),
+            "id": drawn["segment_id"],
+            "start": drawn["start"],
+            "end": drawn["start"] + drawn["duration"],
+        }
+    )
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "sound").unlink(missing_ok=True)
+    (root / "sound").symlink_to(corpus.root.resolve())
+    write_text(root / "metadata.csv", table.to_csv(index=False))
