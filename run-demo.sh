@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # The whole experiment on synthetic corpora with two small encoders, in less than ten minutes on two cores, and its tables:
-# bash run-demo.sh [--full [--publish] | --tune]. What is finished is skipped, so the same command resumes where it was stopped.
+# bash run-demo.sh [--full | --tune | --leakage] [--publish]. What is finished is skipped, so the same command resumes.
 # --full makes what the README's tables come from, in about two hours: all five folds, every method of utils/methods.py, a grid
 # of λ, task_a by voice alone and by words alone, and the rows that combine models.
 # --tune makes and prints the trials by which rates and sizes were chosen, on corpora of another seed, in about two hours.
-# --publish draws its figures into figures/demo/, which git tracks, and not into outputs/demo/figures/.
+# --leakage makes what the leak report needs (a second seed, random halves, adapters by DP-SGD and by other samplers), and
+# the report of these and of what --full has made, in about two hours.
+# --publish, with --full or --leakage, draws into figures/demo/, which git tracks, and not under outputs/demo/.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
 if asks_for_help "$@"; then
@@ -12,15 +14,17 @@ if asks_for_help "$@"; then
   exit 0
 fi
 
-full= tune= names= data=${DEMO_DATA:-${at}data/demo} outputs=${DEMO_OUTPUTS:-${at}outputs/demo}  # elsewhere and in miniature for the tests
-size=${DEMO_SIZE:-} figures=${DEMO_FIGURES:-$outputs/figures}
+mode=${1:-} names=
+# Elsewhere and in miniature for the tests.
+data=${DEMO_DATA:-${at}data/demo} outputs=${DEMO_OUTPUTS:-${at}outputs/demo} size=${DEMO_SIZE:-}
+figures=${DEMO_FIGURES:-$outputs/figures}
 export FOLDS="0 1 2 3 4"
 case "$*" in
   "") names="task_a finetune ewc adapter adapter_wo_pretraining joint" FOLDS="0 1" ;;
-  --full) full=yes ;;
-  "--full --publish" | "--publish --full") full=yes figures=${DEMO_FIGURES:-${at}figures/demo} ;;
-  --tune) tune=yes FOLDS=0 data+=/tuning outputs+=/tuning size+=" --seed 101" ;;
-  *) echo "usage: bash run-demo.sh [--full [--publish] | --tune]" >&2; exit 2 ;;
+  --full | --leakage) ;;
+  "--full --publish" | "--leakage --publish") figures=${DEMO_FIGURES:-${at}figures/demo} ;;
+  --tune) FOLDS=0 data+=/tuning outputs+=/tuning size+=" --seed 101" ;;
+  *) echo "usage: bash run-demo.sh [--full | --tune | --leakage] [--publish]" >&2; exit 2 ;;
 esac
 make_python
 source "$repository/utils/shell/grid.sh"
@@ -28,7 +32,7 @@ source "$repository/utils/shell/grid.sh"
 devices=(0 1)
 export OMP_NUM_THREADS=1
 
-# flags_of METHOD
+# flags_of METHOD: with --tune those that all its trials have, and else, behind them, what the best of these had.
 flags_of() {
   case $1 in
     adapter*) echo "--lr 4e-3 --num_epochs 12 --adapter_size 48" ;;
@@ -37,39 +41,76 @@ flags_of() {
     er | derpp) echo "--lr 5e-4 --num_epochs 6 --buffer_size 50" ;;
     *) echo "--lr 5e-4 --num_epochs 6" ;;
   esac
+  [ "$mode" != --tune ] || return 0
+  case $1 in
+    finetune | finetune_frozen_speech) echo "--lr 2e-3" ;;
+    ewc) echo "--lr 2e-3 --ewc_lambda 5000" ;;  # the published λ, at the rate of finetune
+    ewc_tuned) echo "--ewc_lambda 100000" ;;
+    mas) echo "--lr 2e-3 --ewc_lambda 0.02" ;;
+    lwf) echo "--lr 1e-3 --lwf_weight 0.3" ;;
+    er) echo "--lr 2e-4 --replay_weight 0.5" ;;
+    derpp) echo "--der_alpha 0.5" ;;
+    adapter) echo "--lr 8e-3 --adapter_size 32" ;;
+    adapter_shared) echo "--lr 8e-3 --adapter_size 32" ;;
+    adapter_wo_pretraining) echo "--lr 2e-3 --adapter_size 128" ;;
+    lora) echo "--lr 8e-3 --lora_rank 16" ;;
+    linear) echo "--lr 2e-2" ;;
+  esac
 }
 
 # runs PART SCRIPT FLAGS...: the commands of a run script, on the demonstration's corpora or on a copy of them in a subfolder.
 runs() {
-  local part=$1
-  shift
-  DRY_RUN=1 bash "$at"$1 "${@:2}" --cpu --num_workers 0 --k_fold 5 --batch_size 32 --data_root "$data$part" \
-    --output_root "$outputs$part" --text_model "$data/encoders/text" --speech_model "$data/encoders/speech" </dev/null
+  local part=$1 script=$2
+  shift 2
+  DRY_RUN=1 bash "$at"$script --cpu --num_workers 0 --k_fold 5 --batch_size 32 \
+    --data_root "$data$part" --output_root "$outputs$part" --text_model "$data/encoders/text" \
+    --speech_model "$data/encoders/speech" "$@" </dev/null
 }
 
-# commands: those of everything, and an empty line where what follows starts from what is before it.
-commands() {
+# study: the commands of all methods, and an empty line where what follows starts from what is before it.
+study() {
   local kinds part name kind model start script
   for kinds in "start alone joint" sequence; do
     while read -r name kind model start script; do
       case " $kinds " in *" $kind "*) ;; *) continue ;; esac
       [ "$name" != ewc_online ] || continue  # with two tasks it is ewc
-      [ -z "$tune" ] || [ "$kind" = start ] || continue
+      [ "$mode" != --tune ] || [ "$kind" = start ] || continue
       runs "" "$script" $(flags_of "$name")
     done <<<"$all"
-    if [ -n "$full" ] && [ "$kinds" != sequence ]; then
-      for part in voice-only words-only; do runs /$part run-init.sh $(flags_of task_a); done
-    elif [ -n "$full" ]; then
+    if [ "$mode $kinds" = "--full sequence" ]; then
       EXP_NAME=ewc_tuned runs "" run-ewc.sh $(flags_of ewc_tuned)
-      FOLDS="0 1" LAMBDAS="10 100 10000 100000 1000000" runs "" run-ewc-lambda.sh $(flags_of ewc)
+      FOLDS="0 1" LAMBDAS="10 100 1000 10000 100000 1000000" runs "" run-ewc-lambda.sh $(flags_of ewc)
+    elif [ "$mode" = --full ]; then
+      for part in voice-only words-only; do runs /$part run-init.sh $(flags_of task_a); done
     fi
     echo
   done
-  [ -n "$tune" ] || return 0
+}
+
+trials() {
+  local name kind model start script
   export TRIALS=8 LRS="1e-4 2e-4 5e-4 1e-3 2e-3 4e-3 8e-3 2e-2"
   while read -r name kind model start script; do
     case $name in task_a* | joint | ewc_online) ;; *) runs "" "run-tune.sh $name" $(flags_of "$name") ;; esac
   done <<<"$all"
+}
+
+# leaks: adapters, then task_a, then finetune, which starts from it; each with a second seed, and 16 times on random halves.
+leaks() {
+  local name half epsilon
+  for name in adapter task_a finetune; do
+    SEEDS="12 13" runs "" "run.sh $name" $(flags_of $name)
+    for half in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do
+      FOLDS=0 runs "" "run.sh $name" $(flags_of $name) --train_half $half
+    done
+    [ $name = finetune ] || echo
+    [ $name = adapter ] || continue
+    EXP_NAME=adapter_weighted_loss runs "" "run.sh adapter" $(flags_of adapter) --sampler weighted_loss
+    EXP_NAME=adapter_capped runs "" "run.sh adapter" $(flags_of adapter) --sampler capped --cap 2
+    for epsilon in 1 3 8; do
+      EXP_NAME=adapter_eps$epsilon runs "" "run.sh adapter" $(flags_of adapter) --epsilon $epsilon --batch_size 128
+    done
+  done
 }
 
 # -P: what lies where the caller is may be called utils too.
@@ -78,20 +119,28 @@ make_material() {
 }
 all=$(methods --lines $names)
 make_material
-[ -z "$full" ] || for part in voice words; do make_material --only $part; done
-commands=$(commands)
+[ "$mode" != --full ] || for part in voice words; do make_material --only $part; done
+case $mode in
+  --tune) commands=$(study; trials) ;;
+  --leakage) commands=$(leaks) ;;
+  *) commands=$(study) ;;
+esac
 make_runs "$commands" || some_failed
-[ -z "$full" ] || bash "${at}run-combine.sh" --cpu --num_workers 0 --data_root "$data" --output_root "$outputs" \
-  --text_model "$data/encoders/text" --speech_model "$data/encoders/speech"
 
 echo
-if [ -n "$tune" ]; then
-  exec "$PYTHON" "${at}evaluate.py" --output_root "$outputs" --tables tuning
-fi
-"$PYTHON" "${at}evaluate.py" --output_root "$outputs" --folds $FOLDS --figures "$figures" ${full:+--all}
-if [ -n "$full" ]; then
-  for part in voice-only words-only; do
-    printf '\n%s: task_a on copies of the corpora\n\n' "$part"
-    "$PYTHON" "${at}evaluate.py" --output_root "$outputs/$part" --folds $FOLDS --settings task_a
-  done
-fi
+case $mode in
+  --tune) exec "$PYTHON" "${at}evaluate.py" --output_root "$outputs" --tables tuning ;;
+  --leakage)
+    "$PYTHON" "${at}leakage.py" --output_root "$outputs" --cpu --num_workers 0 --controls
+    [ "$figures" != "${at}figures/demo" ] || cp "$outputs"/leakage/{plane,plane_utterance,roc,samplers}.png "$figures"
+    exit ;;
+  --full)
+    bash "${at}run-combine.sh" --cpu --num_workers 0 --data_root "$data" --output_root "$outputs" \
+      --text_model "$data/encoders/text" --speech_model "$data/encoders/speech"
+    "$PYTHON" "${at}evaluate.py" --output_root "$outputs" --folds $FOLDS --figures "$figures" --all
+    for part in voice-only words-only; do
+      printf '\n%s: task_a on copies of the corpora\n\n' "$part"
+      "$PYTHON" "${at}evaluate.py" --output_root "$outputs/$part" --folds $FOLDS --settings task_a
+    done ;;
+  *) "$PYTHON" "${at}evaluate.py" --output_root "$outputs" --folds $FOLDS --figures "$figures" ;;
+esac

@@ -303,10 +303,12 @@ def test_a_new_method_is_in_the_grid_where_a_bare_python_is_all_there_is(tmp_pat
 
 DEMO = {
     "": ("made/figures", 22),
-    "--full": ("made/figures", 195),
-    "--full --publish": ("figures/demo", 195),
+    "--full": ("made/figures", 199),
+    "--full --publish": ("figures/demo", 199),
     "--tune": (None, 198),
+    "--leakage": (None, 206),
     "--publish": (None, 0),
+    "--tune --publish": (None, 0),
 }
 
 
@@ -315,7 +317,7 @@ def test_the_demonstration_draws_tracked_figures_only_when_it_is_told_to(flags, 
     figures, expected = DEMO[flags]
     done = shell("bash", "run-demo.sh", *flags.split(), DEMO_DATA="material", DEMO_OUTPUTS="made", **fake)
     if not expected:
-        assert done.returncode == 2 and done.stderr == "usage: bash run-demo.sh [--full [--publish] | --tune]\n"
+        assert done.returncode == 2 and done.stderr == "usage: bash run-demo.sh [--full | --tune | --leakage] [--publish]\n"
         return
     calls = [line.split() for line in (tmp_path / "called").read_text().splitlines()]
     runs = [words for words in calls if "--num_epochs" in words]
@@ -324,6 +326,7 @@ def test_the_demonstration_draws_tracked_figures_only_when_it_is_told_to(flags, 
     combined = [words for words in calls if "utils.results.combine" in words]
     assert [value(words, "--folds") for words in combined] == ["0 1 2 3 4"] * flags.startswith("--full")
     assert [value(words, "--figures") for words in calls if "--figures" in words] == ([figures] if figures else [])
+    assert sum(Path(words[0]).name == "leakage.py" for words in calls) == (flags == "--leakage")
     # Trials are on other corpora than those that are shown.
     assert {value(words, "--data_root").startswith("material/tuning") for words in runs} == {flags == "--tune"}
 
@@ -339,5 +342,5 @@ def test_old_bashes_can_run_every_script():
         text = path.read_text(encoding="utf-8")
         # Before 4.4 an empty array is "unbound" under set -u, unless it is written ${array[@]+"${array[@]}"}. Not empty are:
         arrays = set(re.findall(r'(?<!\[@\]\+)(?<!\[@\]\+--labels )"\$\{(\w+)\[@\]\}"', text))
-        assert arrays <= {"run", "command", "starts", "steps", "stages", "devices"}, (path, arrays)
+        assert arrays <= {"run", "command", "starts", "steps", "stages", "devices", "report"}, (path, arrays)
         assert not re.search(NEWER, re.sub(r"(?m)#.*", "", text)), path
