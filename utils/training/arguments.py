@@ -1,6 +1,7 @@
 """The flags that all training scripts share: the published ones with their defaults, and ours."""
 
 import argparse
+import importlib.util
 import shlex
 from contextlib import suppress
 
@@ -27,6 +28,8 @@ TEXT_MODEL = "skt/kobert-base-v1"
 SPEECH_MODEL = "facebook/wav2vec2-base-960h"
 # In what order and how often training draws utterances (utils/data/batches.py).
 SAMPLERS = ("balanced", "weighted_loss", "capped")
+# Packages that --log_with can name (utils/training/progress.py).
+TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 def corpus_name(text):
@@ -142,6 +145,11 @@ def _add_places_and_machine(parser):
         type=positive_int,
         help="per-device micro-batch size (gradient accumulation): less memory, the same gradient but for dropout's masks",
     )
+    machine.add_argument(
+        "--log_with",
+        choices=TRACKERS,
+        help="also write losses, scores, learning rate and GPU memory for this tracker, offline, under --output_root",
+    )
 
 
 def add_machine_flags(group):
@@ -225,6 +233,8 @@ def parse_training_args(parser, argv=None):
         parser.error("--cap K goes with --sampler capped, and that with it")
     if args.labels and len(set(args.labels)) < max(len(args.labels), 2):
         parser.error("--labels: two or more, each once")
+    if args.log_with and importlib.util.find_spec(args.log_with) is None:
+        parser.error(f"--log_with {args.log_with}: 'pip install {args.log_with}' installs it")
     return args
 
 
