@@ -142,12 +142,18 @@ def _corpora_here(run, changes, read):
 
 
 def _kept(run, names):
-    """membership.csv of a run; None where it is not there, or lacks a corpus that is here now."""
-    path = run.path / MEMBERSHIP
-    if not path.exists():
+    """membership.csv of a run; None where it is not there, is not whole, or lacks a corpus that is here now."""
+    types = {name: str if name in TEXTS else float for name in COLUMNS}
+    try:
+        table = pd.read_csv(run.path / MEMBERSHIP, usecols=COLUMNS, dtype=types, keep_default_na=False)
+    except (OSError, ValueError):
         return None
-    table = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False)
-    return table if set(names) <= set(table["task"]) else None
+    counts = table.groupby(["task", "split"]).size()
+    for name in {*names, *table["task"]}:
+        splits = run.config["corpora"].get(name, {}).get("splits", {})
+        if not splits or any(counts.get((name, split), 0) != splits[split]["utterances"] for split in SPLITS):
+            return None
+    return table
 
 
 def _take(run, names, changes, untrained):
