@@ -117,7 +117,13 @@ def test_before_is_the_model_that_a_sequence_started_from(tmp_path):
     for start in find_runs(tmp_path):
         told = {"checkpoint": f"moved/{'/'.join(start.path.parts[-3:])}/{BEST_MODEL}"}
         runs_of(tmp_path, "finetune", [A, B], [start.fold], [start.config["seed"]], started_from=told)
+    # Two seeds of er started from one model.
+    for seed in (12, 13):
+        runs_of(tmp_path, "er", [A, B], [0], [seed], started_from={"checkpoint": f"task_a/fold_0/{A}/{BEST_MODEL}"})
     table, lines = families.report_table(*found(tmp_path, task_a=5.0))
+    # Which also drew some utterances of the first corpus again.
+    drawn = table[(table["group"] == "drawn") & (table["tested"] == A) & (table["when"] == "after")]
+    assert set(drawn["experiment"]) == {"task_a", "finetune"}
     table = table[(table["group"] == "all") & (table["attack"] == "offset")]
     about = {"experiment": "finetune", "sequence": f"{A} → {B}"}
     before, after = (row(table, **about, tested=A, when=when)["auc"] for when in ("before", "after"))
@@ -140,6 +146,15 @@ def test_the_utterance_question_is_of_runs_on_halves_alone(tmp_path):
     assert of["members"] + of["non_members"] == 16 * 216 and 0 < of["tpr_1"] < 1 and np.isnan(of["tpr_01"])
     assert of["epsilon_bound"] > 0.5
     assert sum("Utterance question" in line for line in lines) == 0
+    # One that all trained on, or all but one, is left out, and the attacks are made.
+    for pass_ in passes.values():
+        pass_.loc[pass_["segment_id"].isin(["S4-0", "S4-1"]), "split"] = "train"
+    first = next(run.path for run in runs if run.train_half == 0)
+    passes[first].loc[passes[first]["segment_id"] == "S4-1", "split"] = "left_out"
+    table, lines = families.report_table(runs, passes)
+    of_all = table[(table["group"] == "all") & (table["question"] == "utterance")]
+    assert set(of_all["models"]) == {16} and set(of_all["members"] + of_all["non_members"]) == {16 * 215 - 1}
+    assert not any("Utterance question" in line for line in lines)
     # Five of them leave some utterance without a model that left it out.
     few = [run for run in runs if run.train_half in range(5)]
     table, lines = families.report_table(few, passes)
