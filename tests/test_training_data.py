@@ -195,7 +195,17 @@ def test_a_start_that_saw_a_withdrawn_session_is_refused(without_a_session, outp
     for checkpoint, named in ((seen, withdraw), (unseen, ())):
         code, _, error = call_main(finetune, "--task", B, "--checkpoint", checkpoint, *named, *small)
         assert code and "withdrawn sessions of KEMDy19" in error and error.count("\n") == 1
+    # Where nothing is told of the start, or the session's corpus is not here, that it saw it is not ruled out.
+    shutil.copy(unseen, tmp_path / "untold.pt")
+    shutil.copytree(data_root / B, tmp_path / "data" / B)
+    elsewhere = ("--data_root", tmp_path / "data", "--exp_name", "elsewhere")
+    for checkpoint, more in ((tmp_path / "untold.pt", ()), (seen, elsewhere)):
+        code, _, error = call_main(finetune, "--task", B, "--checkpoint", checkpoint, *withdraw, *small, *more)
+        assert code and "withdrawn sessions of KEMDy19" in error and error.count("\n") == 1
     export(unseen.parent, tmp_path / "start.safetensors")
+    # Who has not the corpus cannot name its sessions.
+    named = ("--checkpoint", tmp_path / "start.safetensors", "--num_epochs", 1, *small, *elsewhere)
+    assert call_main(finetune, "--task", B, *named)[0] == 0
     for checkpoint in (unseen, tmp_path / "start.safetensors"):
         named = ("--checkpoint", checkpoint, *withdraw, "--num_epochs", 1, "--exp_name", checkpoint.stem)
         assert call_main(finetune, "--task", B, *small, *named)[0] == 0
