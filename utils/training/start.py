@@ -329,8 +329,10 @@ def _command_for_start(run, labels=None):
         changes = dict(zip(("exp_name", "experiment"), names), labels=labels or args.labels, overwrite=None)
         same = (*model_class(run.method.model).SETTINGS, "epsilon", "delta", "clip")
         changes |= {name: vars(args).get(name) for name in same}
+        changes["withdraw"] = [text for text in args.withdraw or () if text.startswith(f"{before[0]}/")] or None
         if args.trial_of:  # what starts there is tuned, and not the start
             changes |= {"trial_of": None, "lr": None}
         return command_for(args, starts_from, task=before[0], **changes)
     changes = {"task": before[-1], "after": before[:-1], "sequence": None, "overwrite": None}
+    changes["withdraw"] = [text for text in args.withdraw or () if not text.startswith(f"{args.task}/")] or None
     return command_for(args, run.method.name, same=True, **changes)
