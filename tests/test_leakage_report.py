@@ -323,3 +323,9 @@ def test_figures_are_written_or_say_what_they_lack(tmp_path):
     assert lines[1].endswith("plane.png and plane.pdf")
     assert [line.split(",")[0] for line in lines[2:]] == ["plane_utterance: not drawn", "samplers: not drawn"]
     assert (tmp_path / "leakage" / "roc.pdf").read_bytes().startswith(b"%PDF")
+    # Scores of runs that differ are not averaged, but each of these is attacked.
+    runs_of(tmp_path, "adapter", [B], [0], [12], synthetic=True, arguments={"lr": 1e-3})
+    runs, passes = found(tmp_path)
+    first, *lines = figures.draw_leakage(runs, families.report_table(runs, passes)[0], passes, tmp_path / "leakage")
+    assert first.startswith("plane, samplers: not drawn, adapter is left out: ") and "--lr" in first
+    assert lines == [f"wrote {tmp_path / 'leakage' / 'roc.png'} and roc.pdf"]
