@@ -94,14 +94,20 @@ def test_members_are_training_sessions_and_others_test_sessions(tmp_path):
 def test_a_model_of_one_seed_or_without_other_folds_leaves_dashes_and_says_why(tmp_path):
     runs_of(tmp_path, "adapter", [A], folds=[0], seeds=[12])
     runs_of(tmp_path, "linear", [A], folds=[0, 1])
-    table, lines = families.report_table(*found(tmp_path))
+    runs_of(tmp_path, "lora", [A], folds=[0], seeds=[12])
+    runs, passes = found(tmp_path)
+    (given,) = (passes[run.path] for run in runs if run.method == "lora")
+    given["session"] = given["split"]
+    table, lines = families.report_table(runs, passes)
     for name in ("adapter", "linear"):
         made = table[(table["experiment"] == name) & (table["group"] == "all")].set_index("attack")["auc"]
         assert set(made.index) == set(ATTACKS) and made.notna().to_dict() == {of: of == "threshold" for of in ATTACKS}
     (seeds,) = [line for line in lines if "two seeds" in line]
     (folds,) = [line for line in lines if "folds in which" in line]
-    assert seeds.endswith(f"of: adapter ({A})")
-    assert folds.endswith(f"of: adapter ({A}) without folds 1, 2, 3, 4, linear ({A}) without folds 2, 3, 4")
+    assert seeds.endswith(f"of: adapter ({A}), lora ({A})")
+    without = f"adapter ({A}) without folds 1, 2, 3, 4, linear ({A}) without folds 2, 3, 4"
+    assert folds.endswith(f"of: {without}, lora ({A}) with splits of its corpus's own")
+    assert np.isnan(row(table, experiment="lora", group="all", attack="threshold")["low"])
 
 
 def test_validation_counts_as_out_and_a_model_never_attacks_itself():

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from utils.data import SPLITS
 from utils.identity import differences
 from utils.leakage.attacks import ATTACKS, FEWEST_ONLINE, lira_offline, lira_online, offset, rmia, threshold
 from utils.leakage.measures import auc, balanced_accuracy, epsilon_bound, session_auc, tpr_at
@@ -194,7 +195,7 @@ def _attack(question, pairs, tested, runs, passes):
             members, others = members & ~lacking, others & ~lacking
         whole = {name: of for name, of in scores.items() if np.isfinite(of[members | others]).all()}
         lacks = [which for which, of in (("members", members), ("others", others)) if np.isnan(scores["offset"][of]).any()]
-        needs |= _needs(question, lacks, [run for run, _ in pairs])
+        needs |= _needs(question, lacks, [run for run, _ in pairs], has_folds=not set(table["session"]) <= set(SPLITS))
         own = table.set_index("segment_id").loc[ids[here]]
         texts = (splits, own["label"].to_numpy(dtype=str), own["session"].to_numpy(dtype=str))
         drawn = _draws(run, tested, runs, passes)
@@ -234,7 +235,7 @@ def attack(phi, split, target):
     return scores
 
 
-def _needs(question, lacks, runs):
+def _needs(question, lacks, runs, has_folds):
     """What attacks need that could not be made on a model, ``{need: what its family has, for the names of the families}``."""
     needs = {}
     compared = f"{ATTACKS['offset']}, {ATTACKS['lira_offline']} and {ATTACKS['rmia']}"
@@ -250,10 +251,11 @@ def _needs(question, lacks, runs):
         ] = ""
     if question == SESSION and "members" in lacks:
         missing = sorted(set(range(runs[0].config["k_fold"])) - {run.fold for run in runs})
+        lacking = f" without folds {', '.join(map(str, missing))}" if missing else ""
         needs[
             f"Session question: {compared} need the folds in which members are out, in test or validation; there is none for "
             "some members of"
-        ] = f" without folds {', '.join(map(str, missing))}" if missing else ""
+        ] = lacking if has_folds else " with splits of its corpus's own"
     if len(runs) < FEWEST_ONLINE:
         needs[
             f"{question.capitalize()} question: {ATTACKS['lira_online']} needs {FEWEST_ONLINE} models; there are fewer of"
