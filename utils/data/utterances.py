@@ -79,8 +79,8 @@ class Corpus:
         """
         if sessions and self.given_splits:
             raise UserError(
-                f"--withdraw {sessions[0]}: {self.name} comes with splits of its own, and its sessions are not told apart: take "
-                "their rows out of its metadata"
+                f"--withdraw {sessions[0]}: {self.name} comes with splits of its own, and its sessions are not told apart: "
+                "take their rows out of its metadata"
             )
         known = list(map(str, self.sessions))
         for session in sessions:
