@@ -213,6 +213,10 @@ def test_a_withdrawn_session_is_compared_with_the_others(tmp_path):
     aucs = table[(table["group"] == "session") & (table["attack"] == "threshold")].set_index("value")["auc"]
     assert aucs["S8"] > 0.99 and abs(aucs["S9"] - 0.5) < 0.25
     assert row(table, group="all", attack="threshold")["members"] == 180
+    assert row(table, group="withdrawn", attack="threshold")[["members", "auc"]].tolist() == [36, aucs["S9"]]
+    write_report(tmp_path / "leakage", table, [], synthetic=True)
+    text = (tmp_path / "leakage" / "report.md").read_text()
+    assert f"| withdrawn |\n| --- | ---: |\n| adapter, {A} | {aucs['S9']:.3f} |" in text and "of withdrawn sessions" in text
 
 
 def test_runs_that_cannot_be_compared_are_left_out_with_a_line(tmp_path):

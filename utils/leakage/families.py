@@ -28,8 +28,11 @@ COLUMNS = (
     *MEASURES,
     "floor",
 )
+# Splits of what --train_half left out of the training split, and of sessions that --withdraw left out of all; the latter are a
+# group too.
+LEFT_OUT, WITHDRAWN = "left_out", "withdrawn"
 # The split of members, and those of non-members.
-TRAIN, OTHERS = "train", {SESSION: "test", UTTERANCE: "left_out"}
+TRAIN, OTHERS = "train", {SESSION: "test", UTTERANCE: LEFT_OUT}
 # Names of ranges of draws, and where each but the first begins.
 DRAWS, DRAWS_BEGIN = ("0", "1", "2 to 4", "5 to 16", "over 16"), (1, 2, 5, 17)
 # This share of the utterances is left out of the utterance question where no other model was trained on them, or all were.
@@ -319,7 +322,8 @@ def _groups(models):
         )
     for index, name in enumerate(DRAWS):
         yield DRAWN, name, lambda model, index=index: (_drawn(model, index), model.others)
-    # A session that was withdrawn is compared as if it had been trained on.
+    # A session that was withdrawn is compared as if it had been trained on, by itself and with all that were.
+    yield WITHDRAWN, WITHDRAWN, lambda model: (model.split == WITHDRAWN, model.others)
     for session in sorted({session for model in models for session in model.session[_trained_or_withdrawn(model)]}):
         yield (
             OF_SESSION,
@@ -329,7 +333,7 @@ def _groups(models):
 
 
 def _trained_or_withdrawn(model):
-    return model.members | (model.split == "withdrawn")
+    return model.members | (model.split == WITHDRAWN)
 
 
 def _drawn(model, index):

@@ -12,14 +12,12 @@ from utils.data import SPLITS
 from utils.errors import UserError
 from utils.files import BEST_MODEL, MEMBERSHIP, write_text
 from utils.identity import fold_digest, told_fold
-from utils.leakage.families import row_of, start_of
+from utils.leakage.families import LEFT_OUT, WITHDRAWN, row_of, start_of
 
 # torch and all that is built on it are imported within functions: runs are found and named without it.
 
 TEXTS = ("task", "segment_id", "session", "split", "label")
 COLUMNS = (*TEXTS, "phi", "phi_untrained")
-# Splits of those that --train_half left out of the training split, and of sessions that --withdraw left out of all.
-LEFT_OUT, WITHDRAWN = "left_out", "withdrawn"
 # Flags, beside those that shape the model, on which the scores of a model depend that was not trained.
 OF_INPUTS = ("max_text_len", "max_seq_len", "mixed_precision", "no_speech_cache", "speech_cache_precision")
 

@@ -15,6 +15,7 @@ from utils.leakage.families import (
     MEASURES,
     SESSION,
     UTTERANCE,
+    WITHDRAWN,
     attack_all,
     measure,
     row_of,
@@ -107,9 +108,15 @@ def _tables(table, question):
     for group, values, words, note in (
         (EMOTION, emotions, "by emotion", "Members and non-members of the same emotion."),
         (DRAWN, DRAWS, "by how often the sampler drew an utterance", "Members drawn so often, against all non-members."),
+        (
+            WITHDRAWN,
+            (WITHDRAWN,),
+            "of withdrawn sessions",
+            "In the place of members are their utterances, which were not used.",
+        ),
     ):
         rows = {}
-        for name, at in _by_row(of_attack[of_attack["group"].isin((ALL, group))], "value").items():
+        for name, at in _by_row(of_attack[of_attack["group"] == group], "value").items():
             rows[name] = {value: _change(at, value) for value in values}
         yield Table(f"{question}_{group}", f"{title}, {words}", "model", rows, notes=(note,))
 
