@@ -60,7 +60,9 @@ def _run_of(name, runs, output_root):
         for run in runs:
             if run.path.samefile(path):
                 return run
-        raise UserError(f"{name} is no finished run of one model under --output_root {output_root}: name the folder it lies in")
+        raise UserError(
+            f"{name} is no finished run of one model under --output_root {output_root}, or it is a trial: name another"
+        )
     exported = read_export(path)
     for run in runs:
         if all(run.config[fact] == exported.facts[fact] for fact in ("method", "task", "fold", "seed")):

@@ -33,8 +33,10 @@ COUNTS = ("models", "members", "non_members")
 QUESTIONS = {
     SESSION: (
         "Was this session in training?",
-        "Members are the training sessions, non-members the test sessions, which are other people's: that a model fits some "
-        "people better than others looks like a leak too. The floor is what the model before training tells by its losses.",
+        "Members are the training sessions, non-members the test sessions, which are other people's unless the corpus came "
+        "with splits that share them: that a model fits some people better than others looks like a leak too. The floor is "
+        "what the model before training tells by its losses. Rates at few false positives of attacks with other models are too "
+        "high here: the models that non-members are compared with are of the same fold, and closer to the attacked one.",
     ),
     UTTERANCE: (
         "Was this utterance in training?",

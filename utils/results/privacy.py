@@ -11,7 +11,7 @@ probability that they rank a used one above an unused one: .5 is guessing, 1 is 
 # By the questions of leakage.py.
 QUESTIONS = {
     "session": """*Session*: was this recording session used in training? This model was asked about its training sessions and \
-about its test sessions, which are of other people.""",
+about its test sessions, which are of other people, unless the corpus came with splits that share them.""",
     "utterance": """*Utterance*: was this one recording used, of people who are in the training data? Other models with the \
 same settings were asked, each trained on a random half of the recordings.""",
 }
