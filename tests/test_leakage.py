@@ -161,8 +161,8 @@ def test_a_run_that_starts_over_has_no_pass_and_no_file_holds_one(data_root, enc
     assert call(adapter, *small, output_root=tmp_path)[0] == 0
     path = folder(tmp_path, "adapter", "KEMDy20")
     table = take_passes(some_runs(tmp_path), tmp_path, MACHINE)[0][path]
-    (path / "leakage.json").write_text("{}")
     export(path, tmp_path / "file.safetensors")
+    (path / "leakage.json").write_text("{}")
     content = (tmp_path / "file.safetensors").read_bytes() + (tmp_path / "file.md").read_bytes()
     assert not any(name.encode() in content for name in table["segment_id"]) and b"phi_untrained" not in content
     assert call(adapter, *small, "--overwrite", output_root=tmp_path)[0] == 0
