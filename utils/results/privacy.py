@@ -68,5 +68,6 @@ def _differential_privacy(facts, private):
 for single utterances of the training split of {task}: DP-SGD with noise multiplier {private["noise_multiplier"]:.4g}, \
 clipping norm {private["clip"]:g}, sampling rate {private["sample_rate"]:.4g} and {private["steps"]:,} steps, by the \
 {private["accountant"].upper()} accountant of opacus {private["opacus"]}. A speaker or a session has many utterances and is \
-not covered as a whole: that a session was used may be told better than ε suggests. The scores above, the number of \
+not covered as a whole: that a session was used may be told better than ε suggests. Of several files that were trained on the \
+same recordings the ε add up, and settings that were chosen by trials on them are not covered. The scores above, the number of \
 utterances, the classes and their weights are outside ε too.{start}"""
