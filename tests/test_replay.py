@@ -73,7 +73,7 @@ def test_the_gradient_is_that_of_the_definition(run, model, dataset, monkeypatch
     drawn, draw = [], torch.randint
     monkeypatch.setattr(torch, "randint", lambda *a, **k: drawn.append(draw(*a, **k)) or drawn[-1])
     # Three utterances of a global batch of four.
-    training = SimpleNamespace(model=model, bare=model, strategy=strategy)
+    training = SimpleNamespace(model=model, bare=model, strategy=strategy, class_weights=None)
     loss, term = backward(run.accelerator, training, new, 4)
     assert [len(indices) for indices in drawn] == [3] * (bool(alpha) + bool(beta))
     own = iter(drawn)

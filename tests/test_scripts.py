@@ -243,8 +243,8 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(call, monkeypatc
         gradients.append(optimizer.param_groups[0]["params"][-1].grad.clone())  # the classifier's bias
         return step(optimizer, *arguments, **keywords)
 
-    def expected(logits, labels, reduction="mean"):
-        loss = torch.nn.functional.cross_entropy(logits, labels, reduction=reduction)
+    def expected(logits, labels, weight=None, reduction="mean"):
+        loss = torch.nn.functional.cross_entropy(logits, labels, weight, reduction=reduction)
         if reduction == "sum":
             one_hot = torch.nn.functional.one_hot(labels, 7)
             losses.append((logits.detach().softmax(-1) - one_hot).mean(0))
