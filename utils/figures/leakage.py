@@ -175,6 +175,7 @@ def draw_plane(results, table, orders, question):
             axis.axhline(0.5, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
             axis.set_title(", then ".join(order) if group == ALL else f"{rarest}, the rarest emotion of {order[0]}")
             axis.set_ylabel(f"membership AUC on {order[0]}")
+            axis.locator_params(axis="x", nbins=5)
         column[-1].set_xlabel(f"BWT, {METRIC_TITLE}")
     if not shown:
         raise CannotDraw(f"no row that learns one task after another was attacked ({ASKED[question]})")
