@@ -54,6 +54,26 @@ from utils.training.facts import present_facts, require_known_tokens, require_ro
 ENCODERS = ("text_model", "speech_model")  # flags that are a folder or a hub name
 HINT = "name another --exp_name, or --overwrite"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Of the GPU's allocator, of CUDA where another process has the memory, of its libraries, and of the CPU's allocator.
+NO_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+
+
+def refuse_lack_of_memory(error):
+    """Shorten a RuntimeError that says that memory ran out.
+
+    Raises:
+        UserError: if it is one.
+    """
+    if not any(words in str(error) for words in NO_MEMORY):
+        return
+    beside = os.environ.get("RUNS_PER_GPU", "1")
+    if beside != "1":
+        raise UserError(
+            f"out of memory with RUNS_PER_GPU={beside}: with fewer runs on each GPU the same command resumes"
+        ) from None
+    raise UserError(
+        f"out of memory: a smaller --micro_batch_size needs less. Dropout then draws other masks, so it is another run: {HINT}"
+    ) from None
 
 
 class Run:
@@ -89,10 +109,14 @@ class Run:
             require_granted_gpu(os.environ, torch.version.cuda)
         on_cpu = args.cpu or without_gpu
         self.precision = args.mixed_precision
-        if self.precision == "auto":
-            self.precision = "no" if on_cpu or not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
-        # A fallback must be said to Accelerator, or each of several processes takes itself for the first.
-        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=self.precision)
+        try:
+            if self.precision == "auto":
+                self.precision = "no" if on_cpu or not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
+            # A fallback must be said to Accelerator, or each of several processes takes itself for the first.
+            self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=self.precision)
+        except RuntimeError as error:  # other processes may have filled the GPU
+            refuse_lack_of_memory(error)
+            raise
         if not on_cpu:
             torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
         processes = self.accelerator.num_processes
@@ -120,11 +144,7 @@ class Run:
                 with suppress(OSError):
                     folder.rmdir()
         if isinstance(error, RuntimeError):
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                raise UserError(
-                    "out of memory: a smaller --micro_batch_size needs less. Dropout then draws other masks, so it is another "
-                    f"run: {HINT}"
-                ) from None
+            refuse_lack_of_memory(error)
 
     def _leave(self, number, frame):
         """End the process at once: files are written whole, and an interrupted epoch is repeated."""
