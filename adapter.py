@@ -73,6 +73,8 @@ def main():
             parser.error(f"--epsilon needs --mixed_precision no, not {args.mixed_precision}")
         if args.sampler != "balanced":
             parser.error(f"--epsilon draws utterances in its own way, and --sampler {args.sampler} does not go with it")
+        if args.shared and not (args.init_name or args.checkpoint or len(args.after or ()) > 1):
+            parser.error("--epsilon with --shared: name the run with --epsilon to start from (--init_name or --checkpoint)")
         args.sampler = None
     elif args.class_weights:
         parser.error("--class_weights goes with --epsilon")

@@ -202,6 +202,17 @@ def test_rows_are_those_of_merged_files(combined, tmp_path, encoders, row, task,
         assert found == pytest.approx(probabilities(folder(combined, row, task), tested), abs=1e-6)
 
 
+def test_a_mean_tells_of_a_withdrawn_session_if_neither_model_heard_it():
+    def facts(sequence, withdrawn):
+        return {"sequence": sequence, "corpora": dict.fromkeys(sequence, "1"), "withdrawn": withdrawn}
+
+    told = {"A": {"sessions": 1, "digest": "1"}}
+    without, whole, of_other = facts(["A"], told), facts(["A", "B"], {}), facts(["B"], {"B": {"sessions": 2, "digest": "2"}})
+    assert merge._withdrawn_of_both(without, whole) == merge._withdrawn_of_both(whole, of_other) == {}
+    assert merge._withdrawn_of_both(of_other, without) == told | of_other["withdrawn"]
+    assert merge._withdrawn_of_both(without, facts(["A"], {"A": {"sessions": 1, "digest": "3"}})) == {}
+
+
 def test_a_merged_file_answers_and_is_a_start(outputs, data_root, tmp_path, call):
     run = folder(outputs, "task_a", "KEMDy19")
     merged(run, run, tmp_path / "mean")

@@ -107,6 +107,8 @@ def test_a_corpus_with_given_splits_and_rows_that_cut_files(tmp_path):
     rows = make_meld(tmp_path / "MELD")
     found = read(tmp_path / "MELD")
     assert found.labels == MELD_EMOTIONS and found.given_splits and found.sessions == ["train", "valid", "test"]
+    with pytest.raises(UserError, match="comes with splits of its own"):
+        found.without(["train"])
     assert found.notes == {"speakers in several splits": 3}
     one = {"train": ["train"], "valid": ["valid"], "test": ["test"]}
     assert folds(found, 5) == [one] and fold_of(found, 4, 5) == fold_of(found, 0, 2) == one

@@ -522,8 +522,11 @@ def test_an_epsilon_that_was_measured_to_be_wrong_is_not_exported(copied, tmp_pa
     run = copied("adapter")
     change(run, privacy=PRIVATE)
     # That a session is told well contradicts no ε of single utterances.
-    measured(run, MEASURED | {"auc": 0.99}, MEASURED | {"question": "utterance", "epsilon_bound": 2.9})
+    halves = MEASURED | {"question": "utterance"}
+    # Nor does what is told of another task's utterances.
+    other = halves | {"tested": "B", "epsilon_bound": 4.0}
+    measured(run, MEASURED | {"auc": 0.99}, halves | {"epsilon_bound": 2.9}, other)
     export(run, tmp_path / "a.safetensors")
-    measured(run, MEASURED | {"question": "utterance", "epsilon_bound": 3.1})
+    measured(run, halves | {"epsilon_bound": 3.1})
     line = refused(export, run, tmp_path / "b.safetensors")
     assert "ε = 3" in line and "3.1" in line and not (tmp_path / "b.safetensors").exists()

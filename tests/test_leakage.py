@@ -127,6 +127,13 @@ def test_a_corpus_that_changed_and_one_that_is_gone(copy, data_root, tmp_path):
     found, lines = take_passes(runs, copy, MACHINE)
     assert not lines and {len(set(table["task"])) for table in found.values()} == {1, 2}
     assert len(take_passes(runs, copy, MACHINE | {"data_root": tmp_path})[0]) == 4
+    # What is damaged is computed again.
+    for damage in (lambda text: "", lambda text: text[:500], lambda text: text.replace("phi", "psi", 1), str.swapcase):
+        path = runs[0].path / "membership.csv"
+        whole = path.read_text()
+        path.write_text(damage(whole))
+        take_passes(runs[:1], copy, MACHINE)
+        assert path.read_text() == whole
     next((mine / "KEMDy20").rglob("*.wav")).unlink()
     found, lines = take_passes(runs, copy, MACHINE | {"data_root": mine})
     assert len(found) == 1 and len(lines) == 3
@@ -154,8 +161,8 @@ def test_a_run_that_starts_over_has_no_pass_and_no_file_holds_one(data_root, enc
     assert call(adapter, *small, output_root=tmp_path)[0] == 0
     path = folder(tmp_path, "adapter", "KEMDy20")
     table = take_passes(some_runs(tmp_path), tmp_path, MACHINE)[0][path]
-    (path / "leakage.json").write_text("{}")
     export(path, tmp_path / "file.safetensors")
+    (path / "leakage.json").write_text("{}")
     content = (tmp_path / "file.safetensors").read_bytes() + (tmp_path / "file.md").read_bytes()
     assert not any(name.encode() in content for name in table["segment_id"]) and b"phi_untrained" not in content
     assert call(adapter, *small, "--overwrite", output_root=tmp_path)[0] == 0

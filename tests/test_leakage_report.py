@@ -94,14 +94,20 @@ def test_members_are_training_sessions_and_others_test_sessions(tmp_path):
 def test_a_model_of_one_seed_or_without_other_folds_leaves_dashes_and_says_why(tmp_path):
     runs_of(tmp_path, "adapter", [A], folds=[0], seeds=[12])
     runs_of(tmp_path, "linear", [A], folds=[0, 1])
-    table, lines = families.report_table(*found(tmp_path))
+    runs_of(tmp_path, "lora", [A], folds=[0], seeds=[12])
+    runs, passes = found(tmp_path)
+    (given,) = (passes[run.path] for run in runs if run.method == "lora")
+    given["session"] = given["split"]
+    table, lines = families.report_table(runs, passes)
     for name in ("adapter", "linear"):
         made = table[(table["experiment"] == name) & (table["group"] == "all")].set_index("attack")["auc"]
         assert set(made.index) == set(ATTACKS) and made.notna().to_dict() == {of: of == "threshold" for of in ATTACKS}
     (seeds,) = [line for line in lines if "two seeds" in line]
     (folds,) = [line for line in lines if "folds in which" in line]
-    assert seeds.endswith(f"of: adapter ({A})")
-    assert folds.endswith(f"of: adapter ({A}) without folds 1, 2, 3, 4, linear ({A}) without folds 2, 3, 4")
+    assert seeds.endswith(f"of: adapter ({A}), lora ({A})")
+    without = f"adapter ({A}) without folds 1, 2, 3, 4, linear ({A}) without folds 2, 3, 4"
+    assert folds.endswith(f"of: {without}, lora ({A}) with splits of its corpus's own")
+    assert np.isnan(row(table, experiment="lora", group="all", attack="threshold")["low"])
 
 
 def test_validation_counts_as_out_and_a_model_never_attacks_itself():
@@ -117,7 +123,13 @@ def test_before_is_the_model_that_a_sequence_started_from(tmp_path):
     for start in find_runs(tmp_path):
         told = {"checkpoint": f"moved/{'/'.join(start.path.parts[-3:])}/{BEST_MODEL}"}
         runs_of(tmp_path, "finetune", [A, B], [start.fold], [start.config["seed"]], started_from=told)
+    # Two seeds of er started from one model.
+    for seed in (12, 13):
+        runs_of(tmp_path, "er", [A, B], [0], [seed], started_from={"checkpoint": f"task_a/fold_0/{A}/{BEST_MODEL}"})
     table, lines = families.report_table(*found(tmp_path, task_a=5.0))
+    # Which also drew some utterances of the first corpus again.
+    drawn = table[(table["group"] == "drawn") & (table["tested"] == A) & (table["when"] == "after")]
+    assert set(drawn["experiment"]) == {"task_a", "finetune"}
     table = table[(table["group"] == "all") & (table["attack"] == "offset")]
     about = {"experiment": "finetune", "sequence": f"{A} → {B}"}
     before, after = (row(table, **about, tested=A, when=when)["auc"] for when in ("before", "after"))
@@ -140,6 +152,15 @@ def test_the_utterance_question_is_of_runs_on_halves_alone(tmp_path):
     assert of["members"] + of["non_members"] == 16 * 216 and 0 < of["tpr_1"] < 1 and np.isnan(of["tpr_01"])
     assert of["epsilon_bound"] > 0.5
     assert sum("Utterance question" in line for line in lines) == 0
+    # One that all trained on, or all but one, is left out, and the attacks are made.
+    for pass_ in passes.values():
+        pass_.loc[pass_["segment_id"].isin(["S4-0", "S4-1"]), "split"] = "train"
+    first = next(run.path for run in runs if run.train_half == 0)
+    passes[first].loc[passes[first]["segment_id"] == "S4-1", "split"] = "left_out"
+    table, lines = families.report_table(runs, passes)
+    of_all = table[(table["group"] == "all") & (table["question"] == "utterance")]
+    assert set(of_all["models"]) == {16} and set(of_all["members"] + of_all["non_members"]) == {16 * 215 - 1}
+    assert not any("Utterance question" in line for line in lines)
     # Five of them leave some utterance without a model that left it out.
     few = [run for run in runs if run.train_half in range(5)]
     table, lines = families.report_table(few, passes)
@@ -192,6 +213,10 @@ def test_a_withdrawn_session_is_compared_with_the_others(tmp_path):
     aucs = table[(table["group"] == "session") & (table["attack"] == "threshold")].set_index("value")["auc"]
     assert aucs["S8"] > 0.99 and abs(aucs["S9"] - 0.5) < 0.25
     assert row(table, group="all", attack="threshold")["members"] == 180
+    assert row(table, group="withdrawn", attack="threshold")[["members", "auc"]].tolist() == [36, aucs["S9"]]
+    write_report(tmp_path / "leakage", table, [], synthetic=True)
+    text = (tmp_path / "leakage" / "report.md").read_text()
+    assert f"| withdrawn |\n| --- | ---: |\n| adapter, {A} | {aucs['S9']:.3f} |" in text and "of withdrawn sessions" in text
 
 
 def test_runs_that_cannot_be_compared_are_left_out_with_a_line(tmp_path):
@@ -308,3 +333,9 @@ def test_figures_are_written_or_say_what_they_lack(tmp_path):
     assert lines[1].endswith("plane.png and plane.pdf")
     assert [line.split(",")[0] for line in lines[2:]] == ["plane_utterance: not drawn", "samplers: not drawn"]
     assert (tmp_path / "leakage" / "roc.pdf").read_bytes().startswith(b"%PDF")
+    # Scores of runs that differ are not averaged, but each of these is attacked.
+    runs_of(tmp_path, "adapter", [B], [0], [12], synthetic=True, arguments={"lr": 1e-3})
+    runs, passes = found(tmp_path)
+    first, *lines = figures.draw_leakage(runs, families.report_table(runs, passes)[0], passes, tmp_path / "leakage")
+    assert first.startswith("plane, samplers: not drawn, adapter is left out: ") and "--lr" in first
+    assert lines == [f"wrote {tmp_path / 'leakage' / 'roc.png'} and roc.pdf"]

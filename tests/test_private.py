@@ -271,8 +271,9 @@ def test_a_private_run_does_not_start_from_one_that_is_not(call, call_main, data
     assert call("--num_epochs", 1, epsilon=())[0] == 0
     shared = (*flags(data_root, encoders, tmp_path), "--batch_size", 4, "--num_epochs", 1)
     second = ("--task", "KEMDy20", "--shared", "--epsilon", 8, "--exp_name", "shared_eps8")
-    code, _, stderr = call_main(adapter, *second, *shared)
+    code, _, stderr = call_main(adapter, *second, *shared, "--init_name", "adapter")
     assert code == 1 and "adapter/fold_0/KEMDy19/best_model.pt was trained without --epsilon" in stderr, stderr
+    assert "name the run with --epsilon to start from" in call_main(adapter, *second, *shared)[2]
     code, _, stderr = call_main(adapter, *second, *shared, "--init_name", "adapter_eps8")
     assert code == 0, stderr
     assert read(folder(tmp_path, "shared_eps8", "KEMDy20") / "config.json")["privacy"]["epsilon"] == 8

@@ -26,7 +26,7 @@ from utils.errors import RESUMABLE, UserError
 from utils.files import atomic_write, read_json, write_json
 from utils.training import engine as training
 
-FINISHED = {"best_model.pt", "config.json", "history.csv", "metrics.json", "predictions.csv"}
+FINISHED = {"best_model.pt", "config.json", "history.csv", "log.txt", "metrics.json", "predictions.csv"}
 
 
 def names(path):
@@ -139,6 +139,7 @@ def test_a_signal_ends_a_run_at_once_and_it_resumes_after_a_whole_epoch(
     told = (again / "log").read_text().splitlines()[-1]
     resumes = ": the same command resumes after the last whole epoch" if code == RESUMABLE else ""
     assert told == f"{sign.name}{resumes}"
+    assert (path / "log.txt").read_text().splitlines()[-1].endswith(f" {told}")
     assert ("last_checkpoint.pt" in names(path)) == (code == RESUMABLE) and "metrics.json" not in names(path)
     assert forked(script, command, again / "log") == 0
     assert ("resuming after epoch" in (again / "log").read_text()) == (code == RESUMABLE)
@@ -221,7 +222,7 @@ def test_the_best_model_is_of_the_epoch_that_the_run_resumes_after(again, output
 
         patch.setattr(os, "replace", die_before_the_model)
         assert forked(continual_learning_init, command, again / "log") == -signal.SIGKILL
-    assert names(path) == {"config.json", "history.csv", "last_checkpoint.pt"}
+    assert names(path) == {"config.json", "history.csv", "last_checkpoint.pt", "log.txt"}
     code, stdout, _ = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
     assert code == 0 and "resuming after epoch 1 of 2" in stdout
     assert differences(folder(outputs, "task_a", "KEMDy20"), path) == []
@@ -327,7 +328,7 @@ def test_a_loss_that_is_not_finite_names_its_batch(call, monkeypatch, again):
     assert stderr.split(";")[0].count("_script") == len(seen[3])
     last = torch.load(path / "last_checkpoint.pt", weights_only=True)
     assert last["epoch"] == 1 and all(torch.isfinite(tensor).all() for tensor in last["model"].values())
-    assert names(path) == {"best_model.pt", "config.json", "history.csv", "last_checkpoint.pt"}
+    assert names(path) == {"best_model.pt", "config.json", "history.csv", "last_checkpoint.pt", "log.txt"}
 
 
 def everyone(session):

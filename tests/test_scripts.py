@@ -36,7 +36,7 @@ from utils.training.run import precision_name
 @pytest.mark.parametrize("task", KEMDY)
 def test_a_run_folder_tells_its_own_story(outputs, experiment, task):
     path = folder(outputs, experiment, task)
-    written = {"best_model.pt", "config.json", "history.csv", "metrics.json", "predictions.csv"}
+    written = {"best_model.pt", "config.json", "history.csv", "log.txt", "metrics.json", "predictions.csv"}
     if experiment == "task_a":
         written.add("fisher-b10.pt")  # of the first run of ewc that needed it
     assert {file.name for file in path.iterdir()} == written
@@ -558,7 +558,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_written(call, monkeypatch, 
     assert code == 1 and stderr == (
         f"error: {run_folder / 'best_model.pt'} cannot be written (No space left on device); what was written before stands\n"
     )
-    assert {path.name for path in run_folder.iterdir()} == {"config.json", "history.csv", "last_checkpoint.pt"}
+    assert {path.name for path in run_folder.iterdir()} == {"config.json", "history.csv", "last_checkpoint.pt", "log.txt"}
 
 
 def test_a_transcript_longer_than_the_text_encoder_reads(call, data_root, tmp_path):

@@ -1,6 +1,7 @@
 """What of a corpus is trained on, and how often: halves by coins, withdrawn sessions, samplers."""
 
 import shutil
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from utils.data.batches import BalancedBatchSampler, balanced_weights
 from utils.data.corpus import fold_of, read_corpus
 from utils.data.folds import kept_by_coin, split_utterances
 from utils.results.export import export
+from utils.training.arguments import complete, training_parser
 from utils.training.checkpoints import read_export
 from utils.training.engine import backward
 from utils.training.strategy import Strategy
@@ -195,10 +197,34 @@ def test_a_start_that_saw_a_withdrawn_session_is_refused(without_a_session, outp
     for checkpoint, named in ((seen, withdraw), (unseen, ())):
         code, _, error = call_main(finetune, "--task", B, "--checkpoint", checkpoint, *named, *small)
         assert code and "withdrawn sessions of KEMDy19" in error and error.count("\n") == 1
+    # Where nothing is told of the start, or the session's corpus is not here, that it saw it is not ruled out.
+    shutil.copy(unseen, tmp_path / "untold.pt")
+    shutil.copytree(data_root / B, tmp_path / "data" / B)
+    elsewhere = ("--data_root", tmp_path / "data", "--exp_name", "elsewhere")
+    for checkpoint, more in ((tmp_path / "untold.pt", ()), (seen, elsewhere)):
+        code, _, error = call_main(finetune, "--task", B, "--checkpoint", checkpoint, *withdraw, *small, *more)
+        assert code and "withdrawn sessions of KEMDy19" in error and error.count("\n") == 1
     export(unseen.parent, tmp_path / "start.safetensors")
+    # Who has not the corpus cannot name its sessions.
+    named = ("--checkpoint", tmp_path / "start.safetensors", "--num_epochs", 1, *small, *elsewhere)
+    assert call_main(finetune, "--task", B, *named)[0] == 0
     for checkpoint in (unseen, tmp_path / "start.safetensors"):
         named = ("--checkpoint", checkpoint, *withdraw, "--num_epochs", 1, "--exp_name", checkpoint.stem)
         assert call_main(finetune, "--task", B, *small, *named)[0] == 0
+
+
+def test_sessions_of_other_corpora_are_for_other_runs(data_root, encoders, call_main, tmp_path):
+    def withdrawn(task, method, *named):
+        words = ("--task", task, "--data_root", str(data_root), "--withdraw", *named)
+        args = training_parser("", method).parse_args(words)
+        return complete(Namespace(**vars(args) | {"init_name": None, "checkpoint": None}), method).withdraw
+
+    assert withdrawn(A, "adapter", f"{B}/1", "2", "x/y z") == [f"{A}/2", f"{A}/x/y z"]
+    assert withdrawn(B, "finetune", f"{A}/1", "2") == [f"{A}/1", f"{B}/2"] and withdrawn(A, "adapter", f"{B}/1") is None
+    # The command for a start has those of its own corpus.
+    small = flags(data_root, encoders, tmp_path)
+    code, _, error = call_main(finetune, "--task", B, "--withdraw", f"{A}/1", "2", *small)
+    assert code and f"--withdraw {A}/1 " in error + " " and f"{B}/2" not in error, error
 
 
 @pytest.mark.parametrize(

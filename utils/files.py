@@ -23,6 +23,8 @@ BEST_MODEL, CONFIG, HISTORY, METRICS, PREDICTIONS = (
     "metrics.json",
     "predictions.csv",
 )
+# What a run has printed, with the time of each line.
+LOG = "log.txt"
 # Lies beside an adapter where it was asked for: by what its task is recognised (utils/training/routing.py).
 CENTROIDS = "centroids.pt"
 # What importances of parameters begin with, which lie beside a model as fisher-b10.pt or mas-b10.pt (utils/training/fisher.py).

@@ -16,7 +16,7 @@ from utils.methods import task_folder
 
 # Flags that say where and how fast a run is made, or what it is called, not what comes out of it (but for rounding).
 WITHOUT_EFFECT = (
-    *("experiment", "trial_of", "output_root", "cpu", "num_workers", "overwrite", "keep_last"),
+    *("experiment", "trial_of", "output_root", "cpu", "num_workers", "overwrite", "keep_last", "log_with"),
     *("no_speech_cache", "speech_cache", "speech_cache_precision"),
 )
 # Flags that came later, with what they amount to in the runs before.

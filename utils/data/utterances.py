@@ -75,8 +75,13 @@ class Corpus:
         """The corpus without the utterances of some sessions (texts), which stay in its ``sessions``, and so in its folds.
 
         Raises:
-            UserError: if it has no such session.
+            UserError: if it has no such session, or comes with splits.
         """
+        if sessions and self.given_splits:
+            raise UserError(
+                f"--withdraw {sessions[0]}: {self.name} comes with splits of its own, and its sessions are not told apart: "
+                "take their rows out of its metadata"
+            )
         known = list(map(str, self.sessions))
         for session in sessions:
             if session not in known:

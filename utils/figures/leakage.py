@@ -58,9 +58,14 @@ def draw_leakage(runs, table, passes, folder):
     figures = {"roc": partial(draw_roc, runs, table, passes)}
     rows = set(table[table["question"] == SESSION]["experiment"])
     found = [run for run in runs if run.train_half is None and run.experiment in rows]
-    if found:
-        found.sort(key=lambda run: [*METHODS].index(run.method))
-        results = Results(found, list(dict.fromkeys(run.experiment for run in found)), ())
+    found.sort(key=lambda run: [*METHODS].index(run.method))
+    results = None
+    try:
+        results = found and Results(found, list(dict.fromkeys(run.experiment for run in found)), ())
+    except UserError as reason:
+        yield f"plane, samplers: not drawn, {reason}"
+    if results:
+        yield from (f"plane, samplers: {line}" for line in results.left_out)
         for which, orders in pages(results.orders).items():
             figures[f"plane{which}"] = partial(draw_plane, results, table, orders, SESSION)
             figures[f"plane_utterance{which}"] = partial(draw_plane, results, table, orders, UTTERANCE)
@@ -157,7 +162,7 @@ def draw_plane(results, table, orders, question):
                 continue
             _draw_points(axis, results, points, styles)
             axis.axhline(0.5, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
-            axis.set_title(f"{order[0]}, then {order[-1]}" if group == ALL else f"{rarest}, the rarest emotion of {order[0]}")
+            axis.set_title(", then ".join(order) if group == ALL else f"{rarest}, the rarest emotion of {order[0]}")
             axis.set_ylabel(f"membership AUC on {order[0]}")
         column[-1].set_xlabel(f"BWT, {METRIC_TITLE}")
     if not shown:
@@ -264,6 +269,8 @@ def draw_samplers(results, table):
                 at = at[at["group"] == (EMOTION if name else ALL)]
                 if score and len(at):
                     points.append((at["auc"].iat[0], score.mean, markers[sampler]))
+            if not points:
+                continue
             colour = colours[name] if name else BLACK
             axis.plot(*zip(*((x, y) for x, y, _ in points)), "-", color=colour, linewidth=0.6 if name else 1.2)
             for x, y, marker in points:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from utils.data import SPLITS
 from utils.identity import differences
 from utils.leakage.attacks import ATTACKS, FEWEST_ONLINE, lira_offline, lira_online, offset, rmia, threshold
 from utils.leakage.measures import auc, balanced_accuracy, epsilon_bound, session_auc, tpr_at
@@ -27,10 +28,15 @@ COLUMNS = (
     *MEASURES,
     "floor",
 )
+# Splits of what --train_half left out of the training split, and of sessions that --withdraw left out of all; the latter are a
+# group too.
+LEFT_OUT, WITHDRAWN = "left_out", "withdrawn"
 # The split of members, and those of non-members.
-TRAIN, OTHERS = "train", {SESSION: "test", UTTERANCE: "left_out"}
+TRAIN, OTHERS = "train", {SESSION: "test", UTTERANCE: LEFT_OUT}
 # Names of ranges of draws, and where each but the first begins.
 DRAWS, DRAWS_BEGIN = ("0", "1", "2 to 4", "5 to 16", "over 16"), (1, 2, 5, 17)
+# This share of the utterances is left out of the utterance question where no other model was trained on them, or all were.
+MAY_LACK = 0.01
 # Of the highest scores this share is guessed to be members, and of the lowest to be none, for the bound of ε.
 GUESSED = 0.1
 # All bounds of a row's ε hold together with this confidence; that of the controls' intervals.
@@ -100,11 +106,12 @@ def report_table(runs, passes):
         records += _records(about | {"when": AFTER}, found)
         if METHODS[found[0].run.method].how == SEQUENCE and tested != found[0].run.task:
             starts = [start_of(model.run, runs) for model in found]
-            before = {start.path: models[start.path, tested] for start in starts if start and (start.path, tested) in models}
-            records += _records(about | {"when": BEFORE}, list(before.values()))
-            if len(before) < len(found):
+            here = [start.path for start in starts if start and (start.path, tested) in models]
+            # Several may have started from one model.
+            records += _records(about | {"when": BEFORE}, [models[path, tested] for path in dict.fromkeys(here)])
+            if len(here) < len(found):
                 lines.append(
-                    f"{key[1]} ({key[3]}), before: {len(found) - len(before)} of {len(found)} starting models are not here"
+                    f"{key[1]} ({key[3]}), before: {len(found) - len(here)} of {len(found)} starting models are not here"
                 )
     return pd.DataFrame(records, columns=COLUMNS), lines
 
@@ -185,9 +192,13 @@ def _attack(question, pairs, tested, runs, passes):
         scores = {name: of[here] for name, of in attack(phi, split, target).items()}
         splits = split[target][here]
         members, others = splits == TRAIN, splits == OTHERS[question]
+        # The coins of an utterance may fall alike in all other models, which tells nothing of this model's coin.
+        lacking = ~np.isfinite(list(scores.values())).all(axis=0)
+        if question == UTTERANCE and lacking[members | others].mean() <= MAY_LACK:
+            members, others = members & ~lacking, others & ~lacking
         whole = {name: of for name, of in scores.items() if np.isfinite(of[members | others]).all()}
         lacks = [which for which, of in (("members", members), ("others", others)) if np.isnan(scores["offset"][of]).any()]
-        needs |= _needs(question, lacks, [run for run, _ in pairs])
+        needs |= _needs(question, lacks, [run for run, _ in pairs], has_folds=not set(table["session"]) <= set(SPLITS))
         own = table.set_index("segment_id").loc[ids[here]]
         texts = (splits, own["label"].to_numpy(dtype=str), own["session"].to_numpy(dtype=str))
         drawn = _draws(run, tested, runs, passes)
@@ -227,7 +238,7 @@ def attack(phi, split, target):
     return scores
 
 
-def _needs(question, lacks, runs):
+def _needs(question, lacks, runs, has_folds):
     """What attacks need that could not be made on a model, ``{need: what its family has, for the names of the families}``."""
     needs = {}
     compared = f"{ATTACKS['offset']}, {ATTACKS['lira_offline']} and {ATTACKS['rmia']}"
@@ -243,10 +254,11 @@ def _needs(question, lacks, runs):
         ] = ""
     if question == SESSION and "members" in lacks:
         missing = sorted(set(range(runs[0].config["k_fold"])) - {run.fold for run in runs})
+        lacking = f" without folds {', '.join(map(str, missing))}" if missing else ""
         needs[
             f"Session question: {compared} need the folds in which members are out, in test or validation; there is none for "
             "some members of"
-        ] = f" without folds {', '.join(map(str, missing))}" if missing else ""
+        ] = lacking if has_folds else " with splits of its corpus's own"
     if len(runs) < FEWEST_ONLINE:
         needs[
             f"{question.capitalize()} question: {ATTACKS['lira_online']} needs {FEWEST_ONLINE} models; there are fewer of"
@@ -258,7 +270,7 @@ def _draws(run, tested, runs, passes):
     """How often the sampler drew each utterance up to the best epoch, a Series by segment_id; None where it is not known.
 
     The draw depends on labels, seed and epoch alone, and is repeated. Of a corpus that was learned before it is that of the run
-    which learned it.
+    which learned it; not of methods that draw some of its utterances again.
     """
     if run is None or run.path not in passes:
         return None
@@ -266,6 +278,8 @@ def _draws(run, tested, runs, passes):
     if arguments.get("epsilon") is not None:  # which draws by another rule, all alike
         return None
     if METHODS[run.method].in_order and tested != run.task:
+        if METHODS[run.method].keeps_data:
+            return None
         return _draws(start_of(run, runs), tested, runs, passes)
     from utils.data.batches import BalancedBatchSampler
 
@@ -308,7 +322,8 @@ def _groups(models):
         )
     for index, name in enumerate(DRAWS):
         yield DRAWN, name, lambda model, index=index: (_drawn(model, index), model.others)
-    # A session that was withdrawn is compared as if it had been trained on.
+    # A session that was withdrawn is compared as if it had been trained on, by itself and with all that were.
+    yield WITHDRAWN, WITHDRAWN, lambda model: (model.split == WITHDRAWN, model.others)
     for session in sorted({session for model in models for session in model.session[_trained_or_withdrawn(model)]}):
         yield (
             OF_SESSION,
@@ -318,7 +333,7 @@ def _groups(models):
 
 
 def _trained_or_withdrawn(model):
-    return model.members | (model.split == "withdrawn")
+    return model.members | (model.split == WITHDRAWN)
 
 
 def _drawn(model, index):
@@ -404,6 +419,8 @@ def null_table(runs, passes):
     for (key, _), family in _families([run for run in runs if run.train_half is not None], passes).items():
         for tested in family[0].sequence:
             tables = [passes[run.path][passes[run.path]["task"] == tested] for run in family]
+            if any(table.empty for table in tables):
+                continue  # the report says of it
             of_untrained = found["untrained", key, tested]["threshold"]
             for table in tables:
                 members, others = (table["phi_untrained"][table["split"] == split] for split in (TRAIN, OTHERS[UTTERANCE]))

@@ -82,8 +82,8 @@ def epsilon_bound(right, guesses, confidence=0.999):
     """A lower bound of ε from guesses which utterances were in training (Steinke et al. 2023, Privacy Auditing with One Run).
 
     Each utterance was in with probability ½, independently, and which are guessed is chosen without knowing. If training is
-    ε-differentially private, P[``right`` or more are right] ≤ P[Bin(guesses, e^ε / (1 + e^ε)) ≥ right]. Of (ε, δ) with a small
-    δ it holds but for a term of about that size times the utterances, which is not counted here.
+    ε-differentially private, P[``right`` or more are right] ≤ P[Bin(guesses, e^ε / (1 + e^ε)) ≥ right]. Of (ε, δ) it holds but
+    for a further term, at most 2 δ times the utterances, which is not counted here.
 
     Returns:
         The largest ε that would make this probability 1 − ``confidence`` or less; 0 where there is none.

@@ -12,14 +12,12 @@ from utils.data import SPLITS
 from utils.errors import UserError
 from utils.files import BEST_MODEL, MEMBERSHIP, write_text
 from utils.identity import fold_digest, told_fold
-from utils.leakage.families import row_of, start_of
+from utils.leakage.families import LEFT_OUT, WITHDRAWN, row_of, start_of
 
 # torch and all that is built on it are imported within functions: runs are found and named without it.
 
 TEXTS = ("task", "segment_id", "session", "split", "label")
 COLUMNS = (*TEXTS, "phi", "phi_untrained")
-# Splits of those that --train_half left out of the training split, and of sessions that --withdraw left out of all.
-LEFT_OUT, WITHDRAWN = "left_out", "withdrawn"
 # Flags, beside those that shape the model, on which the scores of a model depend that was not trained.
 OF_INPUTS = ("max_text_len", "max_seq_len", "mixed_precision", "no_speech_cache", "speech_cache_precision")
 
@@ -62,7 +60,9 @@ def _run_of(name, runs, output_root):
         for run in runs:
             if run.path.samefile(path):
                 return run
-        raise UserError(f"{name} is no finished run of one model under --output_root {output_root}: name the folder it lies in")
+        raise UserError(
+            f"{name} is no finished run of one model under --output_root {output_root}, or it is a trial: name another"
+        )
     exported = read_export(path)
     for run in runs:
         if all(run.config[fact] == exported.facts[fact] for fact in ("method", "task", "fold", "seed")):
@@ -142,12 +142,18 @@ def _corpora_here(run, changes, read):
 
 
 def _kept(run, names):
-    """membership.csv of a run; None where it is not there, or lacks a corpus that is here now."""
-    path = run.path / MEMBERSHIP
-    if not path.exists():
+    """membership.csv of a run; None where it is not there, is not whole, or lacks a corpus that is here now."""
+    types = {name: str if name in TEXTS else float for name in COLUMNS}
+    try:
+        table = pd.read_csv(run.path / MEMBERSHIP, usecols=COLUMNS, dtype=types, keep_default_na=False)
+    except (OSError, ValueError):
         return None
-    table = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False)
-    return table if set(names) <= set(table["task"]) else None
+    counts = table.groupby(["task", "split"]).size()
+    for name in {*names, *table["task"]}:
+        splits = run.config["corpora"].get(name, {}).get("splits", {})
+        if not splits or any(counts.get((name, split), 0) != splits[split]["utterances"] for split in SPLITS):
+            return None
+    return table
 
 
 def _take(run, names, changes, untrained):

@@ -115,8 +115,9 @@ def _leakage(run_folder, digest):
 
 
 def _require_no_contradiction(run_folder, facts):
-    """Raise UserError if what was measured cannot be true of a model with the ε that is claimed."""
-    bounds = [row["epsilon_bound"] for row in facts["leakage"] or () if row["epsilon_bound"] is not None]
+    """Raise UserError if what was measured cannot be true of a model with the ε that is claimed, which is of its last task."""
+    of_task = [row["epsilon_bound"] for row in facts["leakage"] or () if row["tested"] == facts["task"]]
+    bounds = [bound for bound in of_task if bound is not None]
     claimed = (facts["privacy"] or {}).get("epsilon")
     if claimed is not None and max(bounds, default=0) > claimed:
         raise UserError(

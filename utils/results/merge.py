@@ -100,7 +100,7 @@ def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, spee
         "task": "+".join(sequence),
         "sequence": sequence,
         "corpora": folds,
-        "withdrawn": one.get("withdrawn", {}) | other.get("withdrawn", {}),
+        "withdrawn": _withdrawn_of_both(one, other),
         "synthetic": one["synthetic"] or other["synthetic"],
         "arguments": arguments,
         # Nothing was measured of the mean.
@@ -118,6 +118,15 @@ def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, spee
         for name, why in DIFFERING.items()
         if one[name] != other[name]
     ]
+
+
+def _withdrawn_of_both(one, other):
+    """``withdrawn`` of exported facts: of each corpus what all of the two that were trained on it had left out."""
+    told = one.get("withdrawn", {}) | other.get("withdrawn", {})
+    heard = [(of.get("withdrawn", {}), {*of["sequence"], *of["corpora"]}) for of in (one, other)]
+    return {
+        name: of for name, of in told.items() if all(left_out.get(name) == of for left_out, names in heard if name in names)
+    }
 
 
 @one_line_errors

@@ -11,7 +11,7 @@ probability that they rank a used one above an unused one: .5 is guessing, 1 is 
 # By the questions of leakage.py.
 QUESTIONS = {
     "session": """*Session*: was this recording session used in training? This model was asked about its training sessions and \
-about its test sessions, which are of other people.""",
+about its test sessions, which are of other people, unless the corpus came with splits that share them.""",
     "utterance": """*Utterance*: was this one recording used, of people who are in the training data? Other models with the \
 same settings were asked, each trained on a random half of the recordings.""",
 }
@@ -24,7 +24,7 @@ ATTACKS = {
     "rmia": "probability relative to other recordings and other models (RMIA)",
 }
 HEADER = (
-    *("tested on", "question", "attack by", "models", "recordings used / not used", "AUC (95 % interval)"),
+    *("tested on", "question", "attack by", "models", "recordings used / not used, summed over models", "AUC (95 % interval)"),
     *("used ones found at 1 % false alarms", "at .1 %"),
 )
 NOT_TRIED = """Not tried: rebuilding voices or transcripts from the weights, guessing what else is true of a speaker, attacks \
@@ -40,7 +40,7 @@ def privacy_section(facts, with_centroids=False):
     if with_centroids:
         parts.append(OF_CENTROIDS)
     if private := facts.get("privacy"):
-        parts.append(_differential_privacy(facts["task"], private))
+        parts.append(_differential_privacy(facts, private))
     if not (measured := facts.get("leakage")):
         return "\n\n".join([*parts, NOT_MEASURED])
     asked = [text for question, text in QUESTIONS.items() if any(row["question"] == question for row in measured)]
@@ -61,10 +61,13 @@ def _cells(row, stamp):
     )
 
 
-def _differential_privacy(task, private):
+def _differential_privacy(facts, private):
+    task, before = facts["task"], ", ".join(facts["sequence"][:-1])
+    start = f" What was learned before, of {before}, has an ε of its own, that of the model it started from." * bool(before)
     return f"""The weights were trained with differential privacy, ε = {private["epsilon"]:g} and δ = {private["delta"]:g}, \
 for single utterances of the training split of {task}: DP-SGD with noise multiplier {private["noise_multiplier"]:.4g}, \
 clipping norm {private["clip"]:g}, sampling rate {private["sample_rate"]:.4g} and {private["steps"]:,} steps, by the \
 {private["accountant"].upper()} accountant of opacus {private["opacus"]}. A speaker or a session has many utterances and is \
-not covered as a whole: that a session was used may be told better than ε suggests. The scores above, the number of \
-utterances, the classes and their weights are outside ε too."""
+not covered as a whole: that a session was used may be told better than ε suggests. Of several files that were trained on the \
+same recordings the ε add up, and settings that were chosen by trials on them are not covered. The scores above, the number of \
+utterances, the classes and their weights are outside ε too.{start}"""

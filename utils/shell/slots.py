@@ -26,7 +26,8 @@ LATEST = 10
 def say_progress(done, total, seconds, slots):
     """Print how many commands are done, and how long the others will take, from the seconds that the latest ones took."""
     left = sum(seconds) / len(seconds) * (total - done) / slots
-    about = f", about {left / 60:.0f} min left" if done < total else ""
+    time_left = f"{left / 60:.0f} min" if left < 6000 else f"{left / 3600:.0f} h"
+    about = f", about {time_left} left" if done < total else ""
     print(f"{done} of {total} runs are done{about}", file=sys.stderr, flush=True)
 
 

@@ -5,7 +5,7 @@ set -f  # FOLDS and their like hold words, no patterns
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 source "$repository/utils/shell/interruptible.sh"
 find_python || [ -n "${DRY_RUN:-}" ] || asks_for_help "$@" || no_python
-runs=0
+runs=0 total= arguments=("$@")
 [ -z "${RUN_INDEX:-}" ] || trap '[ $? != 0 ] || [ "$runs" -gt "$RUN_INDEX" ] || fail "index $RUN_INDEX, and $0 has $runs runs"' EXIT
 
 # set_steps KIND: what a method of a kind trains, as flags, in order. A sequence's first step is the start's, and so is joint's.
@@ -45,6 +45,10 @@ sweep() {
     "$PYTHON" "$script" --help
     exit
   fi
+  # Counted once, by a dry run of the whole script: runs tell by it how long the sweep will take.
+  [ -n "${DRY_RUN:-}${RUN_INDEX:-}$total" ] || total=$(
+    DRY_RUN=1 FOUND_PYTHON=$PYTHON bash "$0" ${arguments[@]+"${arguments[@]}"} </dev/null | wc -l
+  )
   kind=$(methods "$2")
   kind=${kind%% *}
   [ -n "${ORDER:-}" ] || [ "$kind" != joint ] || local TASKS=joint
@@ -83,8 +87,9 @@ sweep() {
           echo
           continue
         fi
-        # LAUNCH is several words, such as "accelerate launch --num_processes 4"; PYTHON may hold a space.
+        [ -z "$total" ] || export SWEEP_RUN="$runs of $((total))"
         code=0
+        # LAUNCH is several words, such as "accelerate launch --num_processes 4"; PYTHON may hold a space.
         interruptible ${LAUNCH:-"$PYTHON"} "${run[@]}" || code=$?
         if [ "$code" = "$RESUMABLE" ]; then
           say_interrupted "$@"

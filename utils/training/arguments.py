@@ -1,10 +1,12 @@
 """The flags that all training scripts share: the published ones with their defaults, and ours."""
 
 import argparse
+import importlib.util
 import shlex
 from contextlib import suppress
 
 from utils.data import SECONDS, is_corpus_name
+from utils.data.corpus import find_corpus
 from utils.errors import UserError
 from utils.flags import (
     Parser,
@@ -27,6 +29,8 @@ TEXT_MODEL = "skt/kobert-base-v1"
 SPEECH_MODEL = "facebook/wav2vec2-base-960h"
 # In what order and how often training draws utterances (utils/data/batches.py).
 SAMPLERS = ("balanced", "weighted_loss", "capped")
+# Packages that --log_with can name (utils/training/progress.py).
+TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 def corpus_name(text):
@@ -93,7 +97,8 @@ def training_parser(description, *methods):
         type=word,
         nargs="+",
         metavar="SESSION",
-        help="leave sessions of --task out of every split, or, as TASK/SESSION, of another; folds stay the whole corpus's",
+        help="leave sessions of --task out of every split, or, as TASK/SESSION, of another (so named run scripts can "
+        "pass them on); folds stay the whole corpus's",
     )
     run.add_argument("--overwrite", action="store_true", help="delete an existing run in this folder and restart")
     run.add_argument("--keep_last", action="store_true", help="keep last_checkpoint.pt when the run is done")
@@ -141,6 +146,11 @@ def _add_places_and_machine(parser):
         "--micro_batch_size",
         type=positive_int,
         help="per-device micro-batch size (gradient accumulation): less memory, the same gradient but for dropout's masks",
+    )
+    machine.add_argument(
+        "--log_with",
+        choices=TRACKERS,
+        help="also write losses, scores, learning rate and GPU memory for this tracker, offline, under --output_root",
     )
 
 
@@ -225,6 +235,8 @@ def parse_training_args(parser, argv=None):
         parser.error("--cap K goes with --sampler capped, and that with it")
     if args.labels and len(set(args.labels)) < max(len(args.labels), 2):
         parser.error("--labels: two or more, each once")
+    if args.log_with and importlib.util.find_spec(args.log_with) is None:
+        parser.error(f"--log_with {args.log_with}: 'pip install {args.log_with}' installs it")
     return args
 
 
@@ -256,7 +268,7 @@ def complete(args, method):
         raise UserError(f"--with goes with --task {JOINT}")
     if len(set(args.sequence)) < max(len(args.sequence), 2 if how != ALONE else 1):
         raise UserError(f"--task {args.task}: {', '.join(args.sequence)} are to be several corpora, each once")
-    args.withdraw = sorted({_named_session(text, args) for text in args.withdraw or ()}) or None
+    args.withdraw = sorted({_named_session(text, args) for text in args.withdraw or ()} - {None}) or None
     return args
 
 
@@ -266,9 +278,13 @@ def half_of(args):
 
 
 def _named_session(text, args):
-    """SESSION or TASK/SESSION → TASK/SESSION."""
-    if text.partition("/")[0] in args.sequence:
+    """SESSION or TASK/SESSION → TASK/SESSION; None of a corpus that is none of this run's: run scripts pass on one list."""
+    task, slash, _ = text.partition("/")
+    if task in args.sequence:
         return text
+    with suppress(UserError):
+        if slash and find_corpus(args.data_root, task):
+            return None
     if args.task == JOINT:
         raise UserError(f"--withdraw {text}: say of which corpus, as {args.sequence[0]}/{text}")
     return f"{args.task}/{text}"

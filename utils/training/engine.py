@@ -31,10 +31,13 @@ from utils.errors import UserError
 from utils.files import BEST_MODEL, LAST_CHECKPOINT
 from utils.methods import JOINT
 from utils.metrics import AVERAGES, calibration_error, f1_scores, fit_temperature, softmax, test_scores
+from utils.training.progress import signs_of_failure, time_left
 from utils.training.strategy import Strategy
 
 # Steps after which GPUs are asked whether all losses were finite; processors after each.
 STEPS_BETWEEN_CHECKS = 20
+# Between lines on the progress of an epoch, where there is no terminal for a bar.
+SECONDS_BETWEEN_LINES = 300
 
 
 @dataclass(frozen=True)
@@ -216,8 +219,11 @@ def train_one_epoch(run, training, epoch):
     # in every step would make the processor wait for it.
     losses, terms, penalties = torch.zeros(3, len(sampler), device=accelerator.device)
     adds = False
+    started = told = time.monotonic()
+    tracked = 0
+    bar = progress_bar(run, training.loader, f"epoch {epoch}", total=len(sampler))
     model.train()
-    for step, batch in enumerate(progress_bar(run, training.loader, f"epoch {epoch}", total=len(sampler))):
+    for step, batch in enumerate(bar):
         global_size = sampler.global_size(step)
         training.optimizer.zero_grad()
         parts = micro_batches(batch, run.args.micro_batch_size)
@@ -237,9 +243,22 @@ def train_one_epoch(run, training, epoch):
             strategy.after_step()
         done = step + 1
         if accelerator.device.type == "cpu" or done % STEPS_BETWEEN_CHECKS == 0 or done == len(sampler):
-            require_finite(run, training, "loss", accelerator.reduce(losses[:done]))
+            sums = accelerator.reduce(losses[:done])
+            require_finite(run, training, "loss", sums)
             if adds:
                 require_finite(run, training, "penalty", accelerator.reduce(terms[:done]) + penalties[:done])
+            if accelerator.trackers:
+                for number, loss in enumerate(sums[tracked:].tolist(), tracked):
+                    accelerator.log({"loss": loss / sampler.global_size(number)}, (epoch - 1) * len(sampler) + number + 1)
+                tracked = done
+            now = time.monotonic()
+            if bar.disable and now - told > SECONDS_BETWEEN_LINES:
+                told, whole = now, (now - started) / done * len(sampler)
+                mean = sums.sum().item() / sum(map(sampler.global_size, range(done)))
+                run.print(
+                    f"epoch {epoch:>2}/{run.args.num_epochs}, step {done:,} of {len(sampler):,}: loss {mean:.4f}"
+                    f"{time_left(run, epoch - 1 + done / len(sampler), whole)}"
+                )
     means = {"train_loss": accelerator.reduce(losses.sum()).item() / sum(map(sampler.global_size, range(len(sampler))))}
     if adds:
         means["penalty"] = (accelerator.reduce(terms) + penalties).mean().item()
@@ -310,12 +329,13 @@ def train(run, model, tasks, strategy=None):
     if training.restore(run, model):
         run.print(f"{run.path / LAST_CHECKPOINT}: resuming after epoch {training.epoch} of {args.num_epochs}")
     else:
-        run.log_epoch({"epoch": 0, "train_loss": None, **_validation_scores(run, model, tasks)})
-    done = training.epoch
+        _log_epoch(run, training, {"epoch": 0, "train_loss": None, **_scores(_validate(run, model, tasks))})
+    done, only_classes, warned = training.epoch, [], set()
     epochs = range(done + 1, args.num_epochs + 1)
     for epoch in progress_bar(run, epochs, "epochs", leave=True, total=args.num_epochs, initial=done):
         started = time.perf_counter()
-        row = {"epoch": epoch, **train_one_epoch(run, training, epoch), **_validation_scores(run, model, tasks)}
+        means, valid = train_one_epoch(run, training, epoch), _validate(run, model, tasks)
+        row = {"epoch": epoch, **means, **_scores(valid)}
         if not all(np.isfinite(value) for value in row.values()):
             raise UserError(
                 f"epoch {epoch}: the validation loss is not finite ({row}); take a lower --lr under another --exp_name (or "
@@ -325,12 +345,17 @@ def train(run, model, tasks, strategy=None):
         training.epoch, score = epoch, training.score(row)
         if score > training.best_score:
             training.best_epoch, training.best_score = epoch, score
-        run.log_epoch(row)
+        _log_epoch(run, training, row)
         # Before best_model.pt: a run that is killed between the two writes it from the checkpoint.
         training.save(run, model)
         if training.best_epoch == epoch:
             run.save_best(model)
-        run.print(_epoch_line(row, args.num_epochs, _validated(run, tasks), training.best_epoch))
+        run.print(f"{_epoch_line(row, args.num_epochs, _validated(run, tasks), training.best_epoch)}{time_left(run, epoch)}")
+        only_classes.append(_only_class(run, valid[args.task]))
+        for kind, sign in signs_of_failure([row["train_loss"] for row in run.history[1:]], only_classes).items():
+            if kind not in warned:
+                warned.add(kind)
+                run.print(sign)
     run.load_best(model)
     strategy.after_task(run, model, dataset)
     return training.best_epoch
@@ -404,10 +429,31 @@ def progress_bar(run, iterable, description, leave=False, **settings):
     return tqdm(iterable, desc=description, leave=leave, disable=disable, **settings)
 
 
-def _validation_scores(run, model, tasks):
+def _log_epoch(run, training, row):
+    """Add an epoch's row to history.csv, and tell the trackers."""
+    run.log_epoch(row)
+    values = {name: value for name, value in row.items() if value is not None}
+    values["lr"] = training.optimizer.param_groups[0]["lr"]
+    if run.accelerator.device.type == "cuda":
+        values["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    run.accelerator.log(values, row["epoch"] * len(training.sampler))
+
+
+def _validate(run, model, tasks):
+    """Evaluations of the validation splits, ``{name: Evaluation}``, with ``joint`` for their pool."""
     results = {name: evaluate(run, model, task.splits["valid"], f"valid {name}") for name, task in tasks.items()}
     if run.args.task == JOINT:
         results[JOINT] = Evaluation.pooled(results.values())
+    return results
+
+
+def _only_class(run, result):
+    """The class that is predicted for every utterance of an Evaluation, None for several, or where the labels are of one."""
+    predicted = set(result.predicted)
+    return run.labels[predicted.pop()] if len(predicted) == 1 < len(set(result.labels)) else None
+
+
+def _scores(results):
     scores = {}
     for name, result in results.items():
         scores[f"{name}_valid_loss"] = result.loss

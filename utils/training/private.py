@@ -8,7 +8,8 @@ epochs. The epochs are fixed and the last one is taken: a choice by validation s
 ε and δ bound what the trained parameters tell about one **utterance** of this run's training split. A speaker or a session
 has hundreds of utterances and is not protected as a whole. Not covered are the size of the split; the names of the classes and
 their weights, which are to be public; the validation and test splits, of which history.csv, metrics.json (its temperature too)
-and predictions.csv tell; and train_loss in history.csv, which has no noise.
+and predictions.csv tell; the training loss in history.csv, log.txt and what --log_with writes, which has no noise; and a choice
+of settings by trials on the same recordings. Of several models that were trained on them, as of other seeds, the ε add up.
 
 Draws and noise follow from a random number that is drawn when a run starts, and not from --seed, which everybody is told: who
 can repeat the noise can take it off. It is kept in last_checkpoint.pt, so that a killed run repeats itself, and removed with it

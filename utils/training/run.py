@@ -3,6 +3,7 @@
 best_model.pt      what the method trained, as a plain state dict of tensors
 config.json        what is needed to rebuild the rest, or to refuse a wrong base
 history.csv        one row per epoch
+log.txt            what was printed, with times
 metrics.json       test scores of each task that the model knows; written last, so it marks a finished run
 predictions.csv    the test splits, one row per utterance
 
@@ -10,11 +11,14 @@ An unfinished run also has last_checkpoint.pt, from which it resumes. A lock bes
 """
 
 import os
+import shutil
 import signal
 import sys
 import threading
 import uuid
+import warnings
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +37,7 @@ from utils.files import (
     IMPORTANCES,
     LAST_CHECKPOINT,
     LEAKAGE,
+    LOG,
     MEMBERSHIP,
     METRICS,
     PREDICTIONS,
@@ -50,30 +55,13 @@ from utils.methods import JOINT, METHODS, joint_folder, task_folder
 from utils.training.arguments import complete
 from utils.training.checkpoints import read_config, read_file, read_state
 from utils.training.facts import present_facts, require_known_tokens, require_room, run_facts
+from utils.training.progress import start_tracker, tensorboard_folder
 
 ENCODERS = ("text_model", "speech_model")  # flags that are a folder or a hub name
 HINT = "name another --exp_name, or --overwrite"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Of the GPU's allocator, of CUDA where another process has the memory, of its libraries, and of the CPU's allocator.
 NO_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
-
-
-def refuse_lack_of_memory(error):
-    """Shorten a RuntimeError that says that memory ran out.
-
-    Raises:
-        UserError: if it is one.
-    """
-    if not any(words in str(error) for words in NO_MEMORY):
-        return
-    beside = os.environ.get("RUNS_PER_GPU", "1")
-    if beside != "1":
-        raise UserError(
-            f"out of memory with RUNS_PER_GPU={beside}: with fewer runs on each GPU the same command resumes"
-        ) from None
-    raise UserError(
-        f"out of memory: a smaller --micro_batch_size needs less. Dropout then draws other masks, so it is another run: {HINT}"
-    ) from None
 
 
 class Run:
@@ -104,6 +92,7 @@ class Run:
         self.history, self.labels, self.id = [], [], None
         self._resumes = self._resumable = False
         self._lock, self._made, self._handlers = None, [], {}
+        self._started, self._unlogged = False, []
         without_gpu = not args.cpu and not torch.cuda.is_available()
         if without_gpu:
             require_granted_gpu(os.environ, torch.version.cuda)
@@ -115,8 +104,7 @@ class Run:
             # A fallback must be said to Accelerator, or each of several processes takes itself for the first.
             self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=self.precision)
         except RuntimeError as error:  # other processes may have filled the GPU
-            refuse_lack_of_memory(error)
-            raise
+            raise _out_of_memory(error) or error from None
         if not on_cpu:
             torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
         processes = self.accelerator.num_processes
@@ -130,11 +118,18 @@ class Run:
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # signals reach no other
             self._handlers = {number: signal.signal(number, self._leave) for number in SIGNALS}
+        self._show_warning, warnings.showwarning = warnings.showwarning, self._warn
         return self
 
     def __exit__(self, kind, error, traceback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        warnings.showwarning = self._show_warning
+        ended_by = _out_of_memory(error) or error
+        if error is not None:
+            self._log(f"{'error' if isinstance(ended_by, UserError) else kind.__name__}: {ended_by}")
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         if self._lock is not None:
             if self._lock.is_held():
                 with suppress(OSError):  # a start that was refused leaves nothing
@@ -143,8 +138,8 @@ class Run:
             for folder in self._made:
                 with suppress(OSError):
                     folder.rmdir()
-        if isinstance(error, RuntimeError):
-            refuse_lack_of_memory(error)
+        if ended_by is not error:
+            raise ended_by from None
 
     def _leave(self, number, frame):
         """End the process at once: files are written whole, and an interrupted epoch is repeated."""
@@ -153,6 +148,7 @@ class Run:
         if self.accelerator.is_main_process:
             without = " without --overwrite" if self.args.overwrite else ""
             resumes = f": the same command{without} resumes after the last whole epoch" if self._resumable else ""
+            self._log(f"{signal.Signals(number).name}{resumes}")
             with suppress(OSError):
                 os.write(2, f"\n{signal.Signals(number).name}{resumes}\n".encode())
         os._exit(RESUMABLE if self._resumable else 128 + number)
@@ -161,6 +157,22 @@ class Run:
         """Print a line once, whatever the number of processes; unlike ``print`` it leaves progress bars whole."""
         if self.accelerator.is_main_process and not self.quiet:
             tqdm.write(printable(line))
+            self._log(line)
+
+    def _log(self, line):
+        """Add a line to log.txt: from ``start`` on, for until then the run may be refused, and its folder another's."""
+        if not self.accelerator.is_main_process:
+            return
+        line = " ".join(printable(line).splitlines())
+        self._unlogged.append(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+        if self._started and self._lock.is_held():
+            with suppress(OSError), open(self.path / LOG, "a", encoding="utf-8") as file:
+                file.writelines(self._unlogged)
+                self._unlogged = []
+
+    def _warn(self, message, category, *where):
+        self._show_warning(message, category, *where)
+        self._log(f"{category.__name__}: {message}")
 
     def is_finished(self):
         """Is this very run done already? It is then skipped, and said so; otherwise its folder is this process's own.
@@ -310,10 +322,14 @@ class Run:
             now = {name: config[name] for name in ("started", "commit", "versions", "machine", "arguments")}
             self._write(CONFIG, as_json(begun | {"continued": [*begun.get("continued", []), now]}))
         elif self.accelerator.is_main_process:
-            former = (METRICS, PREDICTIONS, HISTORY, LAST_CHECKPOINT, BEST_MODEL, CENTROIDS, BUFFER, MEMBERSHIP, LEAKAGE)
+            former = (METRICS, PREDICTIONS, HISTORY, LAST_CHECKPOINT, BEST_MODEL, CENTROIDS, BUFFER, MEMBERSHIP, LEAKAGE, LOG)
             for path in (*former, *self._importances()):
                 (self.path / path).unlink(missing_ok=True)
+            shutil.rmtree(tensorboard_folder(self), ignore_errors=True)
             self._write(CONFIG, as_json(config))
+        self._started = True
+        if self.args.log_with and self.accelerator.is_main_process:
+            self.accelerator.trackers = [start_tracker(self)]
         self.accelerator.wait_for_everyone()
         trained, total = (config["parameters"][kind] for kind in ("trained", "total"))
         self.print(
@@ -388,6 +404,18 @@ class Run:
                 value = list(map(os.path.abspath, value))
             arguments[name] = value
         return arguments | {"mixed_precision": self.precision}
+
+
+def _out_of_memory(error):
+    """The UserError of an error that says so, None of any other."""
+    if not isinstance(error, RuntimeError) or not any(words in str(error) for words in NO_MEMORY):
+        return None
+    beside = os.environ.get("RUNS_PER_GPU", "1")
+    if beside != "1":
+        return UserError(f"out of memory with RUNS_PER_GPU={beside}: with fewer runs on each GPU the same command resumes")
+    return UserError(
+        f"out of memory: a smaller --micro_batch_size needs less. Dropout then draws other masks, so it is another run: {HINT}"
+    )
 
 
 def precision_name(mixed_precision, device_type):

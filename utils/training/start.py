@@ -160,6 +160,7 @@ def continue_sequence(run):
     start.load_into(model)
     tasks = _tasks_for(run, model, corpora, labels)
     start.require_same_folds(tasks)
+    start.require_same_withdrawn(args, tasks)
     run.start(model, tasks, labels, started_from=start.facts(args.output_root))
     return start, tasks, model, test(run, model, tasks)
 
@@ -238,21 +239,25 @@ class StartingPoint:
             )
 
     def require_same_folds(self, tasks):
-        """Raise UserError if the test or withdrawn sessions of a task are not those that the checkpoint was kept from."""
+        """Raise UserError if the test sessions of a task are not those that the checkpoint was kept from."""
         for name, then in self.config.get("corpora", {}).items():
-            if name not in tasks:
-                continue
-            if told_fold(then) != tasks[name].fold_digest:
+            if name in tasks and told_fold(then) != tasks[name].fold_digest:
                 raise UserError(
                     f"--checkpoint {self.path} was trained on other sessions of {name} than this fold has now, and may have "
                     f"seen the test split: train it again on the corpus in {tasks[name].corpus.root}"
                 )
-            now = {"withdrawn": {name: list(tasks[name].corpus.withdrawn)}}
-            if told_withdrawn(self.config, name) != told_withdrawn(now, name):
+
+    def require_same_withdrawn(self, args, tasks):
+        """Raise UserError if the checkpoint was not kept from just the sessions that ``--withdraw`` names.
+
+        Who has not the recordings of a task need not name its sessions.
+        """
+        for name in self.sequence:
+            named, then = withdrawn_of(args, name), told_withdrawn(self.config, name)
+            if (name in tasks or named) and then != told_withdrawn({"withdrawn": {name: named}}, name):
                 raise UserError(
-                    f"--checkpoint {self.path} was trained without {told_withdrawn(self.config, name)['sessions']} withdrawn "
-                    f"sessions of {name}, and not without just those that --withdraw names now: start from a model that saw "
-                    "none of them"
+                    f"--checkpoint {self.path} was trained without {then['sessions']} withdrawn sessions of {name}, and not "
+                    "without just those that --withdraw names now: start from a model that saw none of them"
                 )
 
     def load_into(self, model):
@@ -324,8 +329,10 @@ def _command_for_start(run, labels=None):
         changes = dict(zip(("exp_name", "experiment"), names), labels=labels or args.labels, overwrite=None)
         same = (*model_class(run.method.model).SETTINGS, "epsilon", "delta", "clip")
         changes |= {name: vars(args).get(name) for name in same}
+        changes["withdraw"] = [text for text in args.withdraw or () if text.startswith(f"{before[0]}/")] or None
         if args.trial_of:  # what starts there is tuned, and not the start
             changes |= {"trial_of": None, "lr": None}
         return command_for(args, starts_from, task=before[0], **changes)
     changes = {"task": before[-1], "after": before[:-1], "sequence": None, "overwrite": None}
+    changes["withdraw"] = [text for text in args.withdraw or () if not text.startswith(f"{args.task}/")] or None
     return command_for(args, run.method.name, same=True, **changes)
