@@ -16,6 +16,7 @@ from utils.data.folds import kept_by_coin
 from utils.errors import UserError
 from utils.leakage import controls, passes
 from utils.leakage.passes import chosen, take_passes, with_models
+from utils.results.combine import combine
 from utils.results.export import export
 from utils.results.runs import find_runs
 
@@ -46,6 +47,13 @@ def loss(phi):
     return np.log1p(np.exp(-phi)).mean()
 
 
+def predicted_phi(run, test):
+    """φ by the probabilities that a run keeps of its test splits."""
+    rows = pd.read_csv(run.path / "predictions.csv").set_index("segment_id").loc[test["segment_id"]]
+    p = np.array([row[f"p_{label}"] for label, (_, row) in zip(test["label"], rows.iterrows())])
+    return np.log(p) - np.log1p(-p)
+
+
 @pytest.mark.parametrize("experiment", ["task_a", "adapter", "adapter_wo_pretraining", "ewc", "joint"])
 def test_a_pass_is_of_the_models_that_training_scored(copy, experiment):
     runs = some_runs(copy, experiment)
@@ -56,7 +64,6 @@ def test_a_pass_is_of_the_models_that_training_scored(copy, experiment):
         assert tuple(table) == passes.COLUMNS and list(table["task"].unique()) == list(run.config["corpora"])
         assert found[run.path].equals(table)
         epochs = pd.read_csv(run.path / "history.csv")
-        predictions = pd.read_csv(run.path / "predictions.csv").set_index("segment_id")
         for task, of in table.groupby("task"):
             sessions = {split: set(of["session"][of["split"] == split]) for split in ("train", "valid", "test")}
             assert sessions == {
@@ -67,9 +74,23 @@ def test_a_pass_is_of_the_models_that_training_scored(copy, experiment):
             assert loss(valid["phi"]) == pytest.approx(run.metrics["valid"][task]["loss"], rel=1e-4)
             if run.config["started_from"] is None:
                 assert loss(valid["phi_untrained"]) == pytest.approx(epochs[f"{task}_valid_loss"][0], rel=1e-4)
-            p = predictions.loc[test["segment_id"]]
-            p = np.array([row[f"p_{label}"] for label, (_, row) in zip(test["label"], p.iterrows())])
-            assert test["phi"].to_numpy() == pytest.approx(np.log(p) - np.log1p(-p), abs=1e-4)
+            assert test["phi"].to_numpy() == pytest.approx(predicted_phi(run, test), abs=1e-4)
+
+
+def test_the_pass_of_a_mean_of_models_is_of_what_was_combined(copy):
+    combine(copy, **MACHINE)
+    runs = some_runs(copy, "wise_ft", "adapter_merged")
+    assert len(runs) == 3 and not some_runs(copy, "adapter_mean")
+    found, lines = take_passes(runs, copy, MACHINE)
+    assert not lines
+    for run in runs:
+        test = found[run.path][found[run.path]["split"] == "test"]
+        assert test["phi"].to_numpy() == pytest.approx(predicted_phi(run, test), abs=1e-4)
+    shutil.copy(folder(copy, "adapter", "KEMDy20") / "best_model.pt", folder(copy, "adapter", "KEMDy19"))
+    for run in runs:
+        (run.path / "membership.csv").unlink()
+    found, lines = take_passes(runs, copy, MACHINE)
+    assert len(found) == 2 and len(lines) == 1 and "not the model that it was made of" in lines[0]
 
 
 def test_rows_stand_in_the_order_of_the_corpus(copy, data_root):

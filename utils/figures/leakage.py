@@ -24,7 +24,18 @@ from utils.figures.style import (
     row_styles,
 )
 from utils.leakage.attacks import ATTACKS
-from utils.leakage.families import AFTER, ALL, EMOTION, SESSION, UTTERANCE, attack_all, row_of, sequence_text, shown_attack
+from utils.leakage.families import (
+    AFTER,
+    ALL,
+    BEFORE,
+    EMOTION,
+    SESSION,
+    UTTERANCE,
+    attack_all,
+    row_of,
+    sequence_text,
+    shown_attack,
+)
 from utils.leakage.measures import FEWEST_FALSE_POSITIVES, roc
 from utils.methods import JOINT, METHODS
 from utils.results.measures import measures
@@ -36,7 +47,6 @@ METRIC, METRIC_TITLE = "f1_macro", "macro F1"
 # Along what rows lie on a line, as ``{symbol: the value of a run, None of those on no line}``.
 KNOBS = {
     "λ": lambda run: run.config["arguments"]["ewc_lambda"] if is_lambda_point(run) else None,
-    "α": lambda run: run.config.get("alpha"),
     "ε": lambda run: run.config["arguments"].get("epsilon"),
 }
 
@@ -145,8 +155,8 @@ def draw_plane(results, table, orders, question):
 
     A point for each row, a column for each order; rows that differ in λ, α or ε alone are on a line.
     """
-    of_question = table[(table["question"] == question) & (table["when"] == AFTER)]
-    of_question = of_question[of_question["attack"] == shown_attack(table, question)]
+    of_question = table[(table["question"] == question) & (table["attack"] == shown_attack(table, question))]
+    before, of_question = (of_question[of_question["when"] == when] for when in (BEFORE, AFTER))
     figure, axes = style.subplots(2, len(orders), PAGE if len(orders) > 1 else COLUMN, 5.2, squeeze=False)
     shown, styles = {}, row_styles(results.rows)
     for column, order in zip(axes.T, orders):
@@ -161,6 +171,7 @@ def draw_plane(results, table, orders, question):
                 axis.axis("off")
                 continue
             _draw_points(axis, results, points, styles)
+            _draw_alpha(axis, results, points, before, order, group, value)
             axis.axhline(0.5, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
             axis.set_title(", then ".join(order) if group == ALL else f"{rarest}, the rarest emotion of {order[0]}")
             axis.set_ylabel(f"membership AUC on {order[0]}")
@@ -196,12 +207,31 @@ def _point(results, table, row, order, group, value):
     run = next((run for run in results.of_row(row) if run.sequence == sequence), None)
     if transfer is None or run is None:
         return None
-    found = table[(table["experiment"] == row) & (table["sequence"] == sequence_text(run)) & (table["tested"] == order[0])]
-    found = found[(found["group"] == group) & (found["value"] == value) & (found["models"] > 0)]
-    if found.empty:
+    found = _found(table, run, order[0], group, value)
+    if found is None:
         return None
-    auc, low, high = found.iloc[0][["auc", "low", "high"]]
+    auc, low, high = found[["auc", "low", "high"]]
     return transfer, auc, None if np.isnan(low) else (low, high)
+
+
+def _found(table, run, tested, group, value):
+    """The row of a table that is of a run's row, or None."""
+    found = table[
+        (table["experiment"] == row_of(run)) & (table["sequence"] == sequence_text(run)) & (table["tested"] == tested)
+    ]
+    found = found[(found["group"] == group) & (found["value"] == value) & (found["models"] > 0)]
+    return None if found.empty else found.iloc[0]
+
+
+def _draw_alpha(axis, results, points, before, order, group, value):
+    """The line of the means of two models' weights: from the first one, which has forgotten nothing, to finetune."""
+    rows = [row for row in ("wise_ft", "finetune") if row in points]
+    run = next((run for run in results.of_row("finetune") if run.sequence == tuple(order)), None)
+    start = _found(before, run, order[0], group, value) if len(rows) == 2 and run else None
+    if start is not None:
+        x, y = zip((0, start["auc"]), *((points[row][0].mean, points[row][1]) for row in rows))
+        axis.plot(x, y, "-", color=METHODS["wise_ft"].colour, linewidth=0.8, zorder=1)
+        axis.annotate("α 0", (0, start["auc"]), (3, -8), textcoords="offset points", fontsize=SMALL)
 
 
 def _draw_points(axis, results, points, styles):

@@ -272,7 +272,7 @@ def _draws(run, tested, runs, passes):
     The draw depends on labels, seed and epoch alone, and is repeated. Of a corpus that was learned before it is that of the run
     which learned it; not of methods that draw some of its utterances again.
     """
-    if run is None or run.path not in passes:
+    if run is None or run.path not in passes or run.is_combined:
         return None
     arguments = run.config["arguments"]
     if arguments.get("epsilon") is not None:  # which draws by another rule, all alike

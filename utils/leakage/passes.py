@@ -13,6 +13,7 @@ from utils.errors import UserError
 from utils.files import BEST_MODEL, MEMBERSHIP, write_text
 from utils.identity import fold_digest, told_fold
 from utils.leakage.families import LEFT_OUT, WITHDRAWN, row_of, start_of
+from utils.methods import METHODS
 
 # torch and all that is built on it are imported within functions: runs are found and named without it.
 
@@ -23,8 +24,8 @@ OF_INPUTS = ("max_text_len", "max_seq_len", "mixed_precision", "no_speech_cache"
 
 
 def with_models(found):
-    """The finished runs that have a model of their own, without trials; and a line for each folder that cannot be read."""
-    runs = [run for run in found if run.metrics and not run.is_combined and not run.trial_of]
+    """The finished runs of one model, a mean of models included, without trials; and a line for each folder not readable."""
+    runs = [run for run in found if run.metrics and not run.trial_of and not METHODS[run.method].answers]
     return runs, [f"{run.path} is left out: {run.problem}" for run in found if run.problem]
 
 
@@ -170,7 +171,10 @@ def _take(run, names, changes, untrained):
         where = changes.get("data_root", run.config["arguments"]["data_root"])
         raise UserError(f"none of its corpora ({', '.join(run.config['corpora'])}) is in {where}: name another --data_root")
     whole = {"train_half": None, "withdraw": None}
-    reopened, model, config, tasks = reopen(run.path, changes | whole, names, cached=True)
+    parents = [changes["output_root"] / parent["run"] for parent in run.config.get("parents", ())]
+    reopened, model, config, tasks = reopen([run.path, *parents][-1], changes | whole, names, cached=True)
+    if parents:
+        model.load_checkpoint_state(_mean_of(parents, run.config))
     before = cache(lambda: new_model(reopened, config["labels"]).to(reopened.accelerator.device))
     tables = []
     for name, task in tasks.items():
@@ -191,6 +195,26 @@ def _take(run, names, changes, untrained):
         about = about.assign(phi=phi_of(reopened, model, dataset, name), phi_untrained=untrained[key])
         tables.append(about[list(COLUMNS)])
     return pd.concat(tables)
+
+
+def _mean_of(parents, config):
+    """The weights of a run that is a mean of others: equal ones, or with ``alpha`` as that of the second.
+
+    Raises:
+        UserError: if one of them is not what it was then.
+    """
+    from utils.files import sha256
+    from utils.results.merge import mean_state
+    from utils.training.checkpoints import read_state
+
+    mean, alpha = None, config["arguments"].get("alpha")
+    for number, (parent, told) in enumerate(zip(parents, config["parents"]), 1):
+        path = parent / BEST_MODEL
+        if not path.exists() or sha256(path) != told["sha256"]:
+            raise UserError(f"{path} is not the model that it was made of: bash run-combine.sh makes it again")
+        state = read_state(path)
+        mean = state if mean is None else mean_state(mean, state, 1 / number if alpha is None else alpha)
+    return mean
 
 
 def phi_of(run, model, dataset, name):

@@ -164,7 +164,7 @@ def write_certificates(runs, table, passes):
     """Write leakage.json beside each run that has a pass: what an exported file says of its leak. It names no session.
 
     Of the session question it is the run's own; of the utterance question that of the runs on halves of the same experiment,
-    which are other models. Runs on halves get none.
+    which are other models. Runs on halves and means of models get none.
 
     Args:
         runs, passes: as for ``utils.leakage.families.report_table``.
@@ -177,7 +177,7 @@ def write_certificates(runs, table, passes):
         (table["question"] == UTTERANCE) & (table["when"] == AFTER) & (table["group"] == ALL) & (table["models"] > 0)
     ]
     for run in runs:
-        if run.path not in passes or run.train_half is not None:
+        if run.path not in passes or run.train_half is not None or run.is_combined:
             continue
         measured = []
         for (path, tested), model in models.items():
