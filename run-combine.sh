@@ -4,7 +4,10 @@
 set -euo pipefail
 set -f
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
-! asks_for_help "$@" || show_help
-find_python || no_python
-PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH} exec "$PYTHON" -P -m utils.results.combine --output_root "${at}outputs" \
-  ${FOLDS:+--folds $FOLDS} ${SEEDS:+--seeds $SEEDS} "$@"
+if asks_for_help "$@"; then
+  show_help DRY_RUN
+  unset DRY_RUN
+fi
+find_python || [ -n "${DRY_RUN:-}" ] || no_python
+run_or_print exec env PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}" "${PYTHON:-python}" -P -m utils.results.combine \
+  --output_root "${at}outputs" ${FOLDS:+--folds $FOLDS} ${SEEDS:+--seeds $SEEDS} "$@"

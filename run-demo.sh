@@ -10,7 +10,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
 if asks_for_help "$@"; then
-  show_help SEEDS
+  show_help SEEDS DRY_RUN
   exit 0
 fi
 
@@ -28,6 +28,7 @@ case "$*" in
 esac
 make_python
 source "$repository/utils/shell/grid.sh"
+python=${PYTHON:-python}
 # Two runs side by side, a thread each: small models gain nothing from more.
 devices=(0 1)
 export OMP_NUM_THREADS=1
@@ -62,7 +63,7 @@ flags_of() {
 runs() {
   local part=$1 script=$2
   shift 2
-  DRY_RUN=1 bash "$at"$script --cpu --num_workers 0 --k_fold 5 --batch_size 32 \
+  DRY_RUN=1 RUNS_PER_GPU= bash "$at"$script --cpu --num_workers 0 --k_fold 5 --batch_size 32 \
     --data_root "$data$part" --output_root "$outputs$part" --text_model "$data/encoders/text" \
     --speech_model "$data/encoders/speech" "$@" </dev/null
 }
@@ -115,7 +116,7 @@ leaks() {
 
 # -P: what lies where the caller is may be called utils too.
 make_material() {
-  PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH} "$PYTHON" -P -m utils.demo "$data" $size "$@"
+  run_or_print env PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}" "$python" -P -m utils.demo "$data" $size "$@"
 }
 all=$(methods --lines $names)
 make_material
@@ -127,20 +128,20 @@ case $mode in
 esac
 make_runs "$commands" || some_failed
 
-echo
+[ -n "${DRY_RUN:-}" ] || echo
 case $mode in
-  --tune) exec "$PYTHON" "${at}evaluate.py" --output_root "$outputs" --tables tuning ;;
+  --tune) run_or_print exec "$python" "${at}evaluate.py" --output_root "$outputs" --tables tuning ;;
   --leakage)
-    "$PYTHON" "${at}leakage.py" --output_root "$outputs" --cpu --num_workers 0 --controls
-    [ "$figures" != "${at}figures/demo" ] || cp "$outputs"/leakage/{plane,plane_utterance,roc,samplers}.png "$figures"
-    exit ;;
+    run_or_print "$python" "${at}leakage.py" --output_root "$outputs" --cpu --num_workers 0 --controls
+    [ "$figures" != "${at}figures/demo" ] ||
+      run_or_print cp "$outputs"/leakage/{plane,plane_utterance,roc,samplers}.png "$figures" ;;
   --full)
     bash "${at}run-combine.sh" --cpu --num_workers 0 --data_root "$data" --output_root "$outputs" \
       --text_model "$data/encoders/text" --speech_model "$data/encoders/speech"
-    "$PYTHON" "${at}evaluate.py" --output_root "$outputs" --folds $FOLDS --figures "$figures" --all
+    run_or_print "$python" "${at}evaluate.py" --output_root "$outputs" --folds $FOLDS --figures "$figures" --all
     for part in voice-only words-only; do
-      printf '\n%s: task_a on copies of the corpora\n\n' "$part"
-      "$PYTHON" "${at}evaluate.py" --output_root "$outputs/$part" --folds $FOLDS --settings task_a
+      [ -n "${DRY_RUN:-}" ] || printf '\n%s: task_a on copies of the corpora\n\n' "$part"
+      run_or_print "$python" "${at}evaluate.py" --output_root "$outputs/$part" --folds $FOLDS --settings task_a
     done ;;
-  *) "$PYTHON" "${at}evaluate.py" --output_root "$outputs" --folds $FOLDS --figures "$figures" ;;
+  *) run_or_print "$python" "${at}evaluate.py" --output_root "$outputs" --folds $FOLDS --figures "$figures" ;;
 esac

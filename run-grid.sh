@@ -6,10 +6,10 @@ set -f
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
 source "$repository/utils/shell/grid.sh"
 if asks_for_help "$@"; then
-  show_help GPUS METHODS FOLDS ORDER SEEDS TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN
+  show_help GPUS RUNS_PER_GPU METHODS FOLDS ORDER SEEDS TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN
   exit 0
 fi
-[ -n "${DRY_RUN:-}" ] || set_devices
+set_devices
 check_grid "$@"
 [ -z "${ORDER:-}" ] || TASKS=  # each step needs those before it
 set_stages "$@"

@@ -7,11 +7,12 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
 source "$repository/utils/shell/interruptible.sh"
 if asks_for_help "$@"; then
-  show_help
+  show_help DRY_RUN
   exit 0
 fi
 [ $# = 0 ] || { echo "usage: bash run-handover.sh" >&2; exit 2; }
 make_python
+[ -z "$at" ] || [ -z "${DRY_RUN:-}" ] || run_or_print cd "$repository"
 cd "$repository"
 
 data=${DEMO_DATA:-data/demo} roots=${HANDOVER:-outputs/handover}  # elsewhere and in miniature for the tests
@@ -23,12 +24,18 @@ training="--batch_size 32 $encoders $machine"
 fusion="--lr 5e-4 --num_epochs 6 $training"
 adapter="--lr 4e-3 --num_epochs 12 --adapter_size 48 $training"
 
+# say LINE: a heading, which a dry run leaves out.
+say() {
+  [ -n "${DRY_RUN:-}" ] || printf '\n%s\n' "$1"
+}
+
 # step COMMAND...: prints it, and runs it.
 step() {
   local word line= code=
   for word in "$@"; do
-    case $word in *[!A-Za-z0-9_./:=,+-]*) line+=" '$word'" ;; *) line+=" $word" ;; esac
+    case $word in *[!A-Za-z0-9_./:=,+*-]*) line+=" '$word'" ;; *) line+=" $word" ;; esac
   done
+  [ -z "${DRY_RUN:-}" ] || { echo "${line:1}"; return; }
   printf '\n$%s\n' "$line"
   [ "$1" != python ] || set -- "$PYTHON" "${@:2}"
   interruptible "$@" || {
@@ -50,24 +57,27 @@ score() {
 
 # ask ROOT CORPUS ENCODING: both adapters answer for the first recording of a corpus.
 ask() {
-  local wav text
-  wav=$(find "$1/data/$2/" -name '*.wav' | sort | sed -n 1p)
-  text=$(iconv -f "$3" -t UTF-8 "${wav%.wav}.txt")
+  local wav=RECORDING text=TRANSCRIPT
+  if [ -z "${DRY_RUN:-}" ]; then
+    wav=$(find "$1/data/$2/" -name '*.wav' | sort | sed -n 1p)
+    text=$(iconv -f "$3" -t UTF-8 "${wav%.wav}.txt")
+  fi
   step python predict.py $1/exchange/adapter-KEMDy19.safetensors $1/exchange/adapter-KEMDy20.safetensors --adapter routed \
     --wav "$wav" --text "$text" $encoders --cpu
 }
 
-"$PYTHON" -m utils.demo "$data" ${DEMO_SIZE:-}
-mkdir -p $a/data $a/exchange $b/data $b/exchange
-ln -sfn "$(cd "$data" && pwd)/KEMDy19" $a/data/KEMDy19
-ln -sfn "$(cd "$data" && pwd)/KEMDy20" $b/data/KEMDy20
+run_or_print "${PYTHON:-python}" -m utils.demo "$data" ${DEMO_SIZE:-}
+run_or_print mkdir -p $a/data $a/exchange $b/data $b/exchange
+[ "${data#/}" != "$data" ] || data=$PWD/$data  # for the links
+run_or_print ln -sfn "$data/KEMDy19" $a/data/KEMDy19
+run_or_print ln -sfn "$data/KEMDy20" $b/data/KEMDy20
 
-printf '\n1. A trains a model and gives it to B, with its Fisher information.\n'
+say '1. A trains a model and gives it to B, with its Fisher information.'
 step python continual_learning_init.py --task KEMDy19 $(on $a) $fusion
 step python -m utils.results.export $a/outputs/task_a/fold_0/KEMDy19 $a/exchange/task_a.safetensors --with_fisher --overwrite
 step cp $a/exchange/task_a.safetensors $a/exchange/task_a.fisher.safetensors $b/exchange
 
-printf '\n2. B trains it further on its own corpus. Both train an adapter on the encoders that they share.\n'
+say '2. B trains it further on its own corpus. Both train an adapter on the encoders that they share.'
 step python finetune.py --task KEMDy20 --checkpoint $b/exchange/task_a.safetensors $(on $b) $fusion
 step python ewc.py --task KEMDy20 --checkpoint $b/exchange/task_a.safetensors --fisher $b/exchange/task_a.fisher.safetensors \
   --ewc_lambda 1000 $(on $b) $fusion
@@ -84,7 +94,7 @@ done
 step cp $b/exchange/finetune.safetensors $b/exchange/ewc.safetensors $b/exchange/adapter-KEMDy20.safetensors $a/exchange
 step cp $a/exchange/adapter-KEMDy19.safetensors $b/exchange
 
-printf '\n3. Each tests the models on its own corpus, and B gives its scores to A.\n'
+say '3. Each tests the models on its own corpus, and B gives its scores to A.'
 score $a $a/outputs/task_a/fold_0/KEMDy19 task_a KEMDy19
 score $a $a/outputs/adapter/fold_0/KEMDy19 adapter KEMDy19
 score $a $a/exchange/finetune.safetensors finetune KEMDy19
@@ -94,6 +104,6 @@ for method in finetune ewc adapter; do score $b $b/outputs/$method/fold_0/KEMDy2
 step cp $b/exchange/*.json $a/exchange
 step python evaluate.py --output_root $a/outputs --folds 0 --scores $a/exchange/*.json
 
-printf '\n4. Both hold both adapters, and answer for recordings of either corpus.\n'
+say '4. Both hold both adapters, and answer for recordings of either corpus.'
 ask $a KEMDy19 UTF-8
 ask $b KEMDy20 CP949

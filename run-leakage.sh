@@ -8,7 +8,7 @@ set -f
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
 source "$repository/utils/shell/grid.sh"
 if asks_for_help "$@"; then
-  show_help HALVES GPUS FOLDS TASKS ORDER SEEDS TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN
+  show_help HALVES GPUS RUNS_PER_GPU FOLDS TASKS ORDER SEEDS TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN
   exit 0
 fi
 names=
@@ -19,7 +19,7 @@ done
 names=${names:- adapter finetune} halves=${HALVES:-16}
 [[ $halves =~ ^[1-9][0-9]{0,3}$ ]] || fail "HALVES=$halves is not a number of runs"
 export FOLDS=${FOLDS:-0}
-[ -n "${DRY_RUN:-}" ] || set_devices
+set_devices
 check_grid "$@"
 [ -z "${ORDER:-}" ] || TASKS=  # each step needs those before it
 set_stages "$@"
@@ -45,5 +45,4 @@ commands=$(commands "$@")
 make_runs "$commands" "$@" || some_failed
 report=("${at}leakage.py" --output_root "$(flag --output_root "${at}outputs" "$@")")
 case " $* " in *" --cpu "*) report+=(--cpu) ;; esac
-[ -z "${DRY_RUN:-}" ] || { printf '%q' "${PYTHON:-python}"; printf ' %q' "${report[@]}"; echo; exit; }
-exec "$PYTHON" "${report[@]}"
+run_or_print exec "${PYTHON:-python}" "${report[@]}"

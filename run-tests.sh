@@ -4,8 +4,8 @@ set -euo pipefail
 CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")"
 source utils/shell/environment.sh
 if asks_for_help "$@"; then
-  show_help
+  show_help DRY_RUN
   exit 0
 fi
 make_python
-exec "$PYTHON" -m pytest tests "$@"
+run_or_print exec "${PYTHON:-python}" -m pytest tests "$@"

@@ -8,7 +8,7 @@ set -f
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
 source "$repository/utils/shell/grid.sh"
 if asks_for_help "$@"; then
-  show_help TRIALS LRS CHOOSE_ON GPUS FOLDS TASKS ORDER SEEDS TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN
+  show_help TRIALS LRS CHOOSE_ON GPUS RUNS_PER_GPU FOLDS TASKS ORDER SEEDS TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN
   exit 0
 fi
 names=
@@ -16,7 +16,7 @@ while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do
   names+=" $1"
   shift
 done
-[ -n "${DRY_RUN:-}" ] || set_devices
+set_devices
 check_grid "$@"
 set_stages "$@"
 

@@ -26,7 +26,7 @@ if [ -z "${FOLDS:-}" ] && own_corpora; then
 fi
 export FOLDS=${FOLDS:-0 1 2 3 4}
 FOLDS=${FOLDS%%$'\n'*}
-mkdir -p "${at}outputs"  # for the logs
+[ -n "${DRY_RUN:-}" ] || mkdir -p "${at}outputs"  # for the logs
 [ -n "${DRY_RUN:-}" ] || command -v sbatch >/dev/null ||
   fail "there is no sbatch here; DRY_RUN=1 prints the commands, ${at}run-grid.sh runs the grid on this machine"
 
@@ -41,7 +41,8 @@ submit() {
     --output="${at}outputs/slurm-%x-%A_%a.log" ${dependency:+--dependency="aftercorr:${dependency%%;*}"}
     ${options[@]+"${options[@]}"} "${at}slurm/run.sbatch" "$at$1" "${@:2}" ${flags[@]+"${flags[@]}"})
   if [ -n "${DRY_RUN:-}" ]; then
-    printf '%s=%q ' ORDER "${ORDER:-}" TASKS "$TASKS" FOLDS "$FOLDS" SEEDS "${SEEDS:-12}" >&2
+    printf '%s=%q ' ORDER "${ORDER:-}" TASKS "$TASKS" FOLDS "$FOLDS" SEEDS "${SEEDS:-12}" \
+      TEXT_MODEL "${TEXT_MODEL:-}" SPEECH_MODEL "${SPEECH_MODEL:-}" >&2
     printf '%q ' "${command[@]}" >&2
     echo >&2
     echo "<$name${ORDER:+-$TASKS}>"

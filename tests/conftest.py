@@ -100,7 +100,8 @@ def flags(data_root, encoders, output_root):
 # What the scripts take from the environment must not come from the shell that the tests were started in.
 OF_SCRIPTS = (
     *("FOLDS", "TASKS", "ORDER", "SEEDS", "LAMBDAS", "EXP_NAME", "LAUNCH", "DRY_RUN", "GPUS", "TEXT_MODEL", "SPEECH_MODEL"),
-    *("METHODS", "TRIALS", "LRS", "CHOOSE_ON", "HALVES", "RUN_INDEX", "CORPUS_FACTS", "FOUND_PYTHON", "SWEEP_RUN"),
+    *("METHODS", "TRIALS", "LRS", "CHOOSE_ON", "HALVES", "RUNS_PER_GPU"),
+    *("RUN_INDEX", "CORPUS_FACTS", "FOUND_PYTHON", "SWEEP_RUN"),
 )
 OF_MACHINE = ("CUDA_VISIBLE_DEVICES", "MASTER_ADDR", "MASTER_PORT", *LAUNCHER, *MPI)
 

@@ -1,6 +1,7 @@
 """The demonstration in miniature: its material, every run of run-demo.sh and its tables, and the Python that scripts take."""
 
 import filecmp
+import re
 import sys
 from pathlib import Path
 
@@ -104,6 +105,20 @@ def test_requirements_are_compared_by_version(tmp_path):
     assert unsatisfied(ROOT / "requirements.txt") == []
 
 
+def test_the_lock_fits_the_requirements():
+    pins = [
+        dict(
+            re.findall(
+                r"(?m)^([\w-]+)==(\S+)", (ROOT / f"requirements.{ending}").read_text().replace("huggingface_", "huggingface-")
+            )
+        )
+        for ending in ("txt", "lock")
+    ]
+    assert len(pins[0]) > 15 and pins[0].items() <= pins[1].items()
+    entries = re.split(r"(?m)^(?=\w)", (ROOT / "requirements.lock").read_text())[1:]
+    assert len(entries) == len(pins[1]) and all("--hash=sha256:" in entry for entry in entries)
+
+
 def test_run_scripts_use_the_active_environment_if_it_will_do(tmp_path):
     # One whose python lacks everything is passed over for one that will do.
     active, probe = tmp_path / "bin" / "python", "source utils/shell/environment.sh; find_python && command -v python"
@@ -113,12 +128,42 @@ def test_run_scripts_use_the_active_environment_if_it_will_do(tmp_path):
         assert found and (found == str(active)) == (text != "exit 1")
 
 
-def test_a_broken_or_old_venv_is_made_anew(tmp_path):
-    # With a Python that only records what it is asked to do, so that nothing is installed.
+@pytest.fixture()
+def bare(tmp_path):
+    """A folder with what makes the environment."""
     (tmp_path / "utils" / "shell").mkdir(parents=True)
-    for name in ("environment.sh", "requirements.py"):
-        (tmp_path / "utils" / "shell" / name).write_bytes((ROOT / "utils" / "shell" / name).read_bytes())
+    for name in ("install.sh", "utils/shell/environment.sh", "utils/shell/requirements.py"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "requirements.txt").write_text("no-such-package==1.0\n")
+    return tmp_path
+
+
+def test_install_makes_the_environment_and_nothing_else(bare):
+    # With a Python that makes copies of itself, and has what is asked for once pip was called.
+    python = executable(
+        bare / "bin" / "python3",
+        f"""case "$*" in
+        *requirements.py) [ -e {bare}/installed ] ;;
+        "-m venv --clear "*) mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
+        "-m pip install "*) echo "$*" > {bare}/installed ;;
+        *"print(sys.executable)") echo "$0" ;;
+        esac
+        """,
+    )
+    only = {"PATH": f"{python.parent}:/usr/bin:/bin", "VIRTUAL_ENV": "", "CONDA_PREFIX": "", "cwd": bare}
+    before = {*bare.iterdir()}
+    done = shell("bash", "install.sh", DRY_RUN="1", **only)
+    assert done.returncode == 0 and done.stdout.count("\n") == 3 and {*bare.iterdir()} == before
+    done = shell("bash", "install.sh", **only)
+    assert done.returncode == 0 and done.stdout.endswith(f"{bare}/.venv/bin/python has what requirements.txt asks for\n"), done
+    assert (bare / "installed").read_text().endswith(f"-r {bare}/requirements.lock\n")
+    assert {*bare.iterdir()} == before | {bare / ".venv", bare / "installed"}
+    (bare / "installed").rename(bare / "once")
+    assert shell("bash", "install.sh", **only).returncode == 0 and (bare / "installed").exists()
+
+
+def test_a_broken_or_old_venv_is_made_anew(bare, tmp_path):
+    # With a Python that only records what it is asked to do, so that nothing is installed.
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").symlink_to(tmp_path / "gone")
     recording = f'echo "$@" >> {tmp_path}/asked\ncase "$1" in *requirements.py|-m) exit 1;; esac\n'

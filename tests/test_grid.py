@@ -113,7 +113,8 @@ def test_a_method_without_a_run_script_and_an_unknown_one():
     assert listed == list(TRAINED)
 
 
-OTHERS = ("run-grid.sh", "run-tune.sh", "run-leakage.sh", "slurm/submit.sh", "run-demo.sh", "run-handover.sh", "run-tests.sh")
+OTHERS = ("run-grid.sh", "run-tune.sh", "run-leakage.sh", "slurm/submit.sh", "run-demo.sh", "run-handover.sh")
+OTHERS += ("run-tests.sh", "install.sh")
 
 
 @pytest.mark.parametrize("script", [*RUN_SCRIPTS, GENERIC, *OTHERS])
@@ -174,8 +175,36 @@ def test_the_grid_keeps_to_the_devices_that_are_named_or_there(tmp_path):
     assert not (tmp_path / "started").exists()
 
 
+def test_several_runs_share_a_gpu(tmp_path):
+    started = tmp_path / "started"
+    executable(tmp_path / "nvidia-smi", "echo 'GPU 0: A'; echo 'GPU 1: B'\n")
+    # Each run waits for six that run at the same time.
+    waiting = 'echo $CUDA_VISIBLE_DEVICES >> "$0.d"; for i in $(seq 100); do [ $(wc -l < "$0.d") = 6 ] && exit; sleep 0.1; done'
+    launch = executable(started, f"{waiting}\nexit 1\n")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    choice = {"RUNS_PER_GPU": "3", "METHODS": "adapter", "FOLDS": "0 1 2", "LAUNCH": str(launch), "PATH": path}
+    dry = shell("bash", "run-grid.sh", DRY_RUN="1", **choice)
+    assert dry.stderr == "6 runs at a time, 3 on each of the GPUs 0 1\n" and dry.stdout.count("\n") == 6
+    assert not Path(f"{started}.d").exists()
+    done = shell("bash", "run-grid.sh", **choice)
+    assert done.returncode == 0, done.stderr
+    assert sorted(Path(f"{started}.d").read_text().split()) == [*"000111"]
+
+
+@pytest.mark.parametrize("script", ["run-grid.sh", "run-leakage.sh"])
+def test_a_dry_run_whose_reader_has_seen_enough_is_no_failure(script):
+    # More than a pipe holds.
+    command = f"bash {script} --data_root {'x' * 4000} | head -1"
+    done = shell("bash", "-c", command, DRY_RUN="1", METHODS="adapter", FOLDS="0", SEEDS=" ".join(map(str, range(20))))
+    assert done.stdout.count("\n") == 1 and ".py --task " in done.stdout and not done.stderr, done.stderr
+
+
 @pytest.mark.parametrize(
-    "odd", ["GPUS=all is not a number", "EXP_NAME=x would put", "ORDER=A: a sequence has two", "SEEDS: 012 is not a number"]
+    "odd",
+    [
+        *("GPUS=all is not a number", "EXP_NAME=x would put", "ORDER=A: a sequence has two", "SEEDS: 012 is not a number"),
+        "RUNS_PER_GPU=0 is not a number",
+    ],
 )
 def test_odd_values_in_the_environment_are_one_line(odd):
     name, value = re.match(r"(\w+)[=:] ?(\w+)", odd).groups()
@@ -247,6 +276,15 @@ def test_slurm_arrays_wait_for_what_they_start_from(tmp_path):
             assert f"--dependency=aftercorr:{calls[METHODS[name].starts_from][0][0]} " in words
 
 
+def test_a_printed_slurm_command_trains_the_encoders_that_were_named(tmp_path):
+    models = {"TEXT_MODEL": "klue/bert-base", "SPEECH_MODEL": "my wavlm"}
+    executable(tmp_path / "sbatch", 'echo "$TEXT_MODEL, $SPEECH_MODEL"\n')
+    done = shell("bash", "slurm/submit.sh", DRY_RUN="1", FOLDS="0", METHODS="finetune", **models)
+    assert done.returncode == 0 and done.stderr.count("\n") == 2
+    pasted = shell("bash", "-c", done.stderr, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert pasted.stdout == "klue/bert-base, my wavlm\n" * 2
+
+
 def test_slurm_gets_an_array_a_step(tmp_path, fake):
     calls = submitted(tmp_path, ORDER="A B C", METHODS="finetune ewc adapter joint", **fake)
     assert set(calls) == {"task_a", "finetune", "ewc", "adapter", "joint"}
@@ -299,6 +337,11 @@ def test_a_new_method_is_in_the_grid_where_a_bare_python_is_all_there_is(tmp_pat
     done = shell("bash", "slurm/submit.sh", DRY_RUN="1", **only)
     assert done.returncode == 0 and done.stderr.count("sbatch --parsable") == len(TRAINED) + 1, done.stderr
     assert done.stderr.count("slurm/run.sbatch run.sh pull") == 1
+    # The demonstration would make the environment first.
+    venv, install, path, material, *_ = commands("run-demo.sh", **only)
+    assert venv[1:] == ["-m", "venv", "--clear", f"{root}/.venv"] and install[-2:] == ["-r", f"{root}/requirements.lock"]
+    assert path == [f"PATH={root}/.venv/bin:$PATH"] and material[2:] == ["python", "-P", "-m", "utils.demo", "data/demo"]
+    assert not {"outputs", "data", ".venv"} & {path.name for path in root.iterdir()}
 
 
 DEMO = {
@@ -329,6 +372,24 @@ def test_the_demonstration_draws_tracked_figures_only_when_it_is_told_to(flags, 
     assert sum(Path(words[0]).name == "leakage.py" for words in calls) == (flags == "--leakage")
     # Trials are on other corpora than those that are shown.
     assert {value(words, "--data_root").startswith("material/tuning") for words in runs} == {flags == "--tune"}
+
+
+@pytest.mark.parametrize("flags", ["", "--full", "--leakage"])
+def test_a_dry_run_of_the_demonstration_makes_nothing(flags, fake, tmp_path):
+    where = {"DEMO_DATA": f"{tmp_path}/material", "DEMO_OUTPUTS": f"{tmp_path}/made"}
+    making, *found = commands("run-demo.sh", *flags.split(), **where, **fake)
+    assert making[0] == "env" and "utils.demo" in making
+    assert sum("--num_epochs" in words for words in found) == DEMO[flags][1]
+    assert ("evaluate.py" in found[-1]) == ("leakage" not in flags)
+    assert {path.name for path in tmp_path.iterdir()} == {"fake env"}
+
+
+@pytest.mark.parametrize("script", ["run-handover.sh", "run-combine.sh"])
+def test_a_dry_run_of_what_makes_no_grid(script, fake, tmp_path):
+    where = {"DEMO_DATA": f"{tmp_path}/material", "HANDOVER": f"{tmp_path}/made"}
+    found = [" ".join(words) for words in commands(script, **where, **fake)]
+    assert any("utils.results.export" in line or "utils.results.combine" in line for line in found)
+    assert {path.name for path in tmp_path.iterdir()} == {"fake env"}
 
 
 # What bash 3.2, which macOS has, does not know.

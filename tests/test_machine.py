@@ -119,7 +119,8 @@ PRIVATE = """outputs/task_a/fold_0/KEMDy19/config.json outputs/.digests.json out
     runs/task_a/fold_0/KEMDy19/predictions.csv utils/x/fold_0/KEMDy19/last_checkpoint.pt report.txt table.tex
     data/KEMDy20_v1_1/.wav_index.csv KEMDy20/.wav_index.csv.host.12 tests/KEMDy19/wav/a.wav utterances.csv
     tests/utterances.csv docs/model.safetensors faults.csv model.md"""
-PUBLIC = "utils/new.py tests/test_new.py docs/page.md method.py run-new.sh figures/demo/new.png README.md .gitignore"
+PUBLIC = """utils/new.py tests/test_new.py docs/page.md method.py run-new.sh figures/demo/new.png README.md .gitignore LICENSE
+    requirements.lock"""
 
 
 def test_git_takes_nothing_that_a_run_writes(tmp_path):
@@ -129,6 +130,7 @@ def test_git_takes_nothing_that_a_run_writes(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     shutil.copy(ROOT / ".gitignore", tmp_path)
+    (tmp_path / ".venv").symlink_to("docs")  # as on a cluster, where the environment is on another file system
     git("add", "-A")
     assert set(git("ls-files").split()) == {*PUBLIC.split()}
     assert git("ls-files", "-ci", "--exclude-standard", cwd=ROOT) == ""  # and ignores nothing that is tracked

@@ -295,6 +295,9 @@ def test_memory_that_does_not_suffice_is_one_line(call, monkeypatch, again):
     monkeypatch.setattr(training, "to_device", full)
     code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
     assert code == 1 and stderr.startswith("error: out of memory: a smaller --micro_batch_size") and stderr.count("\n") == 1
+    monkeypatch.setenv("RUNS_PER_GPU", "3")
+    code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", output_root=again)
+    assert code == 1 and stderr.startswith("error: out of memory with RUNS_PER_GPU=3: ") and stderr.count("\n") == 1
 
 
 def test_a_disk_that_is_too_small_is_told_before_training(call, monkeypatch, again):

@@ -10,6 +10,15 @@ fail() {
   exit 1
 }
 
+# run_or_print COMMAND...: runs it; with DRY_RUN=1 prints it, in a form that a shell takes.
+run_or_print() {
+  [ -n "${DRY_RUN:-}" ] || { "$@"; return; }
+  [ "$1" != exec ] || shift
+  local line
+  printf -v line ' %q' "$@"
+  echo "${line:1}"
+}
+
 # Sets PYTHON. The active environment if it will do, else .venv, else the system's Python; fails if none has what is asked for.
 find_python() {
   local candidate
@@ -29,24 +38,27 @@ find_python() {
 # What a script says that needs a Python and makes none.
 no_python() {
   fail "no Python here has what requirements.txt asks for: 'pip install -r ${at}requirements.txt' in your environment, or" \
-    "'bash ${at}run-tests.sh', which makes one in .venv"
+    "'bash ${at}install.sh', which makes one in .venv"
 }
 
-# The same as find_python, but makes .venv and installs requirements.txt into it where nothing will do.
+# The same as find_python, but makes .venv and installs requirements.lock into it where nothing will do. With DRY_RUN=1 the
+# commands are printed.
 make_python() {
   find_python && return
   local base venv=$repository/.venv
   local suits='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))'
-  for base in python3 python3.13 python3.12 python3.11 python ""; do
+  for base in python3 python3.14 python3.13 python3.12 python3.11 python ""; do
     [ -z "$base" ] || ! "$base" -c "$suits" 2>/dev/null || break
   done
   [ -n "$base" ] || fail "Python 3.11 to 3.14 is needed, and none was found on PATH"
-  echo "installing requirements.txt into .venv (about 5 GB, once)"
+  [ -n "${DRY_RUN:-}" ] || echo "installing requirements.lock into .venv (about 5 GB, once)"
   # A .venv whose Python is gone or too old is replaced; an interrupted installation is resumed.
-  "$venv/bin/python" -c "$suits" 2>/dev/null || "$base" -m venv --clear "$venv" ||
+  "$venv/bin/python" -c "$suits" 2>/dev/null || run_or_print "$base" -m venv --clear "$venv" ||
     fail "$base cannot make .venv (see above); on Debian and Ubuntu 'apt install python3-venv' may be missing"
-  "$venv/bin/python" -m pip install --disable-pip-version-check -r "$repository/requirements.txt" ||
-    fail "requirements.txt could not be installed into .venv (see above); the same command resumes from there"
+  run_or_print "$venv/bin/python" -m pip install --disable-pip-version-check -r "$repository/requirements.lock" ||
+    fail "requirements.lock could not be installed into .venv (see above); the same command resumes from there, and" \
+      "'${at}.venv/bin/python -m pip install -r ${at}requirements.txt' does without the lock and its hashes"
+  [ -z "${DRY_RUN:-}" ] || { printf 'PATH=%q:$PATH\n' "$venv/bin"; return; }
   find_python || fail ".venv lacks $("$venv/bin/python" "$repository/utils/shell/requirements.py" 2>&1)"
 }
 
@@ -128,6 +140,7 @@ show_help() {
       CHOOSE_ON) echo 'make the trials on these folds alone, then the best of them on all FOLDS (default: all trials on FOLDS)' ;;
       HALVES) echo 'runs of each method, on as many halves (default: 16)' ;;
       GPUS) echo 'number of GPUs (default: all, or those in CUDA_VISIBLE_DEVICES)' ;;
+      RUNS_PER_GPU) echo 'runs at the same time on each GPU (default: 1); batches of 8 do not fill a large one' ;;
       LAUNCH) echo 'what starts a script in place of python, such as "accelerate launch --num_processes 4"' ;;
       DRY_RUN) echo '1 prints the commands and runs nothing' ;;
     esac

@@ -5,17 +5,24 @@ source "$repository/utils/shell/interruptible.sh"
 find_python || [ -n "${DRY_RUN:-}" ] || asks_for_help "$@" || no_python
 export FOUND_PYTHON=${PYTHON:-}
 
-# set_devices: devices, those that GPUS and CUDA_VISIBLE_DEVICES name. On a shared machine the free ones are named.
+# set_devices: devices, those that GPUS and CUDA_VISIBLE_DEVICES name, each RUNS_PER_GPU times. On a shared machine the free ones
+# are named. A dry run needs none, and tells on stderr what RUNS_PER_GPU would do on those that are there.
 set_devices() {
-  local gpus i
+  local gpus i per_gpu=${RUNS_PER_GPU:-1} named
+  devices=()
+  [ -z "${DRY_RUN:-}" ] || [ -n "${RUNS_PER_GPU:-}" ] || return 0
+  [[ $per_gpu =~ ^[1-9][0-9]?$ ]] || fail "RUNS_PER_GPU=$per_gpu is not a number of runs"
   IFS=, read -ra devices <<<"${CUDA_VISIBLE_DEVICES:-}"
   gpus=${GPUS:-${#devices[@]}}
   [ -n "${GPUS:-}" ] || [ "$gpus" != 0 ] || gpus=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l | tr -d ' ')
   [[ $gpus =~ ^[0-9]{1,4}$ ]] || fail "GPUS=$gpus is not a number of GPUs"
+  [ "$gpus" -ge 1 ] || [ -z "${DRY_RUN:-}" ] || return 0
   [ "$gpus" -ge 1 ] || fail "no GPU found; GPUS=1 runs one run at a time all the same (with --cpu if there is none)"
   [ ${#devices[@]} != 0 ] || for ((i = 0; i < gpus; i++)); do devices+=("$i"); done
   [ "$gpus" -le ${#devices[@]} ] || fail "GPUS=$gpus, and CUDA_VISIBLE_DEVICES names ${#devices[@]}"
-  devices=("${devices[@]:0:gpus}")
+  devices=("${devices[@]:0:gpus}") named="${devices[*]:0:gpus}"
+  for ((i = 1; i < per_gpu; i++)); do devices+=("${devices[@]:0:gpus}"); done
+  [ -z "${DRY_RUN:-}" ] || echo "${#devices[@]} runs at a time, $per_gpu on each of the GPUs $named" >&2
 }
 
 # set_stages FLAGS...: stages, the TASKS of sequences that can be learned at the same time. With ORDER a step waits for the one before.
@@ -46,7 +53,7 @@ commands() {
 make_runs() {
   local code=0
   if [ -n "${DRY_RUN:-}" ]; then
-    sed '/^$/d' <<<"$1"
+    sed '/^$/d' <<<"$1" || true  # the reader has seen enough (| head)
     return
   fi
   interruptible "$PYTHON" -I "$repository/utils/shell/slots.py" "${devices[@]}" <<<"$1" || code=$?

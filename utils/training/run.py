@@ -60,6 +60,8 @@ from utils.training.progress import start_tracker, tensorboard_folder
 ENCODERS = ("text_model", "speech_model")  # flags that are a folder or a hub name
 HINT = "name another --exp_name, or --overwrite"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Of the GPU's allocator, of CUDA where another process has the memory, of its libraries, and of the CPU's allocator.
+NO_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 
 
 class Run:
@@ -96,10 +98,13 @@ class Run:
             require_granted_gpu(os.environ, torch.version.cuda)
         on_cpu = args.cpu or without_gpu
         self.precision = args.mixed_precision
-        if self.precision == "auto":
-            self.precision = "no" if on_cpu or not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
-        # A fallback must be said to Accelerator, or each of several processes takes itself for the first.
-        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=self.precision)
+        try:
+            if self.precision == "auto":
+                self.precision = "no" if on_cpu or not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
+            # A fallback must be said to Accelerator, or each of several processes takes itself for the first.
+            self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=self.precision)
+        except RuntimeError as error:  # other processes may have filled the GPU
+            raise _out_of_memory(error) or error from None
         if not on_cpu:
             torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
         processes = self.accelerator.num_processes
@@ -403,11 +408,14 @@ class Run:
 
 def _out_of_memory(error):
     """The UserError of an error that says so, None of any other."""
-    if isinstance(error, RuntimeError) and (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
-        return UserError(
-            "out of memory: a smaller --micro_batch_size needs less. Dropout then draws other masks, so it is another run: "
-            f"{HINT}"
-        )
+    if not isinstance(error, RuntimeError) or not any(words in str(error) for words in NO_MEMORY):
+        return None
+    beside = os.environ.get("RUNS_PER_GPU", "1")
+    if beside != "1":
+        return UserError(f"out of memory with RUNS_PER_GPU={beside}: with fewer runs on each GPU the same command resumes")
+    return UserError(
+        f"out of memory: a smaller --micro_batch_size needs less. Dropout then draws other masks, so it is another run: {HINT}"
+    )
 
 
 def precision_name(mixed_precision, device_type):
