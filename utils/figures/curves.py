@@ -77,7 +77,7 @@ def _handles(method, sequence):
         Line2D([], [], color=colour, label=f"{name}, validation" if name else "validation")
         for colour, name in zip(cycle(TASK_COLOURS), names)
     ]
-    handles.append(Line2D([], [], color=GREY, linestyle=":", label="training (loss)"))
+    handles.append(Line2D([], [], color=GREY, linestyle=":", label="training loss"))
     if len(sequence) > 1 and method.how != JOINT:
         starts = "task 2 starts" if len(sequence) == 2 else "next task starts"
         handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.8, label=starts))

@@ -118,7 +118,9 @@ def _forgetting_panel(panel, results, rows, order, index, metric):
             panel.barh(y, mean, 0.38, color=colour, xerr=estimate.std, error_kw={"lw": 0.8, "capsize": 1.5})
             # In the bar where it has room, else behind its error bar.
             x, text_colour = (0.02, "white") if mean - std > 0.25 or mean + std > 0.75 else (mean + std + 0.03, "black")
-            panel.text(x, y, f"{mean:.2f}", va="center", color=text_colour, fontsize=SMALL)
+            # White behind it, or reference lines run through it.
+            behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5} if text_colour == "black" else None
+            panel.text(x, y, f"{mean:.2f}", va="center", color=text_colour, fontsize=SMALL, bbox=behind)
     panel.set_xlim(0, 1)
     panel.set_xticks((0, 0.5, 1), ("0", ".5", "1"))
 
@@ -173,7 +175,7 @@ def draw_confusion(results, rows=None, task=None):
     for panel, row, (pooled, runs) in zip(panels[0], rows, matrices):
         pooled_counts = np.array([[pooled[true, predicted] for predicted in labels] for true in labels])
         shares = pooled_counts / np.maximum(pooled_counts.sum(axis=1, keepdims=True), 1)
-        panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        panel.imshow(np.where(pooled_counts, shares, np.nan), cmap="Blues", vmin=0, vmax=1)
         for (at, column), share in np.ndenumerate(shares):
             if not pooled_counts[at, column]:
                 continue
@@ -183,7 +185,7 @@ def draw_confusion(results, rows=None, task=None):
         panel.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
         panel.set_yticks(range(len(labels)), labels)
         panel.tick_params(length=0)
-        panel.spines[:].set_visible(False)
+        panel.spines[:].set(visible=True, color="#CCCCCC")
         panel.set_title(f"{label(row)}\ntested on {task} ({over(*counts(runs))})")
         panel.set_xlabel("predicted")
     panels[0, 0].set_ylabel("true")
@@ -227,7 +229,7 @@ def draw_emotions(results, orders):
         for panel, row in zip(panel_row, names):
             _dots(panel, results, row, order, index, compared if row != compared else None)
             panel.set_title(label(row))
-            panel.set_xlabel("F1 on task 1" if len(order) == 2 else f"F1 on task {index}", labelpad=2)
+            panel.set_xlabel("F1 on task 1" if len(order) == 2 else f"F1 on task {index}", labelpad=2, x=0.38)
         for panel in panel_row[len(names) :]:
             panel.axis("off")
         labels = results.labels(order[index - 1])
