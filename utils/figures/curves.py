@@ -17,6 +17,7 @@ from utils.figures.style import (
     label,
     legend_below,
     subplots,
+    wrapped,
 )
 from utils.files import HISTORY
 from utils.methods import JOINT, METHODS, SEQUENCE
@@ -54,7 +55,8 @@ def draw_curves(runs, row, sequences):
             _draw_panel(panel, sequence, tables, quantity)
             panel.set_ylim(0, 1 if quantity != "loss" else None)
         if len(sequence) <= 2:  # of more the legend has the order
-            column[0].set_title((" and " if method.how == JOINT else ", then ").join(sequence), fontsize=SMALL)
+            title = (" and " if method.how == JOINT else ", then ").join(sequence)
+            column[0].set_title(wrapped(title, 26), fontsize=SMALL)
         column[-1].set_xlabel("epoch", labelpad=2)
     for panel, quantity in zip(panels[:, 0], SHOWN):
         panel.set_ylabel(TITLES[quantity])

@@ -64,7 +64,7 @@ def _moments(order):
 
 def _panel_name(order, index):
     """Of which task a panel is, and where they are two which is learned after it."""
-    names = [f"task {number}: {name}" for number, name in enumerate(order, 1)]
+    names = [wrapped(f"task {number}: {name}") for number, name in enumerate(order, 1)]
     return "\n".join(names if len(order) == 2 else names[index - 1 : index])
 
 
@@ -175,7 +175,7 @@ def draw_confusion(results, rows=None, task=None):
     for panel, row, (pooled, runs) in zip(panels[0], rows, matrices):
         pooled_counts = np.array([[pooled[true, predicted] for predicted in labels] for true in labels])
         shares = pooled_counts / np.maximum(pooled_counts.sum(axis=1, keepdims=True), 1)
-        panel.imshow(np.where(pooled_counts, shares, np.nan), cmap="Blues", vmin=0, vmax=1)
+        panel.imshow(np.where(pooled_counts, shares, np.nan), cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (at, column), share in np.ndenumerate(shares):
             if not pooled_counts[at, column]:
                 continue
@@ -186,7 +186,8 @@ def draw_confusion(results, rows=None, task=None):
         panel.set_yticks(range(len(labels)), labels)
         panel.tick_params(length=0)
         panel.spines[:].set(visible=True, color="#CCCCCC")
-        panel.set_title(f"{label(row)}\ntested on {task} ({over(*counts(runs))})")
+        title = label(row), f"tested on {task} ({over(*counts(runs))})"
+        panel.set_title("\n".join(wrapped(line, 44) for line in title))
         panel.set_xlabel("predicted")
     panels[0, 0].set_ylabel("true")
     return figure
@@ -228,7 +229,7 @@ def draw_emotions(results, orders):
     for panel_row, (order, index, names) in zip(panels, lines):
         for panel, row in zip(panel_row, names):
             _dots(panel, results, row, order, index, compared if row != compared else None)
-            panel.set_title(label(row))
+            panel.set_title(wrapped(label(row), 24))
             panel.set_xlabel("F1 on task 1" if len(order) == 2 else f"F1 on task {index}", labelpad=2, x=0.38)
         for panel in panel_row[len(names) :]:
             panel.axis("off")
@@ -310,8 +311,9 @@ def draw_lambda(results, orders):
             for row, of in (others or more).items():
                 x, _, y, _ = _old_and_new(of)
                 panel.plot(x, y, styles[row][1], color=styles[row][0], zorder=3, **OPEN)
-            panel.set_xlabel(f"task 1: {order[0]}" if len(order) == 2 else f"mean of tasks 1 to {len(order) - 1}", labelpad=2)
-            panel.set_ylabel(f"task {len(order)}: {order[-1]}", labelpad=2)
+            old = f"task 1: {order[0]}" if len(order) == 2 else f"mean of tasks 1 to {len(order) - 1}"
+            panel.set_xlabel(wrapped(old), labelpad=2)
+            panel.set_ylabel(wrapped(f"task {len(order)}: {order[-1]}"), labelpad=2)
             panel.set_title(METRIC_TITLES[metric])
             estimates.append(next(iter((curve or along_alpha).values()))[0])
             if along_alpha:

@@ -47,7 +47,7 @@ def label(row):
     return f"{label(method)}, tuned"
 
 
-def wrapped(text, width=16):
+def wrapped(text, width=20):
     """A name on several lines of about ``width`` characters, broken at spaces and underscores."""
     return textwrap.fill(text.replace("_", "_ "), width, break_long_words=False).replace("_ ", "_")
 
@@ -96,11 +96,17 @@ def mark_synthetic(figure):
 
 
 def legend_below(figure, handles, columns, text):
-    """A legend below the panels, headed by what the marks are and over what."""
-    legend = figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.0, handlelength=1.6,
-        title=text, title_fontsize=SMALL,
-    )  # fmt: skip
+    """A legend below the panels in at most ``columns`` columns, headed by what the marks are and over what."""
+    of_line = int(15 * figure.get_figwidth())  # characters of SMALL
+    text = "\n".join(wrapped(line, of_line) for line in text.splitlines())
+    for number in range(columns, 0, -1):
+        legend = figure.legend(
+            handles=handles, loc="outside lower center", ncols=number, columnspacing=1.0, handlelength=1.6,
+            title=text, title_fontsize=SMALL,
+        )  # fmt: skip
+        if number == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
     legend.get_title().set_multialignment("center")
 
 
