@@ -99,7 +99,7 @@ def draw_forgetting(results, orders):
     if not any(panel.patches for panel in panels.flat):
         raise CannotDraw(NOTHING)
     panels[0, 0].set_yticks(range(len(rows)), [wrapped(label(row)) for row in rows])
-    panels[0, 0].invert_yaxis()
+    panels[0, 0].set_ylim(len(rows) - 0.5, -0.5)
     handles = [Patch(color=colour, label=moment) for colour, moment in zip((BEFORE, AFTER), _moments(orders[0]))]
     handles += [Line2D([], [], color=colour, linestyle=style, label=words) for _, colour, style, words in references]
     text = f"{_order_of(orders)}{averaged(*counts(results.of_row(*rows)))}"
