@@ -38,11 +38,15 @@ def draw_all(results, folder, confusion=None, confusion_task=None):
     # Parameter counts are real where scores are synthetic.
     of_models = {"architecture": partial(draw_architecture, results), "storage": partial(draw_storage, results)}
     of_scores = {"confusion": partial(draw_confusion, results, confusion, confusion_task)}
+    shown = rows_shown(results)
     for which, orders in pages(results.orders).items():
         of_scores[f"forgetting{which}"] = partial(draw_forgetting, results, orders)
-        of_scores[f"emotions{which}"] = partial(draw_emotions, results, orders)
         of_scores[f"lambda{which}"] = partial(draw_lambda, results, orders)
-    shown = rows_shown(results)
+        if len(shown) <= style.MOST_ROWS:
+            of_scores[f"emotions{which}"] = partial(draw_emotions, results, orders)
+    if len(shown) > style.MOST_ROWS:  # both orders would be longer than a page
+        for order in results.orders:
+            of_scores[f"emotions_{'+'.join(order)}"] = partial(draw_emotions, results, [order])
     for row in results.rows_that(lambda method: method.how != COMBINED, shown):
         of_scores |= _curves(results.runs, row)
     yield from style.write_figures(of_models, Path(folder))

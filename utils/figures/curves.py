@@ -4,6 +4,7 @@ from itertools import cycle, islice
 
 import pandas as pd
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from utils.figures.style import (
     COLUMN,
@@ -58,6 +59,7 @@ def draw_curves(runs, row, sequences):
             title = (" and " if method.how == JOINT else ", then ").join(sequence)
             column[0].set_title(wrapped(title, 26), fontsize=SMALL)
         column[-1].set_xlabel("epoch", labelpad=2)
+        column[-1].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     for panel, quantity in zip(panels[:, 0], SHOWN):
         panel.set_ylabel(TITLES[quantity])
     of_row = [run for run in runs if run.experiment == row]

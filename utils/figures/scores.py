@@ -256,10 +256,11 @@ def _dots(panel, results, row, order, index, compared):
     for y, name in enumerate(results.labels(order[index - 1])):
         matrix = result_matrix(results, row, order, name)
         before, after = over_folds(matrix[index, index]), over_folds(matrix[len(order), index])
-        if not (before and after):
+        if not after:
             continue
-        panel.plot((before.mean, after.mean), (y, y), color=GREY, linewidth=0.8, zorder=1)
-        panel.plot(before.mean, y, "o", color=BEFORE, markersize=6, fillstyle="none", zorder=2)
+        if before:
+            panel.plot((before.mean, after.mean), (y, y), color=GREY, linewidth=0.8, zorder=1)
+            panel.plot(before.mean, y, "o", color=BEFORE, markersize=6, fillstyle="none", zorder=2)
         panel.plot(after.mean, y, "o", color=AFTER, markersize=3.5, zorder=3)
         panel.text(1.1, y, f"{after.mean:.2f}", va="center", color=AFTER, fontsize=SMALL)
         other = compared and over_folds(results.final_scores(compared, order, order[index - 1], name))
@@ -332,6 +333,7 @@ def draw_lambda(results, orders):
     folds, seeds = (max(map(len, counts)) for counts in zip(*((of.per_fold, of.seeds) for of in estimates)))
     what = " and ".join(filter(None, ("EWC along λ" if values else "", "WiSE-FT along α" if alphas else "")))
     text = f"{_order_of(orders)}{what}:\n{averaged(folds, seeds, spread=bool(values))}"
+    figure.set_figheight(3.65 + 0.15 * -(-len(handles) // 3))
     legend_below(figure, handles, 4 if values else 2, text)
     return figure
 
