@@ -16,7 +16,6 @@ from utils.figures.style import (
     MARKERS,
     MOST_ROWS,
     PAGE,
-    SMALL,
     CannotDraw,
     averaged,
     counts,
@@ -157,12 +156,17 @@ def draw_plane(results, table, orders, question):
         column[-1].set_xlabel(f"BWT, {METRIC_TITLE}")
     if not shown:
         raise CannotDraw(f"no row that learns one task after another was attacked ({ASKED[question]})")
-    on_line = {row for rows in _lines(results, shown).values() for row in rows if row not in METHODS}
+    lines = _lines(results, shown)
+    on_line = {row for rows in lines.values() for row in rows if row not in METHODS}
     handles = [
         Line2D([], [], color=styles[row][0], marker=styles[row][1], ls="", markersize=4.5, label=label(row))
         for row in results.rows
         if row in shown and row not in on_line
     ]
+    for (method, symbol), rows in lines.items():
+        ends = " to ".join(short_number(KNOBS[symbol](results.of_row(row)[0])) for row in (rows[0], rows[-1]))
+        look = {"color": METHODS[method].colour, "marker": "o", "markersize": 3, "linewidth": 0.8}
+        handles.append(Line2D([], [], label=f"{label(method)}, {symbol} {ends} (larger dots)", **look))
     text = f"{ASKED[question]} {ATTACKS[shown_attack(table, question)]}, after the last task;\nAUC"
     text += f"{' with its 95 % interval over sessions' if has_bounds else ''}, BWT: {averaged(*counts(results.of_row(*shown)))}"
     legend_below(figure, handles, 4 if len(orders) > 1 else 2, text)
@@ -196,13 +200,11 @@ def _point(results, table, row, order, group, value):
 
 def _draw_points(axis, results, points, styles):
     lines = _lines(results, points)
-    for (method, symbol), rows in lines.items():
+    for (method, _), rows in lines.items():
         x, y = zip(*((points[row][0].mean, points[row][1]) for row in rows))
         axis.plot(x, y, "-", color=METHODS[method].colour, linewidth=0.8, zorder=1)
-        for row in (rows[0], rows[-1]):
-            transfer, auc, _ = points[row]
-            text = f"{symbol} {short_number(KNOBS[symbol](results.of_row(row)[0]))}"
-            axis.annotate(text, (transfer.mean, auc), (3, 3), textcoords="offset points", fontsize=SMALL)
+    # Larger along the line: labels would cover points.
+    sizes = {row: size for rows in lines.values() for row, size in zip(rows, np.linspace(2, 4.5, len(rows)))}
     on_line = {row: method for (method, _), rows in lines.items() for row in rows if row not in METHODS}
     beside = {}
     for row, (transfer, _, _) in points.items():
@@ -211,10 +213,16 @@ def _draw_points(axis, results, points, styles):
     # Those of one BWT, as all are that forget nothing, are drawn side by side.
     shifts = {row: 5 * (index - (len(rows) - 1) / 2) for rows in beside.values() for index, row in enumerate(rows)}
     for row, (transfer, auc, bounds) in points.items():
-        colour, marker = (METHODS[on_line[row]].colour, ".") if row in on_line else styles[row]
+        colour, marker = (METHODS[on_line[row]].colour, "o") if row in on_line else styles[row]
         shift = ScaledTranslation(shifts.get(row, 0) / 72, 0, axis.figure.dpi_scale_trans)
         reach = None if bounds is None else np.maximum([[auc - bounds[0]], [bounds[1] - auc]], 0)
-        look = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 0, "elinewidth": 0.5}
+        look = {
+            "color": colour,
+            "marker": marker,
+            "markersize": sizes[row] if row in on_line else 4.5,
+            "linewidth": 0,
+            "elinewidth": 0.5,
+        }
         axis.errorbar(transfer.mean, auc, reach, transfer.std, transform=axis.transData + shift, **look)
         # What is shifted does not widen the axes by itself.
         axis.update_datalim(
