@@ -235,7 +235,7 @@ def draw_emotions(results, orders):
             panel.axis("off")
         labels = results.labels(order[index - 1])
         panel_row[0].set_yticks(range(len(labels)), labels)
-        panel_row[0].set_ylim(len(labels) - 0.5, -0.5)
+        panel_row[0].set_ylim(max(len(labels), 1) - 0.5, -0.5)
         panel_row[0].set_ylabel(_panel_name(order, index), fontsize=SMALL)
     if not any(panel.lines for panel in panels.flat):
         raise CannotDraw(NOTHING)
