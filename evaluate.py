@@ -58,6 +58,9 @@ def parse_args():
     figures.add_argument(
         "--confusion", nargs=2, metavar="NAME", help="two experiments whose confusion matrices to draw (default: the adapters)"
     )
+    figures.add_argument(
+        "--curves", nargs="+", metavar="NAME", help="draw these experiments' learning curves alone, also of unfinished runs"
+    )
     figures.add_argument("--confusion_task", metavar="TASK", help="task that these are tested on (default: the last)")
 
     machine = parser.add_argument_group("machine, for --recompute")
@@ -65,6 +68,8 @@ def parse_args():
     args = parser.parse_args()
     if args.figures and (args.published or args.list or args.recompute):
         parser.error("--figures goes with the tables, not with --published, --list or --recompute")
+    if args.curves and not args.figures:
+        parser.error("--curves goes with --figures")
     if args.scores and (args.list or args.recompute):
         parser.error("--scores goes with the tables, not with --list or --recompute, which are of run folders")
     return args
@@ -132,8 +137,8 @@ def tables(found, args, lines):
     synthetic, keeping = (results.synthetic, results.keeping) if results else (None, ())
     brief = not args.all and args.format not in FOR_PROGRAMS
     give(Report(sum(made.values(), []), notes, lists, synthetic, keeping, brief), args)
-    if args.figures and results:
-        draw(results, args)
+    if args.figures:
+        draw(found, results, args)
 
 
 def tables_shown(results, metrics, args):
@@ -199,14 +204,19 @@ def recompute_table(found, args):
     return Table("recompute", "best_model.pt tested again", "folder", rows)
 
 
-def draw(results, args):
-    """Draw all figures for which there are runs, and say which they are."""
-    from utils.figures import draw_all
+def draw(found, results, args):
+    """Draw all figures for which there are runs, or --curves alone, and say which they are."""
+    from utils.figures import draw_all, draw_curves_of
 
-    folder = args.figures
+    folder, synthetic = args.figures, any(run.config.get("synthetic") for run in found)
     if folder is True:  # what is synthetic never takes the place of a result
-        folder = args.output_root / "figures" if results.synthetic else Path("figures")
-    for line in draw_all(results, folder, args.confusion, args.confusion_task):  # not among tables that a program reads
+        folder = args.output_root / "figures" if synthetic else Path("figures")
+    lines = ["no figure is drawn of unfinished runs, but for --curves NAME, their learning curves"]
+    if args.curves:
+        lines = draw_curves_of(found, args.curves, folder, synthetic)
+    elif results:
+        lines = draw_all(results, folder, args.confusion, args.confusion_task)
+    for line in lines:  # not among tables that a program reads
         print(line, file=sys.stdout if args.format == "text" or args.output else sys.stderr)
 
 

@@ -388,6 +388,17 @@ def test_figures_of_synthetic_runs_stay_under_the_output_folder(ask, tmp_path, m
     assert code == 2 and "--figures goes with the tables" in stderr
 
 
+def test_curves_of_an_unfinished_synthetic_run_are_written_under_the_output_folder(ask, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (invent(tmp_path / "outputs", "adapter", [A], {A: 0.5}, synthetic=True) / "metrics.json").unlink()
+    code, stdout, _ = ask("outputs", "--figures", "--curves", "adapter")
+    assert code == 0 and "wrote outputs/figures/curves_adapter.png and curves_adapter.pdf" in stdout
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["outputs"]
+    code, stdout, _ = ask("outputs", "--figures")
+    assert code == 0 and "no figure is drawn of unfinished runs, but for --curves NAME" in stdout
+    assert ask("outputs", "--curves", "adapter")[0] == 2
+
+
 def test_the_tables_of_real_runs(ask, outputs):
     cells = records(ask, outputs)
     assert cells["synthetic"].all()

@@ -319,8 +319,8 @@ def test_figures_are_readable_and_the_plane_has_a_point_for_each_method(everythi
     # Macro F1 is half of the invented score: (.3 + .35) / 2 − .7, halved.
     for name, transfer in (("finetune", -0.1875), ("adapter", 0.0), ("lambda10", -0.1625)):
         assert (transfer, of_row[name]["auc"]) in points
-    texts = {text.get_text() for text in plane.axes[0].texts}
-    assert texts == {"λ 10", "λ 1k", "ε 1", "ε 8"} and len(plane.axes) == 4
+    names = {text.get_text() for text in plane.legends[0].get_texts()}
+    assert {"EWC, λ 10 to 1k (larger dots)", "adapter, ε 1 to 8 (larger dots)"} < names and len(plane.axes) == 4
     require_readable(figures.draw_samplers(results, table))
     plt.close("all")
 

@@ -15,7 +15,7 @@ from models import FusionClassifier, is_task_parameter
 from models.encoders import count_parameters
 from models.hub import local_folder
 from utils.errors import UserError
-from utils.figures.style import COLUMN, PAGE, SMALL, CannotDraw, hangul_font, subplots
+from utils.figures.style import COLUMN, PAGE, SMALL, CannotDraw, subplots
 from utils.methods import METHODS
 from utils.training.checkpoints import assemble
 
@@ -131,23 +131,26 @@ class Drawing:
 
 
 def draw_architecture(results):
-    """The adapter model from left to right, frozen parts and a task's own in two colours, with parameter counts."""
+    """The adapter model from left to right, frozen and task-specific parts in two colours, with parameter counts."""
     model, _, text_name, speech_name = model_of(results)
     drawing = Drawing(PAGE, 3.15, parts_of(model))
-    # Words above, sound below, both towards the classifier at the right.
+    # Text above, speech below.
     top, low = 2.12, 0.62
     _draw_words(drawing, top, f"{text_name}: {len(model.text_encoder.encoder.layer)} layers (parameters of all together)")
     _draw_sound(drawing, low, speech_name, len(model.speech_encoder.encoder.layers), len(model.speech_adapter.layers))
-    middle = (top + low) / 2 + 0.25
-    drawing.box(6.24, middle - 0.3, 0.86, 0.6, "dropout,\nclassifier", "classifier")
-    drawing.arrow((5.94, top + 0.25), (6.5, middle + 0.3))
-    drawing.arrow((5.94, low + 0.25), (6.5, middle - 0.3))
-    drawing.arrow((6.8, middle - 0.3), (6.8, middle - 0.75))
-    drawing.text(6.8, middle - 0.84, f"{model.classifier.out_features} emotions", ha="center", va="baseline")
+    # Both are concatenated between the rows: one vector, which is classified.
+    middle, text_width = (top + low + 0.5) / 2, model.text_encoder.config.hidden_size
+    drawing.box(5.2, middle - 0.25, 0.82, 0.5, f"concatenate\n{text_width} + {model.speech_projector.out_features}")
+    drawing.box(6.2, middle - 0.3, 0.9, 0.6, "dropout,\nclassifier", "classifier")
+    drawing.arrow((5.61, top), (5.61, middle + 0.25))
+    drawing.arrow((5.61, low + 0.5), (5.61, middle - 0.25))
+    drawing.arrow((6.02, middle), (6.2, middle))
+    drawing.arrow((6.65, middle - 0.3), (6.65, middle - 0.6))
+    drawing.text(6.65, middle - 0.7, f"{model.classifier.out_features} emotions", ha="center", va="baseline")
     total, own = count_parameters(model), count_parameters(model, trained_only=True)
     labels = {
         FROZEN: f"frozen, shared by all tasks: {short(total - own)}",
-        OWN: f"a task's own, trained: {short(own)} ({own / total:.1%} of all)",
+        OWN: f"task-specific, trained: {short(own)} ({own / total:.1%} of all)",
     }
     handles = [Patch(facecolor=face, edgecolor=EDGES[face], label=label) for face, label in labels.items()]
     drawing.axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.0), ncols=2, fontsize=SMALL)
@@ -155,7 +158,7 @@ def draw_architecture(results):
 
 
 def _draw_words(drawing, y, title):
-    drawing.box(0.06, y, 0.78, 0.5, "transcript\n“정말 기뻐요”" if hangul_font() else "transcript")
+    drawing.box(0.06, y, 0.78, 0.5, "transcript")
     drawing.box(1.02, y, 0.78, 0.5, "embeddings", "embeddings")
     drawing.group(1.96, y - 0.14, 3.16, 1.0, title)
     x = 2.02
@@ -192,9 +195,9 @@ def draw_storage(results):
     own = count_parameters(model, trained_only=True)
     frozen = count_parameters(model) - own
     figure, axes = subplots(1, 1, COLUMN, 2.5)
-    of_adapters = f"frozen encoders ({short(frozen)}) and\nadapters a task ({short(own)} each)"
+    of_adapters = f"frozen encoders ({short(frozen)}) and\nadapters for each task ({short(own)})"
     for once, each, method, marker, name in (
-        (0, whole, "task_a", "o", f"a whole model a task ({short(whole)} each)"),
+        (0, whole, "task_a", "o", f"a whole model for each task ({short(whole)})"),
         (frozen, own, "adapter", "s", of_adapters),
     ):
         millions = [(once + each * tasks) / 1e6 for tasks in TASKS]
@@ -206,6 +209,7 @@ def draw_storage(results):
     axes.margins(y=0.12)
     axes.set_xlabel(f"tasks ({text_name} and {speech_name})")
     axes.set_ylabel("million parameters stored")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc="upper left")
     return figure
 

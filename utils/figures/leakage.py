@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
-from utils.errors import UserError
 from utils.figures import pages, style
 from utils.figures.scores import short_number
 from utils.figures.style import (
@@ -15,9 +14,11 @@ from utils.figures.style import (
     COLUMN,
     GREY,
     MARKERS,
+    MOST_ROWS,
     PAGE,
-    SMALL,
     CannotDraw,
+    averaged,
+    counts,
     label,
     label_colours,
     legend_below,
@@ -37,7 +38,7 @@ from utils.leakage.families import (
     shown_attack,
 )
 from utils.leakage.measures import FEWEST_FALSE_POSITIVES, roc
-from utils.methods import JOINT, METHODS
+from utils.methods import JOINT, METHODS, PAPER
 from utils.results.measures import measures
 from utils.results.runs import LABELS, Results, is_lambda_point, over_folds, run_differences
 
@@ -60,10 +61,7 @@ def draw_leakage(runs, table, passes, folder):
         folder: made if missing.
 
     Yields:
-        One line a figure: what was written, or what is missing for it.
-
-    Raises:
-        UserError: if the folder cannot be written.
+        One line a figure, as ``style.write_figures``.
     """
     figures = {"roc": partial(draw_roc, runs, table, passes)}
     rows = set(table[table["question"] == SESSION]["experiment"])
@@ -80,24 +78,14 @@ def draw_leakage(runs, table, passes, folder):
             figures[f"plane{which}"] = partial(draw_plane, results, table, orders, SESSION)
             figures[f"plane_utterance{which}"] = partial(draw_plane, results, table, orders, UTTERANCE)
         figures["samplers"] = partial(draw_samplers, results, table)
-    style.prepare()
-    for name, draw in figures.items():
-        try:
-            figure = draw()
-            if any(run.config["synthetic"] for run in runs):
-                style.mark_synthetic(figure)
-            yield style.save(figure, folder, name)
-        except CannotDraw as reason:
-            style.plt.close("all")
-            yield f"{name}: not drawn, {reason}"
-        except OSError as error:
-            raise UserError(f"{folder} cannot be written ({error.strerror})") from None
+    yield from style.write_figures(figures, folder, any(run.config["synthetic"] for run in runs))
 
 
 def draw_roc(runs, table, passes):
     """ROC curves on logarithmic axes, a panel for each question and corpus that was learned first.
 
-    Scores of all models of a row are pooled. A curve begins where FEWEST_FALSE_POSITIVES others are taken for members.
+    Scores of all models of a row are pooled. A curve begins where FEWEST_FALSE_POSITIVES others are taken for members. Of more
+    than MOST_ROWS rows those of the study are drawn.
     """
     panels = {}
     for (_, tested), model in attack_all(runs, passes)[0].items():
@@ -113,6 +101,9 @@ def draw_roc(runs, table, passes):
     columns = [question for question in ASKED if any(asked == question for asked, _ in panels)]
     tasks = sorted({tested for _, tested in panels})
     rows = sorted({row for of in panels.values() for row, _ in of}, key=_registered)
+    text = "after all tasks; scores of all models pooled"
+    if len(rows) > MOST_ROWS and (of_study := [row for row in rows if row in PAPER]):
+        rows, text = of_study, f"{text}; other rows are in the report"
     styles = row_styles(rows)
     width = PAGE if len(columns) > 1 else COLUMN
     figure, axes = style.subplots(len(tasks), len(columns), width, 1.1 + 2.4 * len(tasks), squeeze=False)
@@ -123,16 +114,18 @@ def draw_roc(runs, table, passes):
                 axis.axis("off")
                 continue
             for (row, sequence), models in panels[question, tested].items():
-                if any(row == other and len(longer) > len(sequence) for other, longer in panels[question, tested]):
+                if row not in rows or any(
+                    row == other and len(longer) > len(sequence) for other, longer in panels[question, tested]
+                ):
                     continue  # of a sequence the curve after the last task
                 _curve(axis, models, attack, styles[row][0])
             axis.plot((1e-6, 1), (1e-6, 1), ":", color=GREY, linewidth=0.8)
             axis.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-3, 1), xlabel="false positive rate")
             axis.set_title(f"{ASKED[question]}\n{tested}, {ATTACKS[attack]}")
         axis_row[0].set_ylabel("true positive rate")
-    handles = [Line2D([], [], color=styles[row][0], label=label(row).replace("\n", " ")) for row in rows]
+    handles = [Line2D([], [], color=styles[row][0], label=label(row)) for row in rows]
     handles.append(Line2D([], [], color=GREY, linestyle=":", label="guessing"))
-    legend_below(figure, handles, 4 if width == PAGE else 2, "after all tasks; scores of all models pooled")
+    legend_below(figure, handles, 4 if width == PAGE else 2, text)
     return figure
 
 
@@ -158,7 +151,7 @@ def draw_plane(results, table, orders, question):
     of_question = table[(table["question"] == question) & (table["attack"] == shown_attack(table, question))]
     before, of_question = (of_question[of_question["when"] == when] for when in (BEFORE, AFTER))
     figure, axes = style.subplots(2, len(orders), PAGE if len(orders) > 1 else COLUMN, 5.2, squeeze=False)
-    shown, styles = {}, row_styles(results.rows)
+    shown, styles, has_bounds = {}, row_styles(results.rows), False
     for column, order in zip(axes.T, orders):
         rarest = _rarest(results, order[0])
         for axis, (group, value) in zip(column, ((ALL, ""), (EMOTION, rarest))):
@@ -167,6 +160,7 @@ def draw_plane(results, table, orders, question):
                 if point := _point(results, of_question, row, order, group, value):
                     points[row] = point
             shown |= dict.fromkeys(points)
+            has_bounds |= any(bounds for _, _, bounds in points.values())
             if not points:
                 axis.axis("off")
                 continue
@@ -179,26 +173,31 @@ def draw_plane(results, table, orders, question):
         column[-1].set_xlabel(f"BWT, {METRIC_TITLE}")
     if not shown:
         raise CannotDraw(f"no row that learns one task after another was attacked ({ASKED[question]})")
-    on_line = {row for rows in _lines(results, shown).values() for row in rows if row not in METHODS}
+    lines = _lines(results, shown)
+    on_line = {row for rows in lines.values() for row in rows if row not in METHODS}
     handles = [
-        Line2D([], [], color=styles[row][0], marker=styles[row][1], ls="", markersize=4.5, label=label(row).replace("\n", " "))
+        Line2D([], [], color=styles[row][0], marker=styles[row][1], ls="", markersize=4.5, label=label(row))
         for row in results.rows
         if row in shown and row not in on_line
     ]
-    text = f"{ASKED[question]} {ATTACKS[shown_attack(table, question)]}, after the last task;\nAUC with its 95 % interval "
-    text += "over sessions, BWT with its standard deviation over folds"
+    for (method, symbol), rows in lines.items():
+        ends = " to ".join(short_number(KNOBS[symbol](results.of_row(row)[0])) for row in (rows[0], rows[-1]))
+        look = {"color": METHODS[method].colour, "marker": "o", "markersize": 3, "linewidth": 0.8}
+        handles.append(Line2D([], [], label=f"{label(method)}, {symbol} {ends} (larger dots)", **look))
+    text = f"{ASKED[question]} {ATTACKS[shown_attack(table, question)]}, after the last task;\nAUC"
+    text += f"{' with its 95 % interval over sessions' if has_bounds else ''}, BWT: {averaged(*counts(results.of_row(*shown)))}"
     legend_below(figure, handles, 4 if len(orders) > 1 else 2, text)
     return figure
 
 
 def _rarest(results, task):
     """The class with the fewest training utterances of a corpus; None without runs on it."""
-    counts = {}
+    utterances = {}
     for run in results.runs:
         if task in run.config["corpora"]:
             for name, n in run.config["corpora"][task]["splits"]["train"]["labels"].items():
-                counts[name] = counts.get(name, 0) + n
-    return min((name for name, n in counts.items() if n), key=counts.get, default=None)
+                utterances[name] = utterances.get(name, 0) + n
+    return min((name for name, n in utterances.items() if n), key=utterances.get, default=None)
 
 
 def _point(results, table, row, order, group, value):
@@ -237,13 +236,11 @@ def _draw_alpha(axis, results, points, before, order, group, value):
 
 def _draw_points(axis, results, points, styles):
     lines = _lines(results, points)
-    for (method, symbol), rows in lines.items():
+    for (method, _), rows in lines.items():
         x, y = zip(*((points[row][0].mean, points[row][1]) for row in rows))
         axis.plot(x, y, "-", color=METHODS[method].colour, linewidth=0.8, zorder=1)
-        for row in (rows[0], rows[-1]):
-            transfer, auc, _ = points[row]
-            text = f"{symbol} {short_number(KNOBS[symbol](results.of_row(row)[0]))}"
-            axis.annotate(text, (transfer.mean, auc), (3, 3), textcoords="offset points", fontsize=SMALL)
+    # Larger along the line: labels would cover points.
+    sizes = {row: size for rows in lines.values() for row, size in zip(rows, np.linspace(2, 4.5, len(rows)))}
     on_line = {row: method for (method, _), rows in lines.items() for row in rows if row not in METHODS}
     beside = {}
     for row, (transfer, _, _) in points.items():
@@ -252,10 +249,16 @@ def _draw_points(axis, results, points, styles):
     # Those of one BWT, as all are that forget nothing, are drawn side by side.
     shifts = {row: 5 * (index - (len(rows) - 1) / 2) for rows in beside.values() for index, row in enumerate(rows)}
     for row, (transfer, auc, bounds) in points.items():
-        colour, marker = (METHODS[on_line[row]].colour, ".") if row in on_line else styles[row]
+        colour, marker = (METHODS[on_line[row]].colour, "o") if row in on_line else styles[row]
         shift = ScaledTranslation(shifts.get(row, 0) / 72, 0, axis.figure.dpi_scale_trans)
         reach = None if bounds is None else np.maximum([[auc - bounds[0]], [bounds[1] - auc]], 0)
-        look = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 0, "elinewidth": 0.5}
+        look = {
+            "color": colour,
+            "marker": marker,
+            "markersize": sizes[row] if row in on_line else 4.5,
+            "linewidth": 0,
+            "elinewidth": 0.5,
+        }
         axis.errorbar(transfer.mean, auc, reach, transfer.std, transform=axis.transData + shift, **look)
         # What is shifted does not widen the axes by itself.
         axis.update_datalim(
@@ -307,7 +310,7 @@ def draw_samplers(results, table):
             for x, y, marker in points:
                 axis.plot(x, y, marker, color=colour, markersize=4 if name else 6, fillstyle="full" if name else "none")
         axis.axvline(0.5, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
-        axis.set_title(f"{label(method)}, {' → '.join(sequence)}".replace("\n", " "))
+        axis.set_title(f"{label(method)}, {' → '.join(sequence)}")
         axis.set_xlabel(f"membership AUC on {tested}")
     axes[0, 0].set_ylabel("F1")
     handles = [Line2D([], [], color=GREY, marker=marker, ls="", label=name) for name, marker in markers.items()]

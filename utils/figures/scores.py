@@ -12,17 +12,19 @@ from utils.figures.style import (
     BLUE,
     COLUMN,
     GREY,
+    MOST_ROWS,
     PAGE,
     SMALL,
     VERMILION,
     CannotDraw,
+    averaged,
+    counts,
     label,
-    label_colours,
     legend_below,
     over,
-    over_counts,
     row_styles,
     subplots,
+    wrapped,
 )
 from utils.methods import COMBINED, METHODS, PAPER, SEQUENCE, START
 from utils.results import METRIC_TITLES
@@ -32,10 +34,10 @@ from utils.results.runs import over_folds
 # Macro beside weighted F1: on a corpus of mostly one emotion only the former tells models apart.
 SHOWN = ("f1_weighted", "f1_macro")
 BEFORE, AFTER = BLUE, VERMILION
-# Panels of classes beside each other, at a page's width.
+# Points that may lie on others, which stay visible in them.
+OPEN = {"markersize": 6, "fillstyle": "none", "markeredgewidth": 1.3}
+# Panels of emotions beside each other, at a page's width.
 ABREAST = 4
-
-
 NOTHING = "no run that learned one task after another"
 
 
@@ -44,10 +46,31 @@ def earlier_tasks(orders):
     return [(order, index) for order in orders for index in range(1, len(order))]
 
 
-def learners_shown(results):
-    """Rows that learn one task after another; of those that combine models, which are many, only what --settings names."""
+def rows_shown(results):
+    """Rows that learn one task after another; of those that combine models only what --settings names.
+
+    Of more than MOST_ROWS those of the study, and what --settings names.
+    """
     combined = results.rows_that(lambda method: method.how == COMBINED)
-    return tuple(row for row in results.learners if row not in combined or row in results.named)
+    rows = tuple(row for row in results.learners if row not in combined or row in results.named)
+    chosen = tuple(row for row in rows if row in PAPER or row in results.named)
+    return chosen if chosen and len(rows) > MOST_ROWS else rows
+
+
+def _moments(order):
+    """What the two scores on an earlier task are called."""
+    return "after task 1" if len(order) == 2 else "after that task", f"after task {len(order)}"
+
+
+def _panel_name(order, index):
+    """Of which task a panel is, and where they are two which is learned after it."""
+    names = [wrapped(f"task {number}: {name}") for number, name in enumerate(order, 1)]
+    return "\n".join(names if len(order) == 2 else names[index - 1 : index])
+
+
+def _order_of(orders):
+    """The order of three tasks or more, which a figure has no other place for, as a line."""
+    return f"{' → '.join(orders[0])}\n" if len(orders[0]) > 2 else ""
 
 
 def draw_forgetting(results, orders):
@@ -56,31 +79,32 @@ def draw_forgetting(results, orders):
     Bars are means over folds, error bars their standard deviation. A model a task is not changed by later tasks, so its two
     bars are one score.
     """
-    tasks, rows = earlier_tasks(orders), learners_shown(results)
-    height = 0.85 + len(tasks) * (0.45 + 0.28 * len(rows))
-    figure, panels = subplots(len(tasks), len(SHOWN), COLUMN, height, sharex="col", sharey=True, squeeze=False)
-    lines = _references(results)
-    for panel_row, (order, index) in zip(panels, tasks):
-        for panel, metric in zip(panel_row, SHOWN):
+    tasks, rows = earlier_tasks(orders), rows_shown(results)
+    # With many rows two tasks side by side, or the figure is longer than a page.
+    abreast = min(len(tasks), 2) if len(rows) > MOST_ROWS else 1
+    lines = -(-len(tasks) // abreast)
+    height = 0.95 + lines * (0.45 + 0.28 * len(rows))
+    width = COLUMN if abreast == 1 else PAGE
+    figure, panels = subplots(lines, abreast * len(SHOWN), width, height, sharey=True, squeeze=False)
+    references = _references(results, orders[0])
+    pairs = panels.reshape(-1, len(SHOWN))
+    for pair, (order, index) in zip(pairs, tasks):
+        for panel, metric in zip(pair, SHOWN):
             _forgetting_panel(panel, results, rows, order, index, metric)
-            _reference_lines(panel, results, order, index, metric, lines)
-        text = f"{order[0]},\nthen {order[1]}" if len(order) == 2 else f"on {order[index - 1]}"
-        panel_row[0].set_ylabel(text, fontsize=SMALL)
+            _reference_lines(panel, results, order, index, metric, references)
+            panel.set_xlabel(METRIC_TITLES[metric] + (" on task 1" if len(order) == 2 else ""))
+        pair[0].set_ylabel(_panel_name(order, index), fontsize=SMALL)
+    for panel in pairs[len(tasks) :].flat:
+        panel.axis("off")
     if not any(panel.patches for panel in panels.flat):
         raise CannotDraw(NOTHING)
-    for panel, metric in zip(panels[-1], SHOWN):
-        panel.set_xlabel(METRIC_TITLES[metric] + ("\non the first corpus" if len(orders[0]) == 2 else ""))
-    panels[0, 0].set_yticks(range(len(rows)), map(label, rows))
-    panels[0, 0].invert_yaxis()
-    handles = [Patch(color=BEFORE, label="when learned"), Patch(color=AFTER, label="after the last task")]
-    handles += [Line2D([], [], color=colour, linestyle=style, label=words) for _, colour, style, words in lines]
-    legend_below(figure, handles, 2, f"{_order_of(orders)}mean and standard deviation over {over(results.of_row(*rows))}")
+    panels[0, 0].set_yticks(range(len(rows)), [wrapped(label(row)) for row in rows])
+    panels[0, 0].set_ylim(len(rows) - 0.5, -0.5)
+    handles = [Patch(color=colour, label=moment) for colour, moment in zip((BEFORE, AFTER), _moments(orders[0]))]
+    handles += [Line2D([], [], color=colour, linestyle=style, label=words) for _, colour, style, words in references]
+    text = f"{_order_of(orders)}{averaged(*counts(results.of_row(*rows)))}"
+    legend_below(figure, handles, 2 if width == COLUMN else 5, text)
     return figure
-
-
-def _order_of(orders):
-    """The order of three tasks or more, which a figure has no other place for, as a line."""
-    return f"{' → '.join(orders[0])}\n" if len(orders[0]) > 2 else ""
 
 
 def _forgetting_panel(panel, results, rows, order, index, metric):
@@ -94,22 +118,30 @@ def _forgetting_panel(panel, results, rows, order, index, metric):
             panel.barh(y, mean, 0.38, color=colour, xerr=estimate.std, error_kw={"lw": 0.8, "capsize": 1.5})
             # In the bar where it has room, else behind its error bar.
             x, text_colour = (0.02, "white") if mean - std > 0.25 or mean + std > 0.75 else (mean + std + 0.03, "black")
-            panel.text(x, y, f"{mean:.2f}", va="center", color=text_colour, fontsize=SMALL)
+            # White behind it, or reference lines run through it.
+            behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5} if text_colour == "black" else None
+            panel.text(x, y, f"{mean:.2f}", va="center", color=text_colour, fontsize=SMALL, bbox=behind)
     panel.set_xlim(0, 1)
     panel.set_xticks((0, 0.5, 1), ("0", ".5", "1"))
 
 
-def _references(results):
+def _references(results, order):
     """START's score, that of the first SEQUENCE row and the majority class's: [(row or None, colour, line style, name)]."""
     rows = {START: label(START)} if results.of_row(START) else {}
-    rows |= {row: f"{label(row)}, after" for row in results.rows_that(lambda method: method.how == SEQUENCE)[:1]}
+    if row := _fine_tuned(results):
+        rows[row] = f"{label(row)}, {_moments(order)[1]}"
     colours = row_styles(rows)
     return [*((row, colours[row][0], "--", name) for row, name in rows.items()), (None, GREY, ":", "majority class")]
 
 
-def _reference_lines(panel, results, order, index, metric, lines):
+def _fine_tuned(results):
+    """The first row of the kind SEQUENCE, to which others are compared, or None."""
+    return next(iter(results.rows_that(lambda method: method.how == SEQUENCE)), None)
+
+
+def _reference_lines(panel, results, order, index, metric, references):
     task = order[index - 1]
-    for row, colour, style, _ in lines:
+    for row, colour, style, _ in references:
         floor = {(fold, 0): score for fold, score in results.majority(task, metric).items()}
         estimate = over_folds(results.final_scores(row, order, task, metric) if row else floor)
         if estimate:
@@ -117,7 +149,9 @@ def _reference_lines(panel, results, order, index, metric, lines):
 
 
 def draw_confusion(results, rows=None, task=None):
-    """Confusion matrices of two rows on one task (the paper's figure 3): rows normalised, counts below the shares.
+    """Confusion matrices of two rows on one task (the paper's figure 3): rows normalised, utterances below the shares.
+
+    What was never predicted stays empty.
 
     Args:
         results: Results.
@@ -135,21 +169,25 @@ def draw_confusion(results, rows=None, task=None):
     told = results.rows_that(lambda method: method.told_task, results.learners)
     rows = rows or (told if len(told) > 1 else results.rows)[:2]
     matrices = [_pooled(results, row, task) for row in rows]
-    every = dict.fromkeys(name for counts, _ in matrices for pair in counts for name in pair)
-    labels = [name for name in every if any(name in pair and n for counts, _ in matrices for pair, n in counts.items())]
+    every = dict.fromkeys(name for pooled, _ in matrices for pair in pooled for name in pair)
+    labels = [name for name in every if any(name in pair and n for pooled, _ in matrices for pair, n in pooled.items())]
     figure, panels = subplots(1, len(rows), PAGE, max(2.6, 1.3 + 0.35 * len(labels)), sharey=True, squeeze=False)
     for panel, row, (pooled, runs) in zip(panels[0], rows, matrices):
-        counts = np.array([[pooled[true, predicted] for predicted in labels] for true in labels])
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        pooled_counts = np.array([[pooled[true, predicted] for predicted in labels] for true in labels])
+        shares = pooled_counts / np.maximum(pooled_counts.sum(axis=1, keepdims=True), 1)
+        panel.imshow(np.where(pooled_counts, shares, np.nan), cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (at, column), share in np.ndenumerate(shares):
-            text, colour = f"{100 * share:.0f} %\n{counts[at, column]:,}", "white" if share > 0.5 else "black"
+            if not pooled_counts[at, column]:
+                continue
+            percent, colour = "<1" if share < 0.005 else f"{100 * share:.0f}", "white" if share > 0.5 else "black"
+            text = f"{percent} %\n{pooled_counts[at, column]:,}"
             panel.text(column, at, text, ha="center", va="center", fontsize=SMALL, color=colour, linespacing=0.95)
         panel.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
         panel.set_yticks(range(len(labels)), labels)
         panel.tick_params(length=0)
-        panel.spines[:].set_visible(False)
-        panel.set_title(f"{row}\ntested on {task} ({over(runs)})")
+        panel.spines[:].set(visible=True, color="#CCCCCC")
+        title = label(row), f"tested on {task} ({over(*counts(runs))})"
+        panel.set_title("\n".join(wrapped(line, 44) for line in title))
         panel.set_xlabel("predicted")
     panels[0, 0].set_ylabel("true")
     return figure
@@ -164,75 +202,77 @@ def _pooled(results, row, task):
     runs = [run for run in runs if task in run.metrics["test"]]
     if not runs:
         raise CannotDraw(f"no run of {row} that is tested on {task}")
-    counts = Counter()
+    pooled = Counter()
     for run in runs:
         labels = run.config["labels"]
         for (at, column), count in np.ndenumerate(run.metrics["test"][task]["confusion_matrix"]):
-            counts[labels[at], labels[column]] += int(count)
-    return counts, runs
+            pooled[labels[at], labels[column]] += int(count)
+    return pooled, runs
 
 
 def draw_emotions(results, orders):
-    """F1 of each class on earlier tasks when they were learned and after the last one, as slopes.
+    """F1 of each class on earlier tasks when they were learned (rings) and after the last one (dots), a panel a row.
 
-    Of more rows than fit on a page those of the study, and what --settings names.
+    A line for each class, so that no name or number covers another, also where many are 0. A model a task is not changed by
+    later tasks: its dots are in its rings. What its panel shows is the distance to the grey marks, which are the first row of
+    the kind SEQUENCE after the last task.
     """
-    tasks, rows = earlier_tasks(orders), learners_shown(results)
-    if len(rows) > 2 * ABREAST:
-        rows = tuple(row for row in rows if row in PAPER or row in results.named)
+    tasks, rows = earlier_tasks(orders), rows_shown(results)
     columns = min(len(rows), ABREAST)
     lines = [(order, index, rows[at : at + ABREAST]) for order, index in tasks for at in range(0, len(rows), ABREAST)]
     if not lines:
         raise CannotDraw(NOTHING)
-    figure, panels = subplots(len(lines), columns, PAGE, 0.3 + 2.3 * len(lines), sharex=True, sharey=True, squeeze=False)
+    heights = [0.55 + 0.15 * len(results.labels(order[index - 1])) for order, index, _ in lines]
+    options = {"sharey": "row", "squeeze": False, "gridspec_kw": {"height_ratios": heights}}
+    figure, panels = subplots(len(lines), columns, PAGE, 0.7 + sum(heights), **options)
+    compared = _fine_tuned(results)
     for panel_row, (order, index, names) in zip(panels, lines):
         for panel, row in zip(panel_row, names):
-            _slopes(panel, results, row, order, index)
-            panel.set_title(label(row).replace("\n", " "))
+            _dots(panel, results, row, order, index, compared if row != compared else None)
+            panel.set_title(wrapped(label(row), 24))
+            panel.set_xlabel("F1 on task 1" if len(order) == 2 else f"F1 on task {index}", labelpad=2, x=0.38)
         for panel in panel_row[len(names) :]:
             panel.axis("off")
-        task = order[index - 1]
-        after = f"before and after {order[1]}" if len(order) == 2 else f"when learned and after {order[-1]}"
-        panel_row[0].set_ylabel(f"F1 on {task}\n{after}")
+        labels = results.labels(order[index - 1])
+        panel_row[0].set_yticks(range(len(labels)), labels)
+        panel_row[0].set_ylim(max(len(labels), 1) - 0.5, -0.5)
+        panel_row[0].set_ylabel(_panel_name(order, index), fontsize=SMALL)
     if not any(panel.lines for panel in panels.flat):
         raise CannotDraw(NOTHING)
-    text = f"{_order_of(orders)}means over {over(results.of_row(*rows))}; their standard deviations are in the tables"
-    figure.supxlabel(text, fontsize=SMALL)
-    panels[0, 0].set_xlim(-0.12, 1.0 + 0.34 * columns)
-    panels[0, 0].set_ylim(0, 1)
-    panels[0, 0].set_xticks((0, 1), ("before" if len(orders[0]) == 2 else "learned", "after"))
+    before, after = _moments(orders[0])
+    handles = [
+        Line2D([], [], color=BEFORE, marker="o", markersize=6, fillstyle="none", ls="", label=before),
+        Line2D([], [], color=AFTER, marker="o", markersize=3.5, ls="", label=f"{after} (numbers)"),
+    ]
+    if compared:
+        handles.append(Line2D([], [], color=GREY, marker="|", markersize=7, ls="", label=f"{label(compared)}, {after}"))
+    text = f"{_order_of(orders)}{averaged(*counts(results.of_row(*rows)), spread=False)}"
+    legend_below(figure, handles, 3, text)
     return figure
 
 
-def _slopes(panel, results, row, order, index):
-    """Draw a line a class from its F1 when the task was learned to that after the last one."""
-    labels, ends = results.labels(order[index - 1]), {}
-    colours = label_colours(dict.fromkeys(name for task in results.tasks for name in results.labels(task)))
-    for name in labels:
+def _dots(panel, results, row, order, index, compared):
+    """A ring, a dot and the dot's number for each class, with a mark of the row that it is compared to."""
+    for y, name in enumerate(results.labels(order[index - 1])):
         matrix = result_matrix(results, row, order, name)
         before, after = over_folds(matrix[index, index]), over_folds(matrix[len(order), index])
-        if before and after:
-            panel.plot((0, 1), (before.mean, after.mean), "o-", color=colours[name], markersize=3)
-            ends[name] = after.mean
-    for (name, score), height in zip(ends.items(), spread(list(ends.values()), 0.068)):
-        panel.text(1.07, height, f"{name} {score:.2f}", color=colours[name], va="center", fontsize=SMALL)
-
-
-def spread(values, gap):
-    """Positions for labels near ``values``, at least ``gap`` apart and between 0 and 1, in the order of the values given."""
-    order = np.argsort(values)
-    steps = gap * np.arange(len(values))
-
-    def pushed_up(values):
-        """Each as near above its value as the one below it allows, and the topmost below 1."""
-        positions = np.maximum.accumulate(np.maximum(values, gap / 2) - steps) + steps
-        return np.minimum(positions, 1 - gap / 2 - steps[::-1])
-
-    ordered = np.array(values, dtype=float)[order]
-    # The mean of pushing all up and all down keeps the distances of both.
-    result = np.empty_like(ordered)
-    result[order] = (pushed_up(ordered) + 1 - pushed_up(1 - ordered[::-1])[::-1]) / 2
-    return result
+        if not after:
+            continue
+        if before:
+            panel.plot((before.mean, after.mean), (y, y), color=GREY, linewidth=0.8, zorder=1)
+            panel.plot(before.mean, y, "o", color=BEFORE, markersize=6, fillstyle="none", zorder=2)
+        panel.plot(after.mean, y, "o", color=AFTER, markersize=3.5, zorder=3)
+        panel.text(1.1, y, f"{after.mean:.2f}", va="center", color=AFTER, fontsize=SMALL)
+        other = compared and over_folds(results.final_scores(compared, order, order[index - 1], name))
+        if other:
+            panel.plot(other.mean, y, "|", color=GREY, markersize=7, markeredgewidth=1.2, zorder=1.5)
+    panel.set_xlim(-0.06, 1.4)
+    panel.set_xticks((0, 0.5, 1), ("0", ".5", "1"))
+    panel.spines["bottom"].set_bounds(0, 1)
+    panel.spines["left"].set_visible(False)
+    panel.tick_params("y", length=0)
+    panel.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+    panel.set_axisbelow(True)
 
 
 def short_number(value):
@@ -249,7 +289,8 @@ def draw_lambda(results, orders):
 
     Of several old tasks it is the mean of their scores.
     """
-    figure, panels = subplots(len(SHOWN), len(orders), COLUMN, 4.1, squeeze=False)
+    options = {"sharex": "row", "sharey": "row", "squeeze": False}
+    figure, panels = subplots(len(SHOWN), len(orders), COLUMN, 4.1, **options)
     styles, of_alpha, alphas, estimates = row_styles(results.baselines), METHODS["wise_ft_tuned"].colour, {}, []
     values = sorted({value for order in orders for value in lambda_curve(results, order, SHOWN[0])[0]})
     # Darker with λ: the points lie too close together to be labelled.
@@ -270,9 +311,10 @@ def draw_lambda(results, orders):
             panel.margins(0.15)
             for row, of in (others or more).items():
                 x, _, y, _ = _old_and_new(of)
-                panel.plot(x, y, styles[row][1], color=styles[row][0], markersize=4.5, zorder=3)
-            panel.set_xlabel(f"{order[0]} (old)" if len(order) == 2 else "mean of the old tasks", labelpad=2)
-            panel.set_ylabel(f"{order[-1]} (new)", labelpad=2)
+                panel.plot(x, y, styles[row][1], color=styles[row][0], zorder=3, **OPEN)
+            old = f"task 1: {order[0]}" if len(order) == 2 else f"mean of tasks 1 to {len(order) - 1}"
+            panel.set_xlabel(wrapped(old), labelpad=2)
+            panel.set_ylabel(wrapped(f"task {len(order)}: {order[-1]}"), labelpad=2)
             panel.set_title(METRIC_TITLES[metric])
             estimates.append(next(iter((curve or along_alpha).values()))[0])
             if along_alpha:
@@ -284,14 +326,14 @@ def draw_lambda(results, orders):
         for value in values
     ]
     for row, (colour, marker) in styles.items():
-        handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, ls="", label=label(row)))
+        handles.append(Line2D([], [], color=colour, marker=marker, ls="", label=label(row), **OPEN))
     if alphas:
         words = f"WiSE-FT, α {min(alphas):g} to {max(alphas):g}"
         handles.append(Line2D([], [], color=of_alpha, marker=".", markersize=3, linewidth=0.8, label=words))
     folds, seeds = (max(map(len, counts)) for counts in zip(*((of.per_fold, of.seeds) for of in estimates)))
     what = " and ".join(filter(None, ("EWC along λ" if values else "", "WiSE-FT along α" if alphas else "")))
-    spread = " and standard deviation" if values else ""
-    text = f"{_order_of(orders)}{what}:\nmean{spread} over {over_counts(folds, seeds)}"
+    text = f"{_order_of(orders)}{what}:\n{averaged(folds, seeds, spread=bool(values))}"
+    figure.set_figheight(3.65 + 0.15 * -(-len(handles) // 3))
     legend_below(figure, handles, 4 if values else 2, text)
     return figure
 

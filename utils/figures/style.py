@@ -1,6 +1,7 @@
 """How every figure looks: drawn at the size it is printed at, as PNG to read and PDF for papers."""
 
 import logging
+import textwrap
 import warnings
 from collections import Counter
 from itertools import cycle
@@ -12,12 +13,15 @@ matplotlib.use("Agg")  # to files, also where there is no screen
 import matplotlib.pyplot as plt
 from matplotlib import font_manager
 
+from utils.errors import UserError
 from utils.files import atomic_write
 from utils.methods import METHODS
 
 # Inches of one column and of both in a two-column paper; no text is smaller than SMALL points at that size.
 COLUMN, PAGE = 3.5, 7.16
 SMALL, NORMAL = 7, 8
+# More rows than these are not told apart by colours, and fill more than a page.
+MOST_ROWS = 8
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = "#000000 #E69F00 #56B4E9 #009E73 #0072B2 #D55E00 #CC79A7".split()
 GREY = "#777777"
@@ -36,14 +40,23 @@ class CannotDraw(Exception):
 
 
 def label(row):
-    """A row's name as figures write it."""
-    return (METHODS[row].label if row in METHODS else "") or row
+    """A row's name in every figure, on one line."""
+    method = row.removesuffix("_tuned")
+    if row in METHODS or method not in METHODS:
+        return (METHODS[row].label if row in METHODS else "") or row
+    return f"{label(method)}, tuned"
+
+
+def wrapped(text, width=20):
+    """A name on several lines of about ``width`` characters, broken at spaces and underscores."""
+    return textwrap.fill(text.replace("_", "_ "), width, break_long_words=False).replace("_ ", "_")
 
 
 def row_styles(rows):
-    """A colour and a marker for each row, ``{row: (colour, marker)}``: of a method's own row its colour."""
+    """A colour and a marker for each row, ``{row: (colour, marker)}``: of a method's own and its tuned row its colour."""
     further = cycle((BLACK, GREY, *FURTHER))
-    colours = [METHODS[row].colour if row in METHODS else next(further) for row in rows]
+    methods = [METHODS.get(row.removesuffix("_tuned")) for row in rows]
+    colours = [method.colour if method else next(further) for method in methods]
     return dict(zip(rows, zip(colours, cycle(MARKERS))))
 
 
@@ -83,24 +96,70 @@ def mark_synthetic(figure):
 
 
 def legend_below(figure, handles, columns, text):
-    """A legend below the panels, headed by what the marks are and over what."""
-    legend = figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.0, handlelength=1.6,
-        title=text, title_fontsize=SMALL,
-    )  # fmt: skip
+    """A legend below the panels in at most ``columns`` columns, headed by what the marks are and over what."""
+    of_line = int(15 * figure.get_figwidth())  # characters of SMALL
+    text = "\n".join(wrapped(line, of_line) for line in text.splitlines())
+    for number in range(columns, 0, -1):
+        legend = figure.legend(
+            handles=handles, loc="outside lower center", ncols=number, columnspacing=1.0, handlelength=1.6,
+            title=text, title_fontsize=SMALL,
+        )  # fmt: skip
+        if number == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
     legend.get_title().set_multialignment("center")
 
 
-def over(runs):
-    """Over what figures average, such as "2 folds, 3 seeds in each", with "at most" where a row lacks some of these."""
+def counts(runs):
+    """(number of folds, number of seeds, does every row have all of these?) of some runs."""
     folds, seeds = (len({run.key[part] for run in runs}) for part in (0, 1))
     of_row = Counter((run.experiment, run.sequence) for run in runs)
-    return ("" if set(of_row.values()) <= {folds * seeds} else "at most ") + over_counts(folds, seeds)
+    return folds, seeds, set(of_row.values()) <= {folds * seeds}
 
 
-def over_counts(folds, seeds):
-    text = f"{folds} folds" if folds > 1 else "one fold"
-    return f"{text}, {seeds} seeds in each" if seeds > 1 else text
+def over(folds, seeds, complete=True):
+    """Such as "5 folds (3 seeds each)", with "up to" where not all rows have all of these (see ``counts``)."""
+    if folds > 1:
+        text = f"{folds} folds" + (f" ({seeds} seeds each)" if seeds > 1 else "")
+    else:
+        text = f"{seeds} seeds of one fold" if seeds > 1 else "one fold"
+    return text if complete else f"up to {text}"
+
+
+def averaged(folds, seeds, complete=True, spread=True):
+    """What marks are, such as "mean and standard deviation over 5 folds"; of one run just "one fold"."""
+    what = "mean over " if folds * seeds > 1 else ""
+    if folds > 1 and spread:
+        what = "mean and standard deviation over "
+    return what + over(folds, seeds, complete)
+
+
+def write_figures(figures, folder, synthetic=False):
+    """Draw figures and write each as PNG and PDF.
+
+    Args:
+        figures: ``{file name without suffix: a function that draws it}``.
+        folder: a Path; made if missing.
+        synthetic: are their numbers?
+
+    Yields:
+        One line a figure: what was written, or what is missing for it.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    prepare()
+    for name, draw in figures.items():
+        try:
+            figure = draw()
+            if synthetic:
+                mark_synthetic(figure)
+            yield save(figure, folder, name)
+        except CannotDraw as reason:
+            plt.close("all")
+            yield f"{name}: not drawn, {reason}"
+        except OSError as error:
+            raise UserError(f"{folder}: figures cannot be written there ({error.strerror})") from None
 
 
 def save(figure, folder, name):

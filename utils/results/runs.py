@@ -291,8 +291,7 @@ class Results:
         """The orders in which tasks are learned: for the published study's corpora both, else those of the longest runs."""
         if self.is_published_pair:
             return (KEMDY, KEMDY[::-1])
-        found = dict.fromkeys(run.sequence for run in self.runs if METHODS[run.method].how == SEQUENCE)
-        return tuple(order for order in found if not any(other[: len(order)] == order for other in found if other != order))
+        return longest(run.sequence for run in self.runs if METHODS[run.method].how == SEQUENCE)
 
     def labels(self, tested):
         """The classes of a task that have an utterance in the test split of any fold, in the models' order."""
@@ -307,6 +306,12 @@ class Results:
         folds = {run.fold: run.config["corpora"][tested]["splits"] for run in self.runs if tested in run.config["corpora"]}
         counts = {fold: (splits["train"]["labels"], splits["test"]["labels"]) for fold, splits in sorted(folds.items())}
         return {fold: majority_scores(*of)[metric] for fold, of in counts.items()}
+
+
+def longest(sequences):
+    """Sequences of tasks without repetitions and without those that others begin with."""
+    found = dict.fromkeys(sequences)
+    return tuple(order for order in found if not any(other[: len(order)] == order for other in found if other != order))
 
 
 def score_table(runs):
