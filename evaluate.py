@@ -45,6 +45,14 @@ def parse_args():
     instead.add_argument(
         "--recompute", action="store_true", help="test every best_model.pt again and compare with the stored scores"
     )
+    instead.add_argument(
+        "--verify",
+        type=named_path,
+        metavar="FILE",
+        help="compare cells of the tables with the numbers that FILE, such as reproducibility.json, expects, a line each; exit "
+        "code 1 if one misses, or if FILE has verified rows and --output_root the runs of none of them; rows that nobody has "
+        "verified, or whose runs are not there, are listed, and alone give exit code 0",
+    )
 
     figures = parser.add_argument_group("figures")
     figures.add_argument(
@@ -66,8 +74,8 @@ def parse_args():
     machine = parser.add_argument_group("machine, for --recompute")
     add_reopening_flags(machine)
     args = parser.parse_args()
-    if args.figures and (args.published or args.list or args.recompute):
-        parser.error("--figures goes with the tables, not with --published, --list or --recompute")
+    if args.figures and (args.published or args.list or args.recompute or args.verify):
+        parser.error("--figures goes with the tables, not with --published, --list, --recompute or --verify")
     if args.curves and not args.figures:
         parser.error("--curves goes with --figures")
     if args.scores and (args.list or args.recompute):
@@ -98,6 +106,8 @@ def main():
         finished = sum(run.metrics is not None for run in found)
         give(Report([table], [f"{len(found)} runs, {finished} of them finished."]), args)
         sys.exit(not all(row.get("same", True) for row in table.rows.values()))
+    if args.verify:
+        verify(found, args)
     tables(found, args, lines)
 
 
@@ -114,12 +124,14 @@ def tables(found, args, lines):
     results = Results(found, args.settings, args.baseline) if finished else None
     notes = report.notes(results, args.output_root) if results else [f"{len(found)} runs, none of them finished."]
     notes += lines
-    metrics = [METRICS[args.metric]] if args.metric else list(METRIC_TITLES)
+    metric = METRICS.get(args.metric)
     if args.published:
-        shown, lines = published_tables(results, metrics)
+        shown, lines = published_tables(results, [metric] if metric else list(METRIC_TITLES))
         give(Report(shown, [*notes, *lines] if results else []), args)
         return
-    made = tables_shown(results, metrics, args) if results and results.rows else {}
+    everything = [name for name in TABLES if name != "overview"]  # which is made of the others
+    names = args.tables or (everything if args.all or args.format in FOR_PROGRAMS else ["overview"])
+    made = tables_shown(results, names, metric) if results and results.rows else {}
     if args.tables and (empty := [name for name in args.tables if not made.get(name)]):
         notes.append(f"Nothing to show for --tables {' '.join(empty)}.")
     rows = {name: METHODS[name] for name in args.settings or (*PAPER, JOINT) if name in METHODS}
@@ -141,13 +153,20 @@ def tables(found, args, lines):
         draw(found, results, args)
 
 
-def tables_shown(results, metrics, args):
-    """The tables that were asked for, ``{name: [Table]}``, without those that would hold dashes alone."""
+def tables_shown(results, names, metric=None):
+    """Tables by their names in TABLES, ``{name: [Table]}``, without those that would hold dashes alone.
+
+    Args:
+        results: Results with any rows.
+        names: of TABLES.
+        metric: only this one of METRIC_TITLES.
+    """
     from utils.results import report
     from utils.results.overview import overview_tables
     from utils.results.tuning import tuning_tables
 
-    measured = metrics if args.metric else MEASURED
+    metrics = [metric] if metric else list(METRIC_TITLES)
+    measured = metrics if metric else MEASURED
     # The tables of a metric, and of which metrics there are any.
     of_metric = {
         "scores": (report.score_tables, metrics),
@@ -166,8 +185,6 @@ def tables_shown(results, metrics, args):
     makers["tuning"] = [partial(tuning_tables, results)]
     if "f1_macro" in metrics:
         makers["scores"].append(partial(report.occurring_tables, results))
-    everything = [name for name in TABLES if name != "overview"]  # which is made of the others
-    names = args.tables or (everything if args.all or args.format in FOR_PROGRAMS else ["overview"])
     return {name: [table for make in makers[name] for table in make() if table.has_cells()] for name in names}
 
 
@@ -179,6 +196,17 @@ def give(report, args):
         return
     write_text(args.output, text)
     print(f"wrote {args.output}")
+
+
+def verify(found, args):
+    """Compare the tables with the numbers of a file, and exit."""
+    from utils.results.forms import Report
+    from utils.results.verify import exit_code, read_expected, verify_table
+
+    expected = read_expected(args.verify)
+    table, notes = verify_table(expected, found, tables_shown, args.verify, args.output_root)
+    give(Report([table], notes), args)
+    sys.exit(exit_code(table))
 
 
 def recompute_table(found, args):

@@ -96,8 +96,8 @@ def spreadsheet_safe(cell):
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
-def read_json(path):
-    """Read a JSON object.
+def read_json(path, kind=dict):
+    """Read a JSON object, or with ``kind=list`` a list.
 
     Raises:
         UserError: if the file is not one.
@@ -108,8 +108,8 @@ def read_json(path):
         raise UserError(f"{path} cannot be read ({error})") from None
     except RecursionError:
         raise UserError(f"{path} cannot be read (nested too deep)") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object")
+    if not isinstance(content, kind):
+        raise UserError(f"{path} is not a JSON {'object' if kind is dict else kind.__name__}")
     return content
 
 

@@ -131,6 +131,12 @@ def _read_run(folder):
     return FoundRun(folder, config, metrics)
 
 
+def usual_rows(found):
+    """Names of the methods' own rows that were found, and of their tuned ones."""
+    names = {run.experiment for run in found}
+    return [row for name in METHODS for row in (name, f"{name}_tuned") if row in names]
+
+
 def is_lambda_point(run):
     """May the run be a point of the curve along λ?"""
     return run.method == "ewc" and "ewc_lambda" in run.config["arguments"] and not run.trial_of and run.train_half is None
@@ -144,7 +150,7 @@ class Results:
 
     Args:
         found: from ``find_runs``, and those of tuned rows.
-        settings: names of the rows in their order; by default the methods' default names that were found, and their tuned rows.
+        settings: names of the rows in their order; by default ``usual_rows``.
         baselines: names of the rows that paired differences are formed to; by default BASELINES where they were found.
 
     Attributes:
@@ -168,7 +174,7 @@ class Results:
             if name not in names:
                 raise UserError(f"--baseline {name}: there is no such experiment")
         self.named = tuple(settings or ())
-        rows = tuple(dict.fromkeys(settings or (row for name in METHODS for row in (name, f"{name}_tuned") if row in names)))
+        rows = tuple(dict.fromkeys(settings or usual_rows(found)))
         baselines = tuple(baselines or (name for name in BASELINES if name in names))
         along_lambda = (run.experiment for run in found if is_lambda_point(run))
         own_rows = [run.method for run in found if run.experiment in rows and run.method]
