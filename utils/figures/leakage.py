@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
+from utils.errors import UserError
 from utils.figures import pages, style
 from utils.figures.scores import short_number
 from utils.figures.style import (
@@ -151,7 +152,7 @@ def draw_plane(results, table, orders, question):
     of_question = table[(table["question"] == question) & (table["attack"] == shown_attack(table, question))]
     before, of_question = (of_question[of_question["when"] == when] for when in (BEFORE, AFTER))
     figure, axes = style.subplots(2, len(orders), PAGE if len(orders) > 1 else COLUMN, 5.2, squeeze=False)
-    shown, styles, has_bounds = {}, row_styles(results.rows), False
+    shown, styles, has_bounds, has_alpha = {}, row_styles(results.rows), False, False
     for column, order in zip(axes.T, orders):
         rarest = _rarest(results, order[0])
         for axis, (group, value) in zip(column, ((ALL, ""), (EMOTION, rarest))):
@@ -165,7 +166,7 @@ def draw_plane(results, table, orders, question):
                 axis.axis("off")
                 continue
             _draw_points(axis, results, points, styles)
-            _draw_alpha(axis, results, points, before, order, group, value)
+            has_alpha |= _draw_alpha(axis, results, points, before, order, group, value)
             axis.axhline(0.5, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
             axis.set_title(", then ".join(order) if group == ALL else f"{rarest}, the rarest emotion of {order[0]}")
             axis.set_ylabel(f"membership AUC on {order[0]}")
@@ -184,6 +185,8 @@ def draw_plane(results, table, orders, question):
         ends = " to ".join(short_number(KNOBS[symbol](results.of_row(row)[0])) for row in (rows[0], rows[-1]))
         look = {"color": METHODS[method].colour, "marker": "o", "markersize": 3, "linewidth": 0.8}
         handles.append(Line2D([], [], label=f"{label(method)}, {symbol} {ends} (larger dots)", **look))
+    if has_alpha:
+        handles.append(Line2D([], [], color=METHODS["wise_ft"].colour, linewidth=0.8, label="means of weights, α 0 to 1"))
     text = f"{ASKED[question]} {ATTACKS[shown_attack(table, question)]}, after the last task;\nAUC"
     text += f"{' with its 95 % interval over sessions' if has_bounds else ''}, BWT: {averaged(*counts(results.of_row(*shown)))}"
     legend_below(figure, handles, 4 if len(orders) > 1 else 2, text)
@@ -224,14 +227,15 @@ def _found(table, run, tested, group, value):
 
 
 def _draw_alpha(axis, results, points, before, order, group, value):
-    """The line of the means of two models' weights: from the first one, which has forgotten nothing, to finetune."""
+    """The line of means of two models' weights, from the first, which has forgotten nothing, to finetune. Is there one?"""
     rows = [row for row in ("wise_ft", "finetune") if row in points]
     run = next((run for run in results.of_row("finetune") if run.sequence == tuple(order)), None)
     start = _found(before, run, order[0], group, value) if len(rows) == 2 and run else None
-    if start is not None:
-        x, y = zip((0, start["auc"]), *((points[row][0].mean, points[row][1]) for row in rows))
-        axis.plot(x, y, "-", color=METHODS["wise_ft"].colour, linewidth=0.8, zorder=1)
-        axis.annotate("α 0", (0, start["auc"]), (3, -8), textcoords="offset points", fontsize=SMALL)
+    if start is None:
+        return False
+    x, y = zip((0, start["auc"]), *((points[row][0].mean, points[row][1]) for row in rows))
+    axis.plot(x, y, "-", color=METHODS["wise_ft"].colour, linewidth=0.8, zorder=1)
+    return True
 
 
 def _draw_points(axis, results, points, styles):
