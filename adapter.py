@@ -82,7 +82,7 @@ def main():
         args.delta = args.clip = None
     # Below parsing: torch takes seconds to import.
     from utils.training.engine import test_and_finish, train
-    from utils.training.private import PrivateTraining, privacy_facts
+    from utils.training.private import PrivateTraining
     from utils.training.run import Run
     from utils.training.start import begin, continue_sequence
 
@@ -94,7 +94,7 @@ def main():
             _, tasks, model, before = continue_sequence(run)
         else:
             tasks, model = begin(run)
-        strategy = PrivateTraining(run, privacy_facts(run, tasks)) if args.epsilon else None
+        strategy = PrivateTraining(run, run.privacy) if args.epsilon else None
         best_epoch = train(run, model, tasks, strategy)
         test_and_finish(run, model, tasks, best_epoch, before)
 

@@ -6,19 +6,14 @@ from math import isnan
 from utils.errors import UserError, one_line_errors, printable
 from utils.files import write_text
 from utils.flags import Parser, named_path
-from utils.hub import PREFIX
 from utils.training.arguments import add_reopening_flags
-
-
-def _model(text):
-    return text if text.startswith(PREFIX) else named_path(text)
 
 
 def parse_args():
     parser = Parser(description=__doc__)
     parser.add_argument(
         "models",
-        type=_model,
+        type=named_path,
         nargs="*",
         metavar="RUN_OR_EXPORT",
         help="run folders, or files exported of runs, to report on, with the runs that attacks on them need (default: all "
@@ -57,13 +52,13 @@ def main():
     passes, lacking = take_passes(runs, args.output_root, changes)
     left_out += lacking
     runs = [run for run in runs if run.path in passes]
-    table, lines = report_table(runs, passes)
+    table, lines, models = report_table(runs, passes)
 
     folder = args.output_root / "leakage"
     write_report(folder, table, [*left_out, *lines], any(run.config["synthetic"] for run in runs))
-    write_certificates(runs, table, passes)
+    write_certificates(runs, table, models)
     wrote = f"wrote {folder / 'report.md'} and report.csv"
-    for line in (*left_out, *lines, wrote, *draw_leakage(runs, table, passes, folder)):
+    for line in (*left_out, *lines, wrote, *draw_leakage(runs, table, models, folder)):
         print(printable(line))
     held = True
     if args.controls:

@@ -11,11 +11,8 @@ if asks_for_help "$@"; then
   show_help HALVES GPUS RUNS_PER_GPU FOLDS TASKS ORDER SEEDS TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN
   exit 0
 fi
-names=
-while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do
-  names+=" $1"
-  shift
-done
+set_names "$@"
+shift $(wc -w <<<"$names")
 names=${names:- adapter finetune} halves=${HALVES:-16}
 [[ $halves =~ ^[1-9][0-9]{0,3}$ ]] || fail "HALVES=$halves is not a number of runs"
 export FOLDS=${FOLDS:-0}

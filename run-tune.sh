@@ -11,11 +11,8 @@ if asks_for_help "$@"; then
   show_help TRIALS LRS CHOOSE_ON GPUS RUNS_PER_GPU FOLDS TASKS ORDER SEEDS TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN
   exit 0
 fi
-names=
-while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do
-  names+=" $1"
-  shift
-done
+set_names "$@"
+shift $(wc -w <<<"$names")
 set_devices
 check_grid "$@"
 set_stages "$@"

@@ -74,7 +74,7 @@ def row(table, **values):
 def test_members_are_training_sessions_and_others_test_sessions(tmp_path):
     runs_of(tmp_path, "adapter", [A])
     runs, passes = found(tmp_path)
-    table, lines = families.report_table(runs, passes)
+    table, lines, _ = families.report_table(runs, passes)
     of = row(table, attack="threshold", group="all")
     expected, floor = [], []
     for pass_ in passes.values():
@@ -98,7 +98,7 @@ def test_a_model_of_one_seed_or_without_other_folds_leaves_dashes_and_says_why(t
     runs, passes = found(tmp_path)
     (given,) = (passes[run.path] for run in runs if run.method == "lora")
     given["session"] = given["split"]
-    table, lines = families.report_table(runs, passes)
+    table, lines, _ = families.report_table(runs, passes)
     for name in ("adapter", "linear"):
         made = table[(table["experiment"] == name) & (table["group"] == "all")].set_index("attack")["auc"]
         assert set(made.index) == set(ATTACKS) and made.notna().to_dict() == {of: of == "threshold" for of in ATTACKS}
@@ -126,7 +126,7 @@ def test_before_is_the_model_that_a_sequence_started_from(tmp_path):
     # Two seeds of er started from one model.
     for seed in (12, 13):
         runs_of(tmp_path, "er", [A, B], [0], [seed], started_from={"checkpoint": f"task_a/fold_0/{A}/{BEST_MODEL}"})
-    table, lines = families.report_table(*found(tmp_path, task_a=5.0))
+    table, lines, _ = families.report_table(*found(tmp_path, task_a=5.0))
     # Which also drew some utterances of the first corpus again.
     drawn = table[(table["group"] == "drawn") & (table["tested"] == A) & (table["when"] == "after")]
     assert set(drawn["experiment"]) == {"task_a", "finetune"}
@@ -136,7 +136,7 @@ def test_before_is_the_model_that_a_sequence_started_from(tmp_path):
     assert before == row(table, experiment="task_a")["auc"] > 0.99 and after < 0.6
     assert row(table, **about, tested=B)["when"] == "after" and not any("starting" in line for line in lines)
     runs, passes = found(tmp_path)
-    _, lines = families.report_table([run for run in runs if run.method == "finetune" and run.fold == 0], passes)
+    _, lines, _ = families.report_table([run for run in runs if run.method == "finetune" and run.fold == 0], passes)
     assert f"finetune ({A} → {B}), before: 2 of 2 starting models are not here" in lines
 
 
@@ -144,7 +144,7 @@ def test_the_utterance_question_is_of_runs_on_halves_alone(tmp_path):
     halves_of(tmp_path, "adapter", 16)
     runs_of(tmp_path, "adapter", [A], [0], [12])
     runs, passes = found(tmp_path)
-    table, lines = families.report_table(runs, passes)
+    table, lines, _ = families.report_table(runs, passes)
     of_all = table[table["group"] == "all"].set_index(["question", "attack"])
     assert set(table["experiment"]) == {"adapter"} and of_all.loc["session", "models"]["threshold"] == 1
     of = of_all.loc["utterance", "lira_online"]
@@ -157,13 +157,13 @@ def test_the_utterance_question_is_of_runs_on_halves_alone(tmp_path):
         pass_.loc[pass_["segment_id"].isin(["S4-0", "S4-1"]), "split"] = "train"
     first = next(run.path for run in runs if run.train_half == 0)
     passes[first].loc[passes[first]["segment_id"] == "S4-1", "split"] = "left_out"
-    table, lines = families.report_table(runs, passes)
+    table, lines, _ = families.report_table(runs, passes)
     of_all = table[(table["group"] == "all") & (table["question"] == "utterance")]
     assert set(of_all["models"]) == {16} and set(of_all["members"] + of_all["non_members"]) == {16 * 215 - 1}
     assert not any("Utterance question" in line for line in lines)
     # Five of them leave some utterance without a model that left it out.
     few = [run for run in runs if run.train_half in range(5)]
-    table, lines = families.report_table(few, passes)
+    table, lines, _ = families.report_table(few, passes)
     assert row(table, group="all", attack="offset")["models"] == 0
     assert any(line.endswith(f"of: adapter ({A}): 5 models") for line in lines)
 
@@ -183,7 +183,7 @@ def test_groups_by_emotion_draws_and_session(tmp_path):
     pass_ = passes[runs[0].path]
     pass_.loc[:, "label"] = np.where(np.arange(len(pass_)) % 12, "neutral", "sad")
     pass_.loc[(pass_["label"] == "sad") & (pass_["split"] == "train"), "phi"] = 99.0
-    table, _ = families.report_table(find_runs(tmp_path), passes)
+    table, _, _ = families.report_table(find_runs(tmp_path), passes)
     table = table[table["attack"] == "threshold"]
     sad = row(table, group="emotion", value="sad")
     assert (sad["auc"], sad["members"], sad["non_members"]) == (1, 18, 6)
@@ -209,7 +209,7 @@ def test_a_withdrawn_session_is_compared_with_the_others(tmp_path):
     gone = pass_["session"] == "S9"
     pass_.loc[gone, "phi"] -= 20
     pass_.loc[gone, "split"] = "withdrawn"
-    table, _ = families.report_table(runs, passes)
+    table, _, _ = families.report_table(runs, passes)
     aucs = table[(table["group"] == "session") & (table["attack"] == "threshold")].set_index("value")["auc"]
     assert aucs["S8"] > 0.99 and abs(aucs["S9"] - 0.5) < 0.25
     assert row(table, group="all", attack="threshold")["members"] == 180
@@ -227,7 +227,7 @@ def test_runs_that_cannot_be_compared_are_left_out_with_a_line(tmp_path):
     runs, passes = found(tmp_path)
     linear = next(run.path for run in runs if run.method == "linear")
     passes[linear] = passes[linear][passes[linear]["split"] != "test"]
-    table, lines = families.report_table(runs, passes)
+    table, lines, _ = families.report_table(runs, passes)
     assert table.empty and len(lines) == 2
     assert lines[0].startswith("adapter is left out: ") and "differ in speech encoder, text encoder" in lines[0]
     assert lines[1] == f"{linear} is left out on {A}: its pass has no utterance of test"
@@ -239,7 +239,7 @@ def test_the_report_is_written_for_people_and_for_spreadsheets(tmp_path):
         told = {"checkpoint": str(start.path / BEST_MODEL)}
         runs_of(tmp_path, "finetune", [A, B], [start.fold], [start.config["seed"]], started_from=told)
     halves_of(tmp_path, "adapter", 16)
-    table, lines = families.report_table(*found(tmp_path))
+    table, lines, _ = families.report_table(*found(tmp_path))
     write_report(tmp_path / "leakage", table, lines, synthetic=True)
     text = (tmp_path / "leakage" / "report.md").read_text()
     before, after = (
@@ -264,8 +264,8 @@ def test_a_certificate_is_of_the_run_and_of_its_halves_and_names_nobody(tmp_path
     state = {"weight": torch.ones(2)}
     for run in runs:
         torch.save(state, run.path / BEST_MODEL)
-    table, _ = families.report_table(runs, passes)
-    write_certificates(runs, table, passes)
+    table, _, models = families.report_table(runs, passes)
+    write_certificates(runs, table, models)
     path = tmp_path / "adapter" / "fold_0" / A / LEAKAGE
     told = read(path)
     assert told["model"] == state_digest(state)
@@ -301,13 +301,14 @@ def everything(tmp_path):
     halves_of(tmp_path, "adapter", 2)
     leaks = {"lambda1000": 2.0, "adapter_eps1": 0.0, "adapter_eps8": 0.4, "adapter_capped": 0.7}
     runs, passes = found(tmp_path, **leaks)
-    return runs, families.report_table(runs, passes)[0], passes
+    table, _, models = families.report_table(runs, passes)
+    return runs, table, models
 
 
 def test_figures_are_readable_and_the_plane_has_a_point_for_each_method(everything, tmp_path):
-    runs, table, passes = everything
+    runs, table, models = everything
     style.prepare()
-    require_readable(figures.draw_roc(runs, table, passes))
+    require_readable(figures.draw_roc(table, models))
     results = Results([run for run in runs if run.train_half is None], sorted({*table["experiment"]}), ())
     plane = figures.draw_plane(results, table, results.orders, families.SESSION)
     require_readable(plane)
@@ -328,7 +329,8 @@ def test_figures_are_readable_and_the_plane_has_a_point_for_each_method(everythi
 def test_figures_are_written_or_say_what_they_lack(tmp_path):
     runs_of(tmp_path, "adapter", [A], [0], [12], synthetic=True)
     runs, passes = found(tmp_path)
-    lines = list(figures.draw_leakage(runs, families.report_table(runs, passes)[0], passes, tmp_path / "leakage"))
+    table, _, models = families.report_table(runs, passes)
+    lines = list(figures.draw_leakage(runs, table, models, tmp_path / "leakage"))
     assert lines[0] == f"wrote {tmp_path / 'leakage' / 'roc.png'} and roc.pdf"
     assert lines[1].endswith("plane.png and plane.pdf")
     assert [line.split(",")[0] for line in lines[2:]] == ["plane_utterance: not drawn", "samplers: not drawn"]
@@ -336,6 +338,7 @@ def test_figures_are_written_or_say_what_they_lack(tmp_path):
     # Scores of runs that differ are not averaged, but each of these is attacked.
     runs_of(tmp_path, "adapter", [B], [0], [12], synthetic=True, arguments={"lr": 1e-3})
     runs, passes = found(tmp_path)
-    first, *lines = figures.draw_leakage(runs, families.report_table(runs, passes)[0], passes, tmp_path / "leakage")
+    table, _, models = families.report_table(runs, passes)
+    first, *lines = figures.draw_leakage(runs, table, models, tmp_path / "leakage")
     assert first.startswith("plane, samplers: not drawn, adapter is left out: ") and "--lr" in first
     assert lines == [f"wrote {tmp_path / 'leakage' / 'roc.png'} and roc.pdf"]

@@ -168,6 +168,11 @@ class BalancedBatchSampler(Sampler):
             yield batch[self.process_index :: self.num_processes] or batch[:1]
 
 
+def cap_of(arguments):
+    """``cap`` of a BalancedBatchSampler by a run's flags, as a dictionary."""
+    return 1 if arguments.get("sampler") == "weighted_loss" else arguments.get("cap")
+
+
 def balanced_weights(labels, num_classes):
     """Weights (classes,) by which every class that occurs among class indices (n,) counts the same in a mean over them."""
     counts = np.bincount(labels, minlength=num_classes)

@@ -33,7 +33,6 @@ from utils.leakage.families import (
     EMOTION,
     SESSION,
     UTTERANCE,
-    attack_all,
     row_of,
     sequence_text,
     shown_attack,
@@ -53,18 +52,18 @@ KNOBS = {
 }
 
 
-def draw_leakage(runs, table, passes, folder):
+def draw_leakage(runs, table, models, folder):
     """Draw every figure of the leak report for which there are enough runs.
 
     Args:
-        runs, passes: as for ``utils.leakage.families.report_table``.
-        table: what that gave.
+        runs: FoundRuns.
+        table, models: from ``utils.leakage.families.report_table``.
         folder: made if missing.
 
     Yields:
         One line a figure, as ``style.write_figures``.
     """
-    figures = {"roc": partial(draw_roc, runs, table, passes)}
+    figures = {"roc": partial(draw_roc, table, models)}
     rows = set(table[table["question"] == SESSION]["experiment"])
     found = [run for run in runs if run.train_half is None and run.experiment in rows]
     found.sort(key=lambda run: [*METHODS].index(run.method))
@@ -82,14 +81,14 @@ def draw_leakage(runs, table, passes, folder):
     yield from style.write_figures(figures, folder, any(run.config["synthetic"] for run in runs))
 
 
-def draw_roc(runs, table, passes):
+def draw_roc(table, models):
     """ROC curves on logarithmic axes, a panel for each question and corpus that was learned first.
 
     Scores of all models of a row are pooled. A curve begins where FEWEST_FALSE_POSITIVES others are taken for members. Of more
     than MOST_ROWS rows those of the study are drawn.
     """
     panels = {}
-    for (_, tested), model in attack_all(runs, passes)[0].items():
+    for (_, tested), model in models.items():
         question = SESSION if model.run.train_half is None else UTTERANCE
         learned_first = METHODS[model.run.method].how == JOINT or model.run.sequence[0] == tested
         of_grid = is_lambda_point(model.run) and row_of(model.run) != model.run.method

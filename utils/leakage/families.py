@@ -93,8 +93,8 @@ def report_table(runs, passes):
         passes: ``{run.path: membership.csv as a DataFrame}``; runs without one are left out.
 
     Returns:
-        (a DataFrame with COLUMNS, a line for each thing that could not be told, why). Counts and NaN as floats; an attack that
-        no model allows has a row with 0 models.
+        (a DataFrame with COLUMNS, a line for each thing that could not be told, why, and the models of ``attack_all``). Counts
+        and NaN as floats; an attack that no model allows has a row with 0 models.
     """
     models, lines = attack_all(runs, passes)
     rows = defaultdict(list)
@@ -113,7 +113,7 @@ def report_table(runs, passes):
                 lines.append(
                     f"{key[1]} ({key[3]}), before: {len(found) - len(here)} of {len(found)} starting models are not here"
                 )
-    return pd.DataFrame(records, columns=COLUMNS), lines
+    return pd.DataFrame(records, columns=COLUMNS), lines, models
 
 
 def shown_attack(table, question):
@@ -281,7 +281,7 @@ def _draws(run, tested, runs, passes):
         if METHODS[run.method].keeps_data:
             return None
         return _draws(start_of(run, runs), tested, runs, passes)
-    from utils.data.batches import BalancedBatchSampler
+    from utils.data.batches import BalancedBatchSampler, cap_of
 
     table, labels = passes[run.path], run.config["labels"]
     trained = run.config["sequence"] if not METHODS[run.method].in_order else [run.task]
@@ -289,8 +289,8 @@ def _draws(run, tested, runs, passes):
     if any(part.empty for part in parts):
         return None
     pooled = pd.concat(parts)
-    cap = 1 if arguments.get("sampler") == "weighted_loss" else arguments.get("cap")
-    sampler = BalancedBatchSampler(pooled["label"].map(labels.index).to_numpy(), len(pooled), run.config["seed"], cap=cap)
+    indices = pooled["label"].map(labels.index).to_numpy()
+    sampler = BalancedBatchSampler(indices, len(pooled), run.config["seed"], cap=cap_of(arguments))
     counts = np.zeros(len(pooled), dtype=int)
     for epoch in range(1, run.metrics["best_epoch"] + 1):
         sampler.epoch = epoch

@@ -16,7 +16,6 @@ from utils.leakage.families import (
     SESSION,
     UTTERANCE,
     WITHDRAWN,
-    attack_all,
     measure,
     row_of,
     sequence_text,
@@ -160,24 +159,23 @@ def _change(at, name):
     return text if after["low"] is None else f"{text} [{after['low']:.3f}, {after['high']:.3f}]"
 
 
-def write_certificates(runs, table, passes):
+def write_certificates(runs, table, models):
     """Write leakage.json beside each run that has a pass: what an exported file says of its leak. It names no session.
 
     Of the session question it is the run's own; of the utterance question that of the runs on halves of the same experiment,
     which are other models. Runs on halves and means of models get none.
 
     Args:
-        runs, passes: as for ``utils.leakage.families.report_table``.
-        table: what that gave.
+        runs: FoundRuns with a pass.
+        table, models: from ``utils.leakage.families.report_table``.
     """
     from utils.training.checkpoints import read_state, state_digest
 
-    models, _ = attack_all(runs, passes)
     of_halves = table[
         (table["question"] == UTTERANCE) & (table["when"] == AFTER) & (table["group"] == ALL) & (table["models"] > 0)
     ]
     for run in runs:
-        if run.path not in passes or run.train_half is not None or run.is_combined:
+        if run.train_half is not None or run.is_combined:
             continue
         measured = []
         for (path, tested), model in models.items():

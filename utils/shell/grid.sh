@@ -25,6 +25,15 @@ set_devices() {
   [ -z "${DRY_RUN:-}" ] || echo "${#devices[@]} runs at a time, $per_gpu on each of the GPUs $named" >&2
 }
 
+# set_names WORDS...: names, the words before the first flag. The caller shifts them away.
+set_names() {
+  names=
+  while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do
+    names+=" $1"
+    shift
+  done
+}
+
 # set_stages FLAGS...: stages, the TASKS of sequences that can be learned at the same time. With ORDER a step waits for the one before.
 set_stages() {
   local task

@@ -24,6 +24,7 @@ from utils.data.batches import (
     Loader,
     UtteranceDataset,
     balanced_weights,
+    cap_of,
     derived_seed,
     ordered_loader,
 )
@@ -159,8 +160,9 @@ class Training:
         optimizer = torch.optim.AdamW(trained, lr=args.lr, fused=accelerator.device.type == "cuda")
         own = strategy.prepare(model, optimizer, dataset)
         processes = accelerator.process_index, accelerator.num_processes
-        cap = 1 if args.sampler == "weighted_loss" else args.cap
-        sampler = own.get("sampler") or BalancedBatchSampler(dataset.labels, args.batch_size, args.seed, *processes, cap)
+        sampler = own.get("sampler") or BalancedBatchSampler(
+            dataset.labels, args.batch_size, args.seed, *processes, cap_of(vars(args))
+        )
         weights = own.get("class_weights")
         if args.sampler == "weighted_loss":
             weights = balanced_weights(dataset.labels, len(run.labels)).to(accelerator.device)

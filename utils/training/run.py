@@ -77,6 +77,7 @@ class Run:
 
     Attributes:
         labels: names of the model's classes, in order; set by ``start``.
+        privacy: facts of DP-SGD, or None; set by ``start``.
 
     Raises:
         UserError: if the processes do not divide the batch, if a launcher's variables in the environment are not whole, if too
@@ -316,7 +317,7 @@ class Run:
         if begun:
             self._require_same(begun, config)
             config["run"] = begun["run"]
-        self.id = self.from_main_process(lambda: config["run"])
+        self.id, self.privacy = self.from_main_process(lambda: config["run"]), config["privacy"]
         self.from_main_process(lambda: require_room(self.path, config["parameters"]))
         if self.accelerator.is_main_process and begun:
             now = {name: config[name] for name in ("started", "commit", "versions", "machine", "arguments")}
