@@ -1,29 +1,16 @@
 """A method of one's own, in a copy of the repository: one script and one entry, and it stands wherever methods do."""
 
+import re
 import shutil
 import sys
 
 import pytest
 from conftest import ROOT, flags, folder, read, shell
 
-SCRIPT = '''"""Fine-tune the model of the tasks before with a pull towards it (L2-SP)."""
-
-from utils.errors import one_line_errors
-from utils.flags import non_negative_float
-from utils.training.arguments import add_start_flags, parse_training_args, training_parser
-from utils.training.strategy import Strategy
-
-
-class Pull(Strategy):
-    def __init__(self, weight):
-        self.weight, self.steps = weight, 0
-
-    def prepare(self, model, optimizer, dataset):
-        self.terms = [(parameter, parameter.detach().clone()) for parameter in model.parameters() if parameter.requires_grad]
-        return {}
-
-    def loss(self, model, batch, logits, share):
-        return share * self.weight * sum((parameter - start).pow(2).sum() for parameter, start in self.terms)
+# The example of docs/add-a-method.md, which also counts its steps here.
+SCRIPT, ENTRY = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "add-a-method.md").read_text(), re.M | re.S)[:2]
+COUNTS = """
+    steps = 0
 
     def after_step(self):
         self.steps += 1
@@ -36,33 +23,6 @@ class Pull(Strategy):
 
     def load_state_dict(self, state):
         self.steps = state["steps"]
-
-
-@one_line_errors
-def main():
-    parser = training_parser(__doc__, "l2sp")
-    add_start_flags(parser)
-    parser.add_argument("--pull", type=non_negative_float, default=0.1, help="weight of the pull")
-    args = parse_training_args(parser)
-    from utils.training.engine import test_and_finish, train
-    from utils.training.run import Run
-    from utils.training.start import continue_sequence
-
-    with Run(args, "l2sp") as run:
-        if run.is_finished():
-            return
-        _, tasks, model, before = continue_sequence(run)
-        best_epoch = train(run, model, tasks, Pull(args.pull))
-        test_and_finish(run, model, tasks, best_epoch, before)
-
-
-if __name__ == "__main__":
-    main()
-'''
-ENTRY = """
-METHODS["l2sp"] = Method(
-    "l2sp", "l2sp.py", SEQUENCE, "fusion", "The whole fusion model, pulled towards its start.", "#F0E442", label="L2-SP"
-)
 """
 
 
@@ -76,7 +36,7 @@ def copy(outputs, tmp_path_factory):
         elif path.name in ("models", "utils", "slurm"):
             shutil.copytree(path, copy / path.name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(outputs, copy / "outputs")
-    (copy / "l2sp.py").write_text(SCRIPT)
+    (copy / "l2sp.py").write_text(SCRIPT.replace("\n\n\n@one_line_errors", COUNTS + "\n\n@one_line_errors"))
     (copy / "utils" / "methods.py").write_text(
         (ROOT / "utils" / "methods.py").read_text().replace("START = ", ENTRY + "START = ")
     )
@@ -137,4 +97,4 @@ def test_it_is_in_the_grid_and_in_the_slurm_jobs(copy):
 def test_it_is_exported_with_its_card(copy, trained):
     done = shell(sys.executable, "-m", "utils.results.export", str(trained), "l2sp.safetensors", cwd=copy)
     assert done.returncode == 0, done.stderr
-    assert "The whole fusion model, pulled towards its start." in (copy / "l2sp.md").read_text()
+    assert "with a penalty on the distance to its start." in " ".join((copy / "l2sp.md").read_text().split())

@@ -147,7 +147,7 @@ def test_the_page_says_what_the_file_does():
 
 def test_numbers_of_other_files_are_the_same_there():
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
-    benchmarks = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    benchmarks = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
     published = set()
     for row in read_expected(EXPECTED):
         if "-k " in row["command"]:
