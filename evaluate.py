@@ -20,7 +20,7 @@ MACHINE_FLAGS = ("cpu", "num_workers", "data_root", "text_model", "speech_model"
 
 
 def parse_args():
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, example="python evaluate.py --folds 0 1 --all --figures")
     parser.add_argument("--output_root", type=named_path, default="outputs", help="folder that the experiments were written to")
     parser.add_argument(
         "--scores", type=named_path, nargs="+", default=[], metavar="FILE", help="score files of other institutions to join"

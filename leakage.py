@@ -10,7 +10,7 @@ from utils.training.arguments import add_reopening_flags
 
 
 def parse_args():
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, example="python leakage.py outputs/adapter/fold_0/KEMDy19")
     parser.add_argument(
         "models",
         type=named_path,

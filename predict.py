@@ -48,6 +48,7 @@ def parse_args():
         description=__doc__,
         epilog="A file that cannot be used is a row with its error, and the exit code is 1. In a .csv, a cell that a "
         "spreadsheet would take for a formula is preceded by an apostrophe.",
+        example="python predict.py model.safetensors --wav a.wav --text '정말 기뻐'",
     )
     parser.add_argument(
         "models", nargs="+", type=named_path, metavar="MODEL", help="run folder, exported file, or hub:OWNER/NAME"

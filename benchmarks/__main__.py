@@ -4,7 +4,6 @@ Each measurement runs in a process of its own, plain and ours by turns, on the s
 their ratio. Encoders have full size and random weights; ``--small`` is a quick look whose ratios mean little.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from benchmarks.material import corpus_paths, make_corpus
 from utils.errors import UserError, one_line_errors
 from utils.files import write_json
-from utils.flags import HelpFormatter, named_path, positive_int
+from utils.flags import Parser, named_path, positive_int
 
 # What is measured, in the table's order: (measurement, precision of ours, what the row says).
 ROWS = (
@@ -171,7 +170,11 @@ def _rate(numbers, flops, batch_size):
 
 @one_line_errors
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
+    parser = Parser(
+        prog="python -m benchmarks",
+        description=__doc__.split("\n")[0],
+        example="python -m benchmarks --small --only adapter",
+    )
     parser.add_argument("--small", action="store_true", help="small encoders and corpora")
     parser.add_argument("--steps", type=positive_int, default=3, help="steps of each measurement, after one to warm up")
     parser.add_argument("--repeats", type=positive_int, default=3, help="measurements of each side, by turns")

@@ -1,10 +1,11 @@
 """Both READMEs have the same commands and numbers, and what the pages link to exists."""
 
 import re
+import sys
 from unicodedata import east_asian_width
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, shell
 
 READMES = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ko.md")]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]
@@ -52,3 +53,11 @@ def test_what_a_page_links_to_exists(page):
         if anchor:
             headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.M)
             assert anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings], link
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))
+def test_help_ends_with_an_example_of_the_script(script):
+    text = shell(sys.executable, ROOT / script, "--help").stdout
+    *_, title, example = text.rstrip("\n").split("\n")
+    assert title == "example:" and example.startswith(f"  python {script} ")
+    assert all(f" {flag} " in text for flag in re.findall(r"--\w+", example))

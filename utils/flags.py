@@ -20,10 +20,20 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that shows defaults, and says what is wrong in one line, with the nearest flag to an unknown one."""
+    """An ArgumentParser that shows defaults and an example, and answers an unknown flag in one line, with the nearest one.
 
-    def __init__(self, *args, **settings):
-        super().__init__(*args, **{"formatter_class": HelpFormatter} | settings)
+    Args:
+        example: a command, which ends ``--help``.
+        settings: those of ArgumentParser.
+    """
+
+    def __init__(self, *, example, **settings):
+        super().__init__(**{"formatter_class": HelpFormatter} | settings)
+        self.example = example
+
+    def format_help(self):
+        """Return argparse's text and the example, in a line of its own that can be copied."""
+        return f"{super().format_help()}\nexample:\n  {self.example}\n"
 
     def error(self, message):
         """End with the message and exit code 2."""

@@ -133,6 +133,7 @@ def main():
         "code 0) or not (1).",
         epilog="The tables hold transcripts or ids, so neither is written where a git checkout does not ignore it. A cell that "
         "a spreadsheet would take for a formula is preceded by an apostrophe.",
+        example="python -m utils.data.audit data/KEMDy19",
     )
     parser.add_argument("root", type=named_path, help="the corpus folder, such as data/KEMDy19")
     for flag, what in (

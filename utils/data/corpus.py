@@ -126,6 +126,7 @@ def main():
     parser = Parser(
         prog="python -m utils.data.corpus",
         description="Print the folds that there are for corpora learned in a sequence, then their labels, one a line.",
+        example="python -m utils.data.corpus KEMDy19 KEMDy20",
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="corpora, in the order in which they are learned")
     parser.add_argument("--data_root", type=named_path, default="data", help="folder of all corpora")

@@ -19,6 +19,7 @@ def main(arguments=None):
     parser = Parser(
         prog="python -m utils.demo",
         description="Makes two synthetic corpora in KEMDy's form and two small pretrained encoders, for the demonstration.",
+        example="python -m utils.demo data/demo --seed 12",
     )
     parser.add_argument("root", type=named_path, help="folder to make them in, such as data/demo")
     parser.add_argument("--seed", type=seed_number, default=12, help="the same seed makes the same corpora and encoders")

@@ -290,6 +290,7 @@ def main():
     parser = Parser(
         prog="python -m utils.results.combine",
         description="Make the rows that are not told the corpus from finished runs of adapter, task_a and finetune.",
+        example="python -m utils.results.combine --folds 0 1",
     )
     parser.add_argument("--output_root", type=named_path, default="outputs", help="folder of the runs, and of what is made")
     parser.add_argument("--folds", type=count, nargs="+", metavar="K", help="only these folds (default: all that were run)")

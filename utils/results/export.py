@@ -247,6 +247,7 @@ def main():
     parser = Parser(
         prog="python -m utils.results.export",
         description="Write a finished run as a shareable safetensors file with a model card; or print the card of such a file.",
+        example="python -m utils.results.export outputs/adapter/fold_0/KEMDy19 adapter.safetensors",
     )
     parser.add_argument(
         "source", type=named_path, metavar="RUN_FOLDER", help="folder of a finished run; alone: an exported file"

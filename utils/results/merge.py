@@ -134,6 +134,7 @@ def main():
     parser = Parser(
         prog="python -m utils.results.merge",
         description="Write the weighted mean of two models' weights as a file that serves as any exported one.",
+        example="python -m utils.results.merge a.safetensors b.safetensors --output mean.safetensors",
     )
     for name, which in (("first", "A"), ("second", "B")):
         parser.add_argument(name, type=named_path, metavar=which, help="a run folder, an exported file, or hub:OWNER/NAME")

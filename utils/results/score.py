@@ -249,6 +249,7 @@ def main():
         prog="python -m utils.results.score",
         description="Test a model on the test split of a corpus, and write its scores to a file, which evaluate.py --scores "
         "joins with others.",
+        example="python -m utils.results.score model.safetensors --task KEMDy20 --output scores.json",
     )
     parser.add_argument("model", type=named_path, metavar="MODEL", help="a run folder, an exported file, or hub:OWNER/NAME")
     parser.add_argument("--task", type=corpus_name, required=True, help="corpus to test on: a folder under --data_root")

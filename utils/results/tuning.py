@@ -227,7 +227,11 @@ _rate.__name__ = "float"  # argparse names the type of what is no number
 
 
 def parse_args():
-    parser = Parser(description="The trials of methods for run-tune.sh, or with --choose_on those that are chosen, one a line.")
+    parser = Parser(
+        prog="python -m utils.results.tuning",
+        description="The trials of methods for run-tune.sh, or with --choose_on those that are chosen, one a line.",
+        example="python -m utils.results.tuning ewc lwf --number 4",
+    )
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="methods (default: all that are trained, but references)")
     parser.add_argument("--rates", nargs="+", type=_rate, default=RATES, metavar="LR", help="learning rates to try")
     parser.add_argument("--number", type=positive_int, default=TRIALS, metavar="N", help="trials of each method")

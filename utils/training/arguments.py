@@ -49,7 +49,8 @@ def training_parser(description, *methods):
         description: one sentence for ``--help``.
         methods: names of the methods that the script trains; the first one's flags are the defaults.
     """
-    parser = Parser(description=description)
+    example = f"python {METHODS[methods[0]].script} --task KEMDy20 --num_fold 0 --batch_size 8"
+    parser = Parser(description=description, example=example)
     kinds = {METHODS[name].how for name in methods}
     run = parser.add_argument_group("the run")
     if JOINT in kinds:

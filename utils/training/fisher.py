@@ -261,6 +261,7 @@ def main():
         prog="python -m utils.training.fisher",
         description="Compute the Fisher information, or the importance of MAS, of a finished run's model on the corpus that it "
         "was trained on. ewc.py needs it where the model is handed on and the corpus is not.",
+        example="python -m utils.training.fisher outputs/task_a/fold_0/KEMDy19",
     )
     parser.add_argument("run_folder", type=named_path, help="such as outputs/task_a/fold_0/KEMDy19")
     parser.add_argument(

@@ -177,6 +177,7 @@ def main():
     parser = Parser(
         prog="python -m utils.training.routing",
         description="Make the centres by which utterances of an adapter's corpus are recognised, beside the adapter.",
+        example="python -m utils.training.routing outputs/adapter/fold_0/KEMDy19",
     )
     parser.add_argument("run_folder", type=named_path, help="of an adapter, such as outputs/adapter/fold_0/KEMDy19")
     add_reopening_flags(parser)
