@@ -4,8 +4,8 @@
 # --full makes what the README's tables come from, in about two hours: all five folds, every method of utils/methods.py, a grid
 # of λ, task_a by voice alone and by words alone, and the rows that combine models.
 # --tune makes and prints the trials by which rates and sizes were chosen, on corpora of another seed, in about two hours.
-# --leakage makes what the leak report needs (a second seed, random halves, adapters by DP-SGD and by other samplers), and
-# the report of these and of what --full has made, in about two hours.
+# --leakage makes what the leak report needs (a second seed, random halves, adapters by DP-SGD, by other samplers and without a
+# session), and the report of these and of what --full has made, in about two hours.
 # --publish, with --full or --leakage, draws into figures/demo/, which git tracks, and not under outputs/demo/.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
@@ -108,6 +108,7 @@ leaks() {
     [ $name = adapter ] || continue
     EXP_NAME=adapter_weighted_loss runs "" "run.sh adapter" $(flags_of adapter) --sampler weighted_loss
     EXP_NAME=adapter_capped runs "" "run.sh adapter" $(flags_of adapter) --sampler capped --cap 2
+    EXP_NAME=adapter_withdrawn runs "" "run.sh adapter" $(flags_of adapter) --withdraw KEMDy19/1 KEMDy20/1
     for epsilon in 1 3 8; do
       EXP_NAME=adapter_eps$epsilon runs "" "run.sh adapter" $(flags_of adapter) --epsilon $epsilon --batch_size 128
     done

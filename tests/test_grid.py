@@ -349,7 +349,7 @@ DEMO = {
     "--full": ("made/figures", 199),
     "--full --publish": ("figures/demo", 199),
     "--tune": (None, 198),
-    "--leakage": (None, 206),
+    "--leakage": (None, 216),
     "--publish": (None, 0),
     "--tune --publish": (None, 0),
 }
