@@ -47,6 +47,9 @@ def test_every_figure_is_readable_at_its_width(tmp_path, tasks):
     (orders,) = pages(results.orders).values()
     for draw in (scores.draw_forgetting, scores.draw_emotions, scores.draw_lambda):
         require_readable(draw(results, orders))
+    few = Results(results.runs, ["adapter"])
+    require_readable(scores.draw_forgetting(few, orders))
+    require_readable(scores.draw_emotions(few, orders))
     for row in (*results.learners, "joint"):
         for sequences in pages(curves.sequences_of(results.runs, row)).values():
             require_readable(curves.draw_curves(results.runs, row, sequences))

@@ -83,7 +83,7 @@ def draw_forgetting(results, orders):
     # With many rows two tasks side by side, or the figure is longer than a page.
     abreast = min(len(tasks), 2) if len(rows) > MOST_ROWS else 1
     lines = -(-len(tasks) // abreast)
-    height = 0.95 + lines * (0.45 + 0.28 * len(rows))
+    height = 0.95 + lines * (0.45 + 0.28 * max(len(rows), 4))  # the panel's name takes that of four rows
     width = COLUMN if abreast == 1 else PAGE
     figure, panels = subplots(lines, abreast * len(SHOWN), width, height, sharey=True, squeeze=False)
     references = _references(results, orders[0])
@@ -222,7 +222,7 @@ def draw_emotions(results, orders):
     lines = [(order, index, rows[at : at + ABREAST]) for order, index in tasks for at in range(0, len(rows), ABREAST)]
     if not lines:
         raise CannotDraw(NOTHING)
-    heights = [0.55 + 0.15 * len(results.labels(order[index - 1])) for order, index, _ in lines]
+    heights = [0.55 + 0.15 * max(len(results.labels(order[index - 1])), 7) for order, index, _ in lines]  # the panel's name: 7
     options = {"sharey": "row", "squeeze": False, "gridspec_kw": {"height_ratios": heights}}
     figure, panels = subplots(len(lines), columns, PAGE, 0.7 + sum(heights), **options)
     compared = _fine_tuned(results)
