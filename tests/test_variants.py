@@ -118,7 +118,7 @@ def test_lora_adds_ba_to_the_weight():
     alpha = rank
     by_hand = inputs @ (layer.base_layer.weight + alpha / rank * b @ a).T + layer.base_layer.bias
     assert torch.allclose(layer(inputs), by_hand, atol=1e-4)
-    with pytest.raises(UserError, match="--text_model: adapters need the layers of a BERT"):
+    with pytest.raises(UserError, match="--text_model: adapters need BERT's layers"):
         AdapterFusionClassifier(small_speech_encoder(), small_speech_encoder(), LABELS, adapter="lora")
 
 
@@ -293,7 +293,7 @@ def test_a_start_of_another_kind_is_one_line(trained, data_root, encoders, tmp_p
         (adapter, ("--shared", "--adapter", "lora", *start("adapter")), "does not fit: it lacks text_encoder"),
         (finetune, ("--freeze_speech", *start("adapter")), "does not fit: it lacks text_encoder"),
         (finetune, start("task_a_frozen_speech"), "does not fit: it lacks speech_encoder"),
-        (adapter, start("adapter"), "go with --shared"),
+        (adapter, start("adapter"), "need --shared"),
         (finetune, ("--freeze_speech",), "--num_workers 0 --task KEMDy19 --freeze_speech', or name"),
         (adapter, ("--shared",), "make it with 'python adapter.py "),
     ):
