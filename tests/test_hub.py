@@ -163,7 +163,7 @@ def test_what_cannot_be_downloaded_is_one_line(server):
     server.repositories["owner/gated"] = SimpleNamespace(private=False, gated=True, files={}, commits=0)
     for named, answer in (
         ("hub:owner/none", "no such repository"),
-        ("hub:owner/empty", "holds no model.safetensors"),
+        ("hub:owner/empty", "has no model.safetensors"),
         ("hub:owner/empty@v2", "no such revision"),
         ("hub:owner/gated", "grants access one by one"),
         ("hub:owner/a/b", "not of the form OWNER/NAME"),

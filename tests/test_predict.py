@@ -102,7 +102,7 @@ def test_predictions_are_those_of_the_run(
 def test_silence_is_noted(outputs, tmp_path):
     tone = np.sin(np.arange(16_000))
     soundfile.write(tmp_path / "opposite.wav", np.stack([tone, -tone], axis=1), 16_000)
-    with pytest.warns(UserWarning, match="1 of 1 recordings are of nothing but silence, or of channels that cancel"):
+    with pytest.warns(UserWarning, match="1 of 1 recordings contain only silence, or channels that cancel"):
         load_predictor(folder(outputs, "task_a", A), device="cpu").predict(tmp_path / "opposite.wav", "네")
 
 
@@ -390,10 +390,10 @@ def test_models_that_do_not_answer_together_are_one_line(outputs, routed, tmp_pa
     shorter = shutil.copytree(routed[1], tmp_path / "shorter")
     change(shorter, arguments={"max_seq_len": 3.0})
     for models, adapter, answer in [
-        (fusion, None, "only adapters answer together"),
-        ([fusion[0], routed[0]], "mean", "only adapters answer together"),
+        (fusion, None, "only adapters can be combined"),
+        ([fusion[0], routed[0]], "mean", "only adapters can be combined"),
         (fusion[:1], "mean", "is not the adapter of one corpus"),
-        (routed, None, f"say which answers by --adapter {A}, {B}, routed, entropy or mean"),
+        (routed, None, f"choose with --adapter {A}, {B}, routed, entropy or mean"),
         (routed, "KEMDy", "--adapter KEMDy: 0 of the models are adapters of it"),
         ([routed[0], routed[0]], A, f"--adapter {A}: 2 of the models are adapters of it"),
         ([routed[0], drawn[0]], "mean", "are adapters of different text encoders"),

@@ -253,10 +253,10 @@ def test_adapters_of_one_task_are_routed_and_those_of_several_are_not(trained, e
         code, _, stderr = call_main(routing, run, "--cpu", "--num_workers", 0)
         assert code == (method == "adapter_shared"), stderr
         assert (run / routing.CENTROIDS).exists() == (code == 0)
-    assert "only adapters are chosen among by centres" in stderr
+    assert "only adapters have centres" in stderr
     found = load_predictor(tmp_path / "lora", tmp_path / "linear", adapter="mean", device="cpu")
     assert len(found.sources) == 2
-    with pytest.raises(UserError, match="only adapters answer together"):
+    with pytest.raises(UserError, match="only adapters can be combined"):
         load_predictor(tmp_path / "lora", tmp_path / "adapter_shared", adapter="mean", device="cpu")
 
 
