@@ -172,8 +172,8 @@ def require_known_tokens(text_encoder, tasks, args):
         )
     if largest >= known:
         raise UserError(
-            f"--text_model {args.text_model}: its vocabulary has a token {largest}, but its weights only {known} embeddings; they "
-            "do not match"
+            f"--text_model {args.text_model}: its vocabulary has a token {largest}, but its weights only {known} embeddings; "
+            "they do not match"
         )
 
 
