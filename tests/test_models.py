@@ -215,7 +215,7 @@ def test_parameters_of_one_task_load_over_those_of_another():
 
 
 def test_adapters_need_the_layers_of_a_bert_and_a_bug_is_a_traceback(encoders, monkeypatch):
-    with pytest.raises(UserError, match="--text_model: adapters need the layers of a BERT, Wav2Vec2Model has others"):
+    with pytest.raises(UserError, match="--text_model: adapters need BERT's layers, but Wav2Vec2Model has others"):
         AdapterFusionClassifier(small_speech_encoder(), small_speech_encoder(), LABELS)
 
     def bug(*arguments, **named):
