@@ -1,7 +1,7 @@
 """Train the whole fusion model on one corpus alone (task_a), or on several at once (joint, the upper bound).
 
-Both start from pretrained encoders. A model that sees all corpora has nothing to forget: what a continual method lacks
-compared with it is the price of learning them one after the other.
+Both start from pretrained encoders. A model trained on all corpora at once has nothing to forget: the gap between a continual
+method and joint training is the cost of learning sequentially.
 """
 
 from utils.errors import one_line_errors
@@ -15,7 +15,7 @@ def main():
     add_freeze_speech_flags(parser)
     args = parse_training_args(parser)
     if args.freeze_speech and args.task == JOINT:
-        parser.error(f"--freeze_speech does not go with --task {JOINT}")
+        parser.error(f"--freeze_speech cannot be combined with --task {JOINT}")
     # Below parsing: torch takes seconds to import.
     from utils.training.engine import test_and_finish, train
     from utils.training.run import Run

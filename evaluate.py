@@ -1,4 +1,4 @@
-"""Tables, continual-learning measures and figures from what the runs wrote, and the published numbers beside them."""
+"""Build tables, continual-learning measures and figures from finished runs, and compare with the published numbers."""
 
 import sys
 from functools import partial
@@ -11,47 +11,47 @@ from utils.results import FORMATS, METRIC_TITLES, TABLES
 from utils.training.arguments import add_reopening_flags
 
 METRICS = {name.removeprefix("f1_"): name for name in METRIC_TITLES}
-# The others are in the score tables alone, unless they are asked for.
+# The other metrics appear only in the score tables, unless requested.
 MEASURED = ("f1_weighted", "f1_macro")
-# Forms that hold everything: what reads them looks for its own tables.
+# Machine-readable formats contain every table; the reader selects.
 FOR_PROGRAMS = ("csv", "json")
-# Those of --recompute.
+# Used by --recompute.
 MACHINE_FLAGS = ("cpu", "num_workers", "data_root", "text_model", "speech_model")
 
 
 def parse_args():
     parser = Parser(description=__doc__, example="python evaluate.py --folds 0 1 --all --figures")
-    parser.add_argument("--output_root", type=named_path, default="outputs", help="folder that the experiments were written to")
+    parser.add_argument("--output_root", type=named_path, default="outputs", help="folder with the experiments")
     parser.add_argument(
-        "--scores", type=named_path, nargs="+", default=[], metavar="FILE", help="score files of other institutions to join"
+        "--scores", type=named_path, nargs="+", default=[], metavar="FILE", help="score files of other institutions to include"
     )
-    parser.add_argument("--folds", type=count, nargs="+", metavar="K", help="only these folds (default: all that were run)")
+    parser.add_argument("--folds", type=count, nargs="+", metavar="K", help="only these folds (default: all available)")
     parser.add_argument(
-        "--settings", nargs="+", metavar="NAME", help="experiments in the tables, in this order (default: those of the methods)"
+        "--settings", nargs="+", metavar="NAME", help="experiments to show, in this order (default: those named after methods)"
     )
     parser.add_argument(
-        "--baseline", nargs="+", metavar="NAME", help="experiments that differences are formed to (default: finetune, adapter)"
+        "--baseline", nargs="+", metavar="NAME", help="experiments to compare against (default: finetune, adapter)"
     )
-    parser.add_argument("--metric", choices=METRICS, help="only this metric (default: weighted and macro F1; scores by all)")
-    parser.add_argument("--format", choices=FORMATS, default="text", help="form of the tables")
-    parser.add_argument("--output", type=named_path, metavar="FILE", help="write the tables there instead of printing them")
+    parser.add_argument("--metric", choices=METRICS, help="only this metric (default: weighted and macro F1; scores: all)")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="output format")
+    parser.add_argument("--output", type=named_path, metavar="FILE", help="write to this file instead of printing")
 
     instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--all", action="store_true", help="all tables and lists (csv and json: all tables by default)")
+    instead.add_argument("--all", action="store_true", help="all tables and lists (csv and json contain all tables by default)")
     shown = "; ".join(f"{name}: {what}" for name, what in TABLES.items())
     instead.add_argument("--tables", nargs="+", choices=TABLES, metavar="NAME", help=f"these tables ({shown})")
-    instead.add_argument("--published", action="store_true", help="our numbers beside the published ones, or these alone")
-    instead.add_argument("--list", action="store_true", help="every run found, finished or not, instead of the tables")
+    instead.add_argument("--published", action="store_true", help="our numbers beside the published ones, or only the latter")
+    instead.add_argument("--list", action="store_true", help="list every run found, finished or not, instead of the tables")
     instead.add_argument(
-        "--recompute", action="store_true", help="test every best_model.pt again and compare with the stored scores"
+        "--recompute", action="store_true", help="re-evaluate every best_model.pt and compare with the stored scores"
     )
     instead.add_argument(
         "--verify",
         type=named_path,
         metavar="FILE",
-        help="compare cells of the tables with the numbers that FILE, such as reproducibility.json, expects, a line each; exit "
-        "code 1 if one misses, or if FILE has verified rows and --output_root the runs of none of them; rows that nobody has "
-        "verified, or whose runs are not there, are listed, and alone give exit code 0",
+        help="compare table cells with the numbers expected in FILE, such as reproducibility.json; exit code 1 if one differs, "
+        "or if FILE has verified rows but --output_root has runs for none of them; rows not yet verified or without runs are "
+        "listed and do not fail",
     )
 
     figures = parser.add_argument_group("figures")
@@ -61,32 +61,32 @@ def parse_args():
         nargs="?",
         const=True,
         metavar="FOLDER",
-        help="also draw; without a FOLDER into figures/, or figures/ under --output_root where the runs are synthetic",
+        help="also draw figures, by default into figures/, or figures/ under --output_root if the runs are synthetic",
     )
     figures.add_argument(
         "--confusion", nargs=2, metavar="NAME", help="two experiments whose confusion matrices to draw (default: the adapters)"
     )
     figures.add_argument(
-        "--curves", nargs="+", metavar="NAME", help="draw these experiments' learning curves alone, also of unfinished runs"
+        "--curves", nargs="+", metavar="NAME", help="draw only these experiments' learning curves, unfinished runs included"
     )
-    figures.add_argument("--confusion_task", metavar="TASK", help="task that these are tested on (default: the last)")
+    figures.add_argument("--confusion_task", metavar="TASK", help="test task of the confusion matrices (default: the last)")
 
     machine = parser.add_argument_group("machine, for --recompute")
     add_reopening_flags(machine)
     args = parser.parse_args()
     if args.figures and (args.published or args.list or args.recompute or args.verify):
-        parser.error("--figures goes with the tables, not with --published, --list, --recompute or --verify")
+        parser.error("--figures needs the tables and cannot be combined with --published, --list, --recompute or --verify")
     if args.curves and not args.figures:
-        parser.error("--curves goes with --figures")
+        parser.error("--curves needs --figures")
     if args.scores and (args.list or args.recompute):
-        parser.error("--scores goes with the tables, not with --list or --recompute, which are of run folders")
+        parser.error("--scores cannot be combined with --list or --recompute, which need run folders")
     return args
 
 
 @one_line_errors
 def main():
     args = parse_args()
-    # pandas and scikit-learn are loaded only where there is something to do.
+    # Below parsing: pandas and scikit-learn are slow to import.
     from utils.results.forms import Report
     from utils.results.report import run_table
     from utils.results.runs import find_runs
@@ -96,8 +96,8 @@ def main():
     found = join_scores(find_runs(args.output_root), args.scores)
     if not found and not args.published:
         raise UserError(
-            f"--output_root {args.output_root} holds no experiments (<experiment>/fold_0/<task>): name the folder that they "
-            "lie in, which is outputs unless the run scripts were told another; bash run-init.sh makes the first"
+            f"--output_root {args.output_root} holds no experiments (<experiment>/fold_0/<task>): name the folder that the run "
+            "scripts wrote to (default: outputs); bash run-init.sh trains the first experiment"
         )
     tuned, lines = ([], []) if args.list or args.recompute else tuned_runs(found)
     found = [run for run in (*found, *tuned) if args.folds is None or run.fold in args.folds]
@@ -112,7 +112,7 @@ def main():
 
 
 def tables(found, args, lines):
-    """Give the tables, after some lines, and draw."""
+    """Output the tables, with ``lines`` among the notes, and draw the figures."""
     from utils.methods import JOINT, METHODS, PAPER
     from utils.results import report
     from utils.results.forms import Report
@@ -129,7 +129,7 @@ def tables(found, args, lines):
         shown, lines = published_tables(results, [metric] if metric else list(METRIC_TITLES))
         give(Report(shown, [*notes, *lines] if results else []), args)
         return
-    everything = [name for name in TABLES if name != "overview"]  # which is made of the others
+    everything = [name for name in TABLES if name != "overview"]  # the overview summarises the others
     names = args.tables or (everything if args.all or args.format in FOR_PROGRAMS else ["overview"])
     made = tables_shown(results, names, metric) if results and results.rows else {}
     if args.tables and (empty := [name for name in args.tables if not made.get(name)]):
@@ -137,14 +137,14 @@ def tables(found, args, lines):
     rows = {name: METHODS[name] for name in args.settings or (*PAPER, JOINT) if name in METHODS}
     rows |= {name: results.method(name) for name in results.rows} if results else {}
     orders = results.orders if results else ()
-    # Runs that lie elsewhere are made there.
+    # Runs of other institutions cannot be trained here.
     missing = [] if args.scores else missing_commands(found, rows, orders, args.output_root, args.folds)
     lists = {
         "Rows under other names, and in what they differ": report.row_notes(results) if results else [],
         "Missing runs, by the commands that make them": missing,
         "Further experiments, which --settings shows": report.other_names(results, found),
     }
-    # Beside tables that were asked for by name they would be noise.
+    # With --tables only those tables are of interest.
     lists = {heading: lines for heading, lines in lists.items() if lines and not args.tables}
     synthetic, keeping = (results.synthetic, results.keeping) if results else (None, ())
     brief = not args.all and args.format not in FOR_PROGRAMS
@@ -154,7 +154,7 @@ def tables(found, args, lines):
 
 
 def tables_shown(results, names, metric=None):
-    """Tables by their names in TABLES, ``{name: [Table]}``, without those that would hold dashes alone.
+    """Tables by their names in TABLES, ``{name: [Table]}``, without those that have no values.
 
     Args:
         results: Results with any rows.
@@ -167,7 +167,7 @@ def tables_shown(results, names, metric=None):
 
     metrics = [metric] if metric else list(METRIC_TITLES)
     measured = metrics if metric else MEASURED
-    # The tables of a metric, and of which metrics there are any.
+    # Tables for one metric each, and the metrics they are built for.
     of_metric = {
         "scores": (report.score_tables, metrics),
         "continual": (report.measure_tables, measured),
@@ -199,7 +199,7 @@ def give(report, args):
 
 
 def verify(found, args):
-    """Compare the tables with the numbers of a file, and exit."""
+    """Compare the tables with the expected numbers in a file, and exit."""
     from utils.results.forms import Report
     from utils.results.verify import exit_code, read_expected, verify_table
 
@@ -210,8 +210,7 @@ def verify(found, args):
 
 
 def recompute_table(found, args):
-    """Test all finished runs again: a row each, with the answer."""
-    # torch and transformers are loaded only where they are needed.
+    """Re-evaluate all finished runs: a row each, with the verdict."""
     from tqdm import tqdm
 
     from utils.results.recompute import retest
@@ -221,7 +220,7 @@ def recompute_table(found, args):
     rows = {}
     tested = [run for run in found if (run.metrics or run.problem) and not run.is_combined]
     if not tested:
-        raise UserError(f"--output_root {args.output_root}: no finished run to test again")
+        raise UserError(f"--output_root {args.output_root}: no finished run to re-evaluate")
     for run in tqdm(tested, desc="runs", disable=None):
         verdict = retest(run, **machine)
         rows[str(run.path.relative_to(args.output_root))] = {
@@ -233,18 +232,18 @@ def recompute_table(found, args):
 
 
 def draw(found, results, args):
-    """Draw all figures for which there are runs, or --curves alone, and say which they are."""
+    """Draw all figures for which enough runs exist, or only --curves, and print their paths."""
     from utils.figures import draw_all, draw_curves_of
 
     folder, synthetic = args.figures, any(run.config.get("synthetic") for run in found)
-    if folder is True:  # what is synthetic never takes the place of a result
+    if folder is True:  # synthetic figures never overwrite real results
         folder = args.output_root / "figures" if synthetic else Path("figures")
     lines = ["no figure is drawn of unfinished runs, but for --curves NAME, their learning curves"]
     if args.curves:
         lines = draw_curves_of(found, args.curves, folder, synthetic)
     elif results:
         lines = draw_all(results, folder, args.confusion, args.confusion_task)
-    for line in lines:  # not among tables that a program reads
+    for line in lines:  # kept out of machine-readable output
         print(line, file=sys.stdout if args.format == "text" or args.output else sys.stderr)
 
 

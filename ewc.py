@@ -1,12 +1,12 @@
-"""Fine-tune the model of the tasks before on the next one, held near it where that matters (ewc, ewc_online and mas).
+"""Fine-tune the previous model on the next task, penalising changes to important parameters (ewc, ewc_online and mas).
 
 Kirkpatrick et al. (2017), "Overcoming catastrophic forgetting in neural networks", equation 3: the penalty
-λ/2 · Σ F_i (θ_i − θ*_i)² holds every parameter near its value θ* after an earlier task, the more so the more Fisher
-information F_i that task gave it. With several earlier tasks there is a penalty for each, or, online (Schwarz et al. 2018,
-"Progress & Compress"), one whose F is γ times the former plus the last task's, around the last task's θ*.
+λ/2 · Σ F_i (θ_i − θ*_i)² pulls every parameter towards its value θ* after an earlier task, weighted by its Fisher information
+F_i on that task. With several earlier tasks there is one penalty per task or, online (Schwarz et al. 2018, "Progress &
+Compress"), a single one whose F is γ times the former F plus the last task's, around the last task's θ*.
 
-Memory aware synapses (Aljundi et al. 2018, "Memory aware synapses: learning what (not) to forget") have the same penalty with
-an importance Ω in the place of F. Theirs is λ · Σ Ω_i (θ_i − θ*_i)² with λ = 1, which is λ = 2 here.
+Memory aware synapses (Aljundi et al. 2018, "Memory aware synapses: learning what (not) to forget") use the same penalty with
+an importance Ω in place of F. The paper's λ · Σ Ω_i (θ_i − θ*_i)² with λ = 1 is λ = 2 here.
 """
 
 from utils.errors import one_line_errors
@@ -18,8 +18,8 @@ from utils.training.strategy import Strategy
 class ElasticWeightConsolidation(Strategy):
     """Adds the gradient of λ/2 · Σ F (θ − θ*)².
 
-    The gradient λ F (θ − θ*) is added to the cross-entropy's: a penalty inside the autograd graph would hold several more
-    copies of the model in memory for the same numbers.
+    The gradient λ F (θ − θ*) is added to the cross-entropy's: a penalty inside the autograd graph would give the same numbers
+    but keep several more copies of the model in memory.
 
     Args:
         guarded: (θ*, F) of each penalty, both ``{parameter name: tensor}``.
@@ -42,7 +42,7 @@ class ElasticWeightConsolidation(Strategy):
         penalty = 0.0
         for parameter, anchor, fisher in self.terms:
             if parameter.grad is None:
-                continue  # the loss does not reach it, so it does not move, and the optimizer leaves it alone as in finetune
+                continue  # not part of the loss: the optimizer skips it, as in finetune
             distance = parameter - anchor
             gradient = (fisher * distance).mul_(self.ewc_lambda)
             penalty += gradient.flatten() @ distance.flatten() / 2
@@ -67,19 +67,19 @@ def main():
         "--importance",
         choices=("fisher", "mas"),
         default="fisher",
-        help="of a parameter: the Fisher information F, or Ω of memory aware synapses, whose usual --ewc_lambda is 2",
+        help="parameter importance: Fisher information F, or Ω of memory aware synapses (usual --ewc_lambda: 2)",
     )
-    ewc.add_argument("--ewc_lambda", type=non_negative_float, default=5000.0, help="λ, weight of the penalty; 0 is finetune")
+    ewc.add_argument("--ewc_lambda", type=non_negative_float, default=5000.0, help="λ, penalty weight; 0 is finetune")
     ewc.add_argument(
         "--fisher_batch_size",
         type=positive_int,
         default=10,
-        help="batch size for estimating F or Ω; they and thus the effective λ depend on it",
+        help="batch size for estimating F or Ω; the estimate and thus the effective λ depend on it",
     )
     ewc.add_argument(
-        "--fisher", type=named_path, nargs="+", metavar="FILE", help="F or Ω that came with an earlier task's model"
+        "--fisher", type=named_path, nargs="+", metavar="FILE", help="files with F or Ω received with an earlier task's model"
     )
-    ewc.add_argument("--ewc_online", action="store_true", help="one penalty for all earlier tasks, not one for each")
+    ewc.add_argument("--ewc_online", action="store_true", help="a single penalty for all earlier tasks instead of one each")
     ewc.add_argument("--ewc_gamma", type=non_negative_float, default=1.0, help="γ, decay of earlier F with --ewc_online")
     args = parse_training_args(parser)
     # Below parsing: torch takes seconds to import.

@@ -1,4 +1,4 @@
-"""Fine-tune the model of the tasks before on the next one, with nothing that guards what it knew (finetune)."""
+"""Fine-tune the previous model on the next task, without any measure against forgetting (finetune)."""
 
 from utils.errors import one_line_errors
 from utils.training.arguments import add_freeze_speech_flags, add_start_flags, parse_training_args, training_parser

@@ -1,4 +1,4 @@
-"""What finished runs give away of the recordings they were trained on: attacks on their models, a report and figures."""
+"""Measure what finished runs leak about their training recordings: attacks on the models, a report and figures."""
 
 import sys
 from math import isnan
@@ -16,15 +16,14 @@ def parse_args():
         type=named_path,
         nargs="*",
         metavar="RUN_OR_EXPORT",
-        help="run folders, or files exported of runs, to report on, with the runs that attacks on them need (default: all "
-        "finished runs)",
+        help="run folders or exported files to report on; runs that the attacks need are added (default: all finished runs)",
     )
-    parser.add_argument("--output_root", type=named_path, default="outputs", help="folder that the experiments were written to")
+    parser.add_argument("--output_root", type=named_path, default="outputs", help="folder with the experiments")
     parser.add_argument(
         "--controls",
         action="store_true",
-        help="also see that the attacks tell nothing where there is nothing to tell, and nearly all of an over-fitted model, "
-        "which is trained for this; needs runs on halves (run-leakage.sh)",
+        help="also run controls: the attacks must find nothing where nothing can leak, and almost everything in an overfitted "
+        "model trained for this purpose; needs runs on halves (run-leakage.sh)",
     )
     add_reopening_flags(parser.add_argument_group("machine, corpora and encoders"))
     return parser.parse_args()
@@ -46,7 +45,7 @@ def main():
         runs, left_out = chosen(args.models, runs, args.output_root), []
     if not runs:
         raise UserError(
-            f"--output_root {args.output_root} holds no finished run with a model: name the folder that they lie in"
+            f"--output_root {args.output_root} holds no finished run with a model: name the folder with the experiments"
         )
 
     passes, lacking = take_passes(runs, args.output_root, changes)

@@ -1,8 +1,8 @@
-"""Fine-tune the model of the tasks before on the next one with that model as a teacher (lwf).
+"""Fine-tune the previous model on the next task with that model as a teacher (lwf).
 
-Li & Hoiem (2016), "Learning without forgetting", for tasks that share one classifier: to the cross-entropy on the new task is
-added w · KD, with KD = −Σ_c softmax(z_old/T)_c · log softmax(z/T)_c, the mean over the utterances. z_old are the logits of the
-starting model, in evaluation mode, on the same new utterances. As in the paper there is no factor T².
+Li & Hoiem (2016), "Learning without forgetting", for tasks that share one classifier: the loss is the cross-entropy on the new
+task plus w · KD, with KD = −Σ_c softmax(z_old/T)_c · log softmax(z/T)_c, averaged over the utterances. z_old are the starting
+model's logits, in evaluation mode, on the same new utterances. As in the paper there is no factor T².
 """
 
 from utils.errors import one_line_errors
@@ -29,7 +29,7 @@ class LearningWithoutForgetting(Strategy):
         from utils.training.engine import logits_of
 
         if self.weight:
-            # Once for all epochs: utterances are cut the same way each time, and evaluation mode draws nothing.
+            # Computed once for all epochs: utterances are always truncated the same way, and evaluation mode is deterministic.
             old = torch.from_numpy(logits_of(self.run, model, dataset, "logits of the starting model"))
             self.targets = (old / self.temperature).softmax(-1).to(self.run.accelerator.device)
         return {}
@@ -48,9 +48,9 @@ def main():
     add_start_flags(parser)
     lwf = parser.add_argument_group("learning without forgetting")
     lwf.add_argument(
-        "--lwf_weight", type=non_negative_float, default=1.0, help="w, weight of the distillation, without T²; 0 is finetune"
+        "--lwf_weight", type=non_negative_float, default=1.0, help="w, distillation weight, without T²; 0 is finetune"
     )
-    lwf.add_argument("--lwf_temperature", type=positive_float, default=2.0, help="T, by which both models' logits are divided")
+    lwf.add_argument("--lwf_temperature", type=positive_float, default=2.0, help="T, distillation temperature")
     args = parse_training_args(parser)
     # Below parsing: torch takes seconds to import.
     from utils.training.engine import test_and_finish, train

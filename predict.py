@@ -1,4 +1,4 @@
-"""Predict the emotions of recordings, with a model by run folder, exported file or hub name (docs/predict.md)."""
+"""Predict the emotions of recordings with a model given as run folder, exported file or hub name (docs/predict.md)."""
 
 import csv
 import json
@@ -10,31 +10,31 @@ from utils.files import refuse_tracked, spreadsheet_safe
 from utils.flags import Parser, named_path, positive_int
 from utils.training.arguments import add_encoder_flags, add_machine_flags
 
-# torch and all that is built on it are imported within functions: --help need not wait for it.
+# torch is imported within functions to keep --help fast.
 
 FORMATS = (".csv", ".jsonl")
 
 
 def load_predictor(*models, adapter=None, calibrated=False, text_model=None, speech_model=None, device=None, batch_size=16):
-    """Load one model, or several adapters of the same encoders, to predict the emotions of recordings.
+    """Load one model, or several adapters over the same encoders, to predict the emotions of recordings.
 
     >>> load_predictor("task_a.safetensors").predict(["a.wav", "b.flac"], ["안녕하세요", "그만해"])
 
     Args:
         models: run folders, exported files, or ``hub:OWNER/NAME``.
-        adapter: which of several adapters answers: the task of one; "routed", by the nearest centre of its training split;
-            "entropy", the surest; or "mean", of their probabilities.
-        calibrated: divide logits by the temperature that was fitted on the model's validation split.
-        text_model, speech_model: hub names or folders of the encoders that adapters were trained on. Without them they are
-            taken from the hub's cache: nothing is fetched that is not named here.
-        device: such as "cuda" or "cpu"; by default a GPU where there is one.
-        batch_size: recordings that are computed together.
+        adapter: how to predict with several adapters: a task name selects its adapter; "routed" selects by the nearest
+            training-split centre; "entropy" by the lowest prediction entropy; "mean" averages their probabilities.
+        calibrated: divide logits by the temperature fitted on the model's validation split.
+        text_model, speech_model: hub names or folders of the encoders that the adapters were trained on. By default they are
+            taken from the hub's cache; nothing is downloaded that is not named here.
+        device: such as "cuda" or "cpu"; a GPU by default, if available.
+        batch_size: recordings per batch.
 
     Returns:
         A Predictor; its ``predict(files, texts)`` returns a pandas DataFrame with a row for each file.
 
     Raises:
-        UserError: if a model cannot be used, or the models cannot answer together.
+        UserError: if a model cannot be used, or the models cannot be combined.
     """
     if not models:
         raise ValueError("load_predictor needs a model: a run folder, an exported file, or hub:OWNER/NAME")
@@ -46,36 +46,34 @@ def load_predictor(*models, adapter=None, calibrated=False, text_model=None, spe
 def parse_args():
     parser = Parser(
         description=__doc__,
-        epilog="A file that cannot be used is a row with its error, and the exit code is 1. In a .csv, a cell that a "
-        "spreadsheet would take for a formula is preceded by an apostrophe.",
+        epilog="A file that cannot be used gives a row with its error, and exit code 1. In a .csv, a cell that a spreadsheet "
+        "would interpret as a formula is prefixed with an apostrophe.",
         example="python predict.py model.safetensors --wav a.wav --text '정말 기뻐'",
     )
     parser.add_argument(
         "models", nargs="+", type=named_path, metavar="MODEL", help="run folder, exported file, or hub:OWNER/NAME"
     )
     recordings = parser.add_mutually_exclusive_group(required=True)
-    recordings.add_argument("--wav", nargs="+", metavar="FILE", help="sound files of any rate, number of channels and format")
+    recordings.add_argument("--wav", nargs="+", metavar="FILE", help="audio files of any format, sample rate and channel count")
     recordings.add_argument(
-        "--csv", type=named_path, metavar="FILE", help="a table of recordings: file_name, and perhaps transcription, start, end"
+        "--csv", type=named_path, metavar="FILE", help="table of recordings: file_name, optionally transcription, start, end"
     )
     parser.add_argument("--text", nargs="+", metavar="TEXT", help="the transcript of each --wav")
-    parser.add_argument("--output", type=named_path, metavar="FILE", help="write the table there, as .csv or .jsonl")
-    parser.add_argument(
-        "--adapter", metavar="NAME", help="which of several adapters answers: the one of this task, or routed, entropy or mean"
-    )
+    parser.add_argument("--output", type=named_path, metavar="FILE", help="write the table to this .csv or .jsonl file")
+    parser.add_argument("--adapter", metavar="NAME", help="how to use several adapters: a task name, routed, entropy or mean")
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument(
-        "--windows", action="store_true", help="average over windows of the model's length, where a recording is longer"
+        "--windows", action="store_true", help="average over windows if a recording exceeds the model's max length"
     )
-    parts.add_argument("--segments", action="store_true", help="a row for each of these windows")
-    parser.add_argument("--calibrated", action="store_true", help="divide logits by the temperature of the validation split")
+    parts.add_argument("--segments", action="store_true", help="one row per window")
+    parser.add_argument("--calibrated", action="store_true", help="apply the temperature fitted on the validation split")
     machine = parser.add_argument_group("encoders and machine")
     add_encoder_flags(machine, "%s encoder that adapters were trained on")
-    machine.add_argument("--batch_size", type=positive_int, default=16, help="recordings that are computed together")
+    machine.add_argument("--batch_size", type=positive_int, default=16, help="recordings per batch")
     add_machine_flags(machine)
     args = parser.parse_args()
     if args.text and len(args.text) != len(args.wav or []):
-        parser.error(f"--text: {len(args.text)} texts for {len(args.wav or [])} --wav: give one for each, or none at all")
+        parser.error(f"--text: {len(args.text)} texts for {len(args.wav or [])} --wav: give one for each, or none")
     if args.output:
         _require_writable(args)
     return args
@@ -84,27 +82,27 @@ def parse_args():
 def _require_writable(args):
     path = args.output
     if path.suffix not in FORMATS:
-        raise UserError(f"--output {path}: its name ends in neither {' nor '.join(FORMATS)}")
+        raise UserError(f"--output {path}: the name must end in {' or '.join(FORMATS)}")
     if path.is_dir() or not os.access(path.resolve().parent, os.W_OK):
-        raise UserError(f"--output {path} cannot be written: name a file in a folder that is there")
+        raise UserError(f"--output {path} cannot be written: name a file in an existing, writable folder")
     if args.csv and path.exists() and args.csv.exists() and path.samefile(args.csv):
         raise UserError(f"--output {path} is the table that --csv names: name another file")
     refuse_tracked(path)
 
 
 def write_table(path, columns, chunks):
-    """Write rows as they come, so that an interrupted call leaves what is done.
+    """Write rows as they arrive, so that an interrupted call keeps the finished ones.
 
     Args:
         path: a .csv or .jsonl file.
-        columns: names, in their order.
+        columns: their names, in order.
         chunks: lists of ``{column: value}``.
 
     Returns:
-        How many rows were written, and how many of them have an error.
+        The number of rows, and how many of them have an error.
     """
     rows = errors = 0
-    # Names of files need not be UTF-8.
+    # File names need not be UTF-8.
     with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         table = csv.DictWriter(file, columns, lineterminator="\n")
         if path.suffix == ".csv":

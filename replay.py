@@ -1,16 +1,16 @@
-"""Fine-tune the model of the tasks before on the next one, with utterances of theirs replayed (er and derpp).
+"""Fine-tune the previous model on the next task while replaying utterances of earlier tasks (er and derpp).
 
 er, experience replay (Rolnick et al. 2019, "Experience replay for continual learning"): the loss is (1 − w) · CE on new
-utterances + w · CE on kept ones, with w = 1 − 1/t when the t-th task is learned (van de Ven et al. 2022, "Three types of
-incremental learning").
+utterances + w · CE on replayed ones, with w = 1 − 1/t for the t-th task (van de Ven et al. 2022, "Three types of incremental
+learning").
 
 derpp, dark experience replay++ (Buzzega et al. 2020, "Dark experience for general continual learning", equation 6): the loss is
-CE on new utterances + α · MSE(f(x'), z') + β · CE(f(x''), y''). x' and x'' are drawn independently of one another; z' are the
-logits of the model that had just learned the task of x', in evaluation mode. MSE is the mean over utterances and classes.
+CE on new utterances + α · MSE(f(x'), z') + β · CE(f(x''), y''). x' and x'' are drawn independently; z' are the logits, in
+evaluation mode, of the model right after learning the task of x'. MSE is the mean over utterances and classes.
 
-M utterances of the earlier tasks' training splits are kept, as many of each task: the first of a random order of its training
-split that follows from seed and place in the sequence alone, so that what a later step keeps is a part of what an earlier one
-kept. For n new utterances n are drawn from the buffer, uniformly and with replacement.
+The buffer holds M utterances of the earlier tasks' training splits, equally many per task: the first ones of a permutation
+that depends only on the seed and the task's position in the sequence, so that the buffer of a later step is a subset of the
+earlier one. For n new utterances n are drawn from the buffer, uniformly and with replacement.
 """
 
 from utils.errors import UserError, one_line_errors
@@ -26,9 +26,9 @@ class Replay(Strategy):
     Args:
         run: the Run.
         kept: the buffer, ``{task: UtteranceDataset}``.
-        logits: z, a tensor (utterances, classes) in the order of ``kept``; not needed where α is 0.
-        alpha, beta: α and β; 0 leaves out the term and its pass.
-        cross_entropy_weight: of the cross-entropy on new utterances.
+        logits: z, a tensor (utterances, classes) in the order of ``kept``; not needed if α is 0.
+        alpha, beta: α and β; 0 skips the term and its forward pass.
+        cross_entropy_weight: weight of the cross-entropy on new utterances.
     """
 
     def __init__(self, run, kept, logits=None, alpha=0.0, beta=0.0, cross_entropy_weight=1.0):
@@ -40,13 +40,13 @@ class Replay(Strategy):
         self.begin_step(0)
 
     def begin_step(self, step):
-        """Every step has draws of its own, in each process, so that a resumed run repeats them."""
+        """Seed the draws of this step in this process, so that a resumed run repeats them."""
         import torch
 
         from utils.data.batches import derived_seed
 
         self.step = step
-        # The fourth number sets the seed apart from those of the engine.
+        # The fourth number separates this seed from the engine's.
         seed = derived_seed(self.run.args.seed, step, 1 + self.run.accelerator.process_index, 1)
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -91,7 +91,7 @@ class Replay(Strategy):
 
 
 def kept_utterances(datasets, size, seed):
-    """The buffer, ``{task: UtteranceDataset}``: ``size`` utterances of several tasks, or all of a task that has too few.
+    """The buffer, ``{task: UtteranceDataset}``: ``size`` utterances in total; a task that has too few is kept whole.
 
     Args:
         datasets: the tasks' training splits, ``{task: UtteranceDataset}``, in the order in which they were learned.
@@ -111,16 +111,16 @@ def kept_utterances(datasets, size, seed):
 
 
 def logits_when_learned(run, start, model, kept):
-    """z of kept utterances: logits (utterances, classes) of the model that had just learned the task of each.
+    """z of the buffer: logits (utterances, classes), each from the model right after learning that utterance's task.
 
     Args:
         run: a started Run.
         start: its StartingPoint.
-        model: on the run's device, with the parameters of ``start``, as it also is afterwards.
+        model: on the run's device, with the parameters of ``start``, which are restored afterwards.
         kept: ``{task: UtteranceDataset}``, of all earlier tasks.
 
     Raises:
-        UserError: if the model of an earlier step is not here.
+        UserError: if the model of an earlier step is missing.
     """
     import torch
 
@@ -134,13 +134,13 @@ def logits_when_learned(run, start, model, kept):
 
 
 def replay(run, start, model, tasks):
-    """The Strategy of a run's flags; None, which is fine-tuning, where nothing is kept. Arguments as above."""
+    """The Strategy for a run's flags; None (plain fine-tuning) if the buffer is empty. Arguments as above."""
     args, earlier = run.args, run.args.sequence[:-1]
     if not args.buffer_size:
         return None
     if args.buffer_size < len(earlier):
         raise UserError(
-            f"--buffer_size {args.buffer_size} leaves nothing of some of the {len(earlier)} earlier tasks: name more"
+            f"--buffer_size {args.buffer_size} is too small for {len(earlier)} earlier tasks: use at least {len(earlier)}"
         )
     kept = kept_utterances({name: tasks[name].splits["train"] for name in earlier}, args.buffer_size, args.seed)
     if args.dark:
@@ -159,22 +159,22 @@ def main():
         "--buffer_size",
         type=count,
         default=500,
-        help="M, utterances of earlier tasks' training splits that are kept; 0 is finetune",
+        help="M, number of utterances kept from earlier tasks' training splits; 0 is finetune",
     )
     group.add_argument(
         "--replay_weight",
         type=between(float, 0, 1),
-        help="w of er (default: 1 - 1/t when the t-th task is learned); 0 is finetune",
+        help="w of er (default: 1 - 1/t for the t-th task); 0 is finetune",
     )
     group.add_argument("--dark", action="store_true", help="dark experience replay++ (derpp): replay logits too")
     group.add_argument(
-        "--der_alpha", type=non_negative_float, default=0.3, help="α of derpp, weight of the squared distance between logits"
+        "--der_alpha", type=non_negative_float, default=0.3, help="α of derpp, weight of the squared error of logits"
     )
     group.add_argument(
-        "--der_beta", type=non_negative_float, default=0.5, help="β of derpp, weight of the cross-entropy of kept utterances"
+        "--der_beta", type=non_negative_float, default=0.5, help="β of derpp, weight of the cross-entropy on kept utterances"
     )
     args = parse_training_args(parser)
-    if not args.dark:  # config.json says what is used
+    if not args.dark:  # config.json records what is used
         args.der_alpha = args.der_beta = None
     # Below parsing: torch takes seconds to import.
     from utils.training.engine import test_and_finish, train

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Rows that are not told the corpus, from finished runs of adapter, task_a and finetune; nothing is trained.
-# FOLDS="0 1" SEEDS="12 13" bash run-combine.sh   does a part (default: all that were run); flags go to utils/results/combine.py.
+# Task-agnostic rows (routed, averaged and merged models) from finished runs of adapter, task_a and finetune, without training.
+# FOLDS="0 1" SEEDS="12 13" bash run-combine.sh   selects runs (default: all); flags go to utils/results/combine.py.
 set -euo pipefail
 set -f
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The whole experiment on synthetic corpora with two small encoders, in less than ten minutes on two cores, and its tables:
-# bash run-demo.sh [--full | --tune | --leakage] [--publish]. What is finished is skipped, so the same command resumes.
-# --full makes what the README's tables come from, in about two hours: all five folds, every method of utils/methods.py, a grid
-# of λ, task_a by voice alone and by words alone, and the rows that combine models.
-# --tune makes and prints the trials by which rates and sizes were chosen, on corpora of another seed, in about two hours.
-# --leakage makes what the leak report needs (a second seed, random halves, adapters by DP-SGD, by other samplers and without a
-# session), and the report of these and of what --full has made, in about two hours.
-# --publish, with --full or --leakage, draws into figures/demo/, which git tracks, and not under outputs/demo/.
+# The whole experiment on synthetic corpora with two small encoders, in about ten minutes on two cores, and its tables:
+# bash run-demo.sh [--full | --tune | --leakage] [--publish]. Finished runs are skipped, so the same command resumes.
+# --full reproduces the README's tables, in about two hours: all five folds, every method of utils/methods.py, a grid of λ,
+# task_a with speech only and with text only, and the rows that combine models.
+# --tune runs and prints the trials that selected learning rates and sizes, on corpora of another seed, in about two hours.
+# --leakage runs what the leak report needs (a second seed, random halves, adapters with DP-SGD, with other samplers and without
+# one session), and reports on these and on the runs of --full, in about two hours.
+# --publish, with --full or --leakage, draws into figures/demo/, which git tracks, instead of under outputs/demo/.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
 if asks_for_help "$@"; then
@@ -15,7 +15,7 @@ if asks_for_help "$@"; then
 fi
 
 mode=${1:-} names=
-# Elsewhere and in miniature for the tests.
+# The tests use other places and sizes.
 data=${DEMO_DATA:-${at}data/demo} outputs=${DEMO_OUTPUTS:-${at}outputs/demo} size=${DEMO_SIZE:-}
 figures=${DEMO_FIGURES:-$outputs/figures}
 export FOLDS="0 1 2 3 4"
@@ -29,11 +29,11 @@ esac
 make_python
 source "$repository/utils/shell/grid.sh"
 python=${PYTHON:-python}
-# Two runs side by side, a thread each: small models gain nothing from more.
+# Two runs in parallel with one thread each: small models do not benefit from more.
 devices=(0 1)
 export OMP_NUM_THREADS=1
 
-# flags_of METHOD: with --tune those that all its trials have, and else, behind them, what the best of these had.
+# flags_of METHOD: the flags shared by all its trials and, without --tune, then those of the best trial.
 flags_of() {
   case $1 in
     adapter*) echo "--lr 4e-3 --num_epochs 12 --adapter_size 48" ;;
@@ -68,13 +68,13 @@ runs() {
     --speech_model "$data/encoders/speech" "$@" </dev/null
 }
 
-# study: the commands of all methods, and an empty line where what follows starts from what is before it.
+# study: the commands of all methods, with an empty line where later runs depend on earlier ones.
 study() {
   local kinds part name kind model start script
   for kinds in "start alone joint" sequence; do
     while read -r name kind model start script; do
       case " $kinds " in *" $kind "*) ;; *) continue ;; esac
-      [ "$name" != ewc_online ] || continue  # with two tasks it is ewc
+      [ "$name" != ewc_online ] || continue  # equals ewc for two tasks
       [ "$mode" != --tune ] || [ "$kind" = start ] || continue
       runs "" "$script" $(flags_of "$name")
     done <<<"$all"
@@ -115,7 +115,7 @@ leaks() {
   done
 }
 
-# -P: what lies where the caller is may be called utils too.
+# -P: the caller's folder may contain another utils.
 make_material() {
   run_or_print env PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}" "$python" -P -m utils.demo "$data" $size "$@"
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every run of every method on one machine with several GPUs, a run on each at a time: GPUS=4 bash run-grid.sh [flags]
-# Variables choose as in the run scripts, whose commands these are; flags go to all of them. What is finished is skipped.
+# Every run of every method on one machine with several GPUs, one run per GPU at a time: GPUS=4 bash run-grid.sh [flags]
+# Variables select runs as in the run scripts; flags go to all of them. Finished runs are skipped.
 set -euo pipefail
 set -f
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"

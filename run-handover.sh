@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Two institutions, A and B, that exchange models and never recordings, on the demonstration's corpora, in minutes on two cores:
+# Two institutions, A and B, that exchange models but never recordings, on the demo's corpora, in minutes on two cores:
 # bash run-handover.sh. docs/sharing.md explains the steps. Finished runs are skipped, so the same command resumes.
-# outputs/handover/A and outputs/handover/B are the institutions' disks: in data/ the one corpus of theirs, in exchange/ what
-# they give and get.
+# outputs/handover/A and outputs/handover/B are the institutions' disks: data/ holds their one corpus, exchange/ the files that
+# they send and receive.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
 source "$repository/utils/shell/interruptible.sh"
@@ -15,21 +15,21 @@ make_python
 [ -z "$at" ] || [ -z "${DRY_RUN:-}" ] || run_or_print cd "$repository"
 cd "$repository"
 
-data=${DEMO_DATA:-data/demo} roots=${HANDOVER:-outputs/handover}  # elsewhere and in miniature for the tests
+data=${DEMO_DATA:-data/demo} roots=${HANDOVER:-outputs/handover}  # the tests use other places and sizes
 a=$roots/A b=$roots/B
-export OMP_NUM_THREADS=1  # small models gain nothing from more
+export OMP_NUM_THREADS=1  # small models do not benefit from more
 machine="--cpu --num_workers 0"
 encoders="--text_model $data/encoders/text --speech_model $data/encoders/speech"
 training="--batch_size 32 $encoders $machine"
 fusion="--lr 5e-4 --num_epochs 6 $training"
 adapter="--lr 4e-3 --num_epochs 12 --adapter_size 48 $training"
 
-# say LINE: a heading, which a dry run leaves out.
-say() {
+# heading LINE: prints it, but not in a dry run.
+heading() {
   [ -n "${DRY_RUN:-}" ] || printf '\n%s\n' "$1"
 }
 
-# step COMMAND...: prints it, and runs it.
+# step COMMAND...: prints and runs it.
 step() {
   local word line= code=
   for word in "$@"; do
@@ -45,7 +45,7 @@ step() {
   }
 }
 
-# on ROOT: flags of what an institution trains or tests.
+# on ROOT: flags for training or testing at an institution.
 on() {
   echo "--data_root $1/data --output_root $1/outputs"
 }
@@ -55,8 +55,8 @@ score() {
   step python -m utils.results.score $2 --task $4 --data_root $1/data --output $1/exchange/$3-$4.json $encoders $machine
 }
 
-# ask ROOT CORPUS ENCODING: both adapters answer for the first recording of a corpus.
-ask() {
+# routed ROOT CORPUS ENCODING: predicts the first recording of a corpus with both adapters.
+routed() {
   local wav=RECORDING text=TRANSCRIPT
   if [ -z "${DRY_RUN:-}" ]; then
     wav=$(find "$1/data/$2/" -name '*.wav' | sort | sed -n 1p)
@@ -72,12 +72,12 @@ run_or_print mkdir -p $a/data $a/exchange $b/data $b/exchange
 run_or_print ln -sfn "$data/KEMDy19" $a/data/KEMDy19
 run_or_print ln -sfn "$data/KEMDy20" $b/data/KEMDy20
 
-say '1. A trains a model and gives it to B, with its Fisher information.'
+heading '1. A trains a model and gives it to B, with its Fisher information.'
 step python continual_learning_init.py --task KEMDy19 $(on $a) $fusion
 step python -m utils.results.export $a/outputs/task_a/fold_0/KEMDy19 $a/exchange/task_a.safetensors --with_fisher --overwrite
 step cp $a/exchange/task_a.safetensors $a/exchange/task_a.fisher.safetensors $b/exchange
 
-say '2. B trains it further on its own corpus. Both train an adapter on the encoders that they share.'
+heading '2. B trains it further on its own corpus. Both train an adapter over the same encoders.'
 step python finetune.py --task KEMDy20 --checkpoint $b/exchange/task_a.safetensors $(on $b) $fusion
 step python ewc.py --task KEMDy20 --checkpoint $b/exchange/task_a.safetensors --fisher $b/exchange/task_a.fisher.safetensors \
   --ewc_lambda 1000 $(on $b) $fusion
@@ -94,7 +94,7 @@ done
 step cp $b/exchange/finetune.safetensors $b/exchange/ewc.safetensors $b/exchange/adapter-KEMDy20.safetensors $a/exchange
 step cp $a/exchange/adapter-KEMDy19.safetensors $b/exchange
 
-say '3. Each tests the models on its own corpus, and B gives its scores to A.'
+heading '3. Each tests the models on its own corpus, and B gives its scores to A.'
 score $a $a/outputs/task_a/fold_0/KEMDy19 task_a KEMDy19
 score $a $a/outputs/adapter/fold_0/KEMDy19 adapter KEMDy19
 score $a $a/exchange/finetune.safetensors finetune KEMDy19
@@ -104,6 +104,6 @@ for method in finetune ewc adapter; do score $b $b/outputs/$method/fold_0/KEMDy2
 step cp $b/exchange/*.json $a/exchange
 step python evaluate.py --output_root $a/outputs --folds 0 --scores $a/exchange/*.json
 
-say '4. Both hold both adapters, and answer for recordings of either corpus.'
-ask $a KEMDy19 UTF-8
-ask $b KEMDy20 CP949
+heading '4. Both have both adapters, and can predict recordings of either corpus.'
+routed $a KEMDy19 UTF-8
+routed $b KEMDy20 CP949

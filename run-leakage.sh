@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What a model gives away of single utterances: runs that train on random halves of the training split, and the leak report of
-# them and all other runs: bash run-leakage.sh [METHOD...] [flags]
-# By default adapter, then finetune with the task_a that it starts from, HALVES of each on fold 0. Flags go to every method's
-# script; methods with other rates take a command each. Finished runs are skipped. A run on each GPU at a time, as run-grid.sh has it.
+# What a model leaks about single utterances: runs that train on random halves of the training split, and the leak report on
+# these and all other runs: bash run-leakage.sh [METHOD...] [flags]
+# By default adapter, then finetune with its starting point task_a, HALVES runs of each on fold 0. Flags go to every method's
+# script; for different rates use one command per method. Finished runs are skipped. One run per GPU at a time (run-grid.sh).
 set -euo pipefail
 set -f
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
@@ -21,11 +21,11 @@ check_grid "$@"
 [ -z "${ORDER:-}" ] || TASKS=  # each step needs those before it
 set_stages "$@"
 lines=$(methods --lines $names)
-# In the order named, then what else they start from.
+# In the order named, then further methods that they start from.
 all=$({ for name in $names; do grep "^$name " <<<"$lines"; done; echo "$lines"; } | awk '!seen[$0]++')
 
-# stage KINDS TASKS FLAGS...: the commands of all methods of some kinds, and an empty line. What was not named is started from,
-# and needed of every task.
+# stage KINDS TASKS FLAGS...: the commands of all methods of some kinds, and an empty line. Methods that were not named are
+# starting points, needed for every task.
 stage() {
   local name kind model start script half tasks
   while read -r name kind model start script; do

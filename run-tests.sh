@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the tests; the first time, install what they need into .venv. Further flags go to pytest.
+# Run the tests; on the first call, install the requirements into .venv. Further flags go to pytest.
 set -euo pipefail
 CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")"
 source utils/shell/environment.sh

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The same budget for every method: trials of the learning rate, and of the method's own knob where it has one, into
+# Tune every method with the same budget: trials of the learning rate, and of the method's own hyperparameter, if any, into
 # outputs/METHOD_tuned-trial1/ and so on: bash run-tune.sh [METHOD...] [flags]
-# evaluate.py chooses among them by validation, for each fold, and shows the row METHOD_tuned. By default all methods are tuned,
-# but those that are only started from; run-init.sh and its like make these. A run on each GPU at a time, as run-grid.sh has it.
+# evaluate.py selects by validation score, per fold, and shows the row METHOD_tuned. By default all methods are tuned except
+# starting points, which run-init.sh and its like train. One run per GPU at a time (run-grid.sh).
 set -euo pipefail
 set -f
 source "$(dirname "${BASH_SOURCE[0]}")/utils/shell/environment.sh"
@@ -17,7 +17,7 @@ set_devices
 check_grid "$@"
 set_stages "$@"
 
-# trials FLAGS...: those of utils/results/tuning.py, one a line.
+# trials FLAGS...: the trials drawn by utils/results/tuning.py, one per line.
 trials() {
   PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH} "${PYTHON:-python3}" -P -m utils.results.tuning $names \
     ${TRIALS:+--number "$TRIALS"} ${LRS:+--rates $LRS} "$@"

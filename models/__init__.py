@@ -1,15 +1,15 @@
-"""The fusion model, its variants with frozen parts, and the encoders and tokenizers that they are built from.
+"""The fusion model, its variants with frozen parts, and the encoders and tokenizers they are built from.
 
-Classes are imported when they are asked for: parsing flags and printing tables need no torch.
+Classes are imported lazily: parsing flags and printing tables need no torch.
 """
 
 from importlib import import_module
 
-# Hz, of the waveforms that speech encoders are given.
+# Hz, of the speech encoders' input.
 SAMPLE_RATE = 16_000
-# Of random encoders, and of weights that a checkpoint lacks.
+# For randomly initialized encoders, and for weights missing from a checkpoint.
 ENCODER_SEED = 12
-# What a run's config.json calls its model → class.
+# "model" in a run's config.json → class.
 MODELS = {
     "fusion": "FusionClassifier",
     "fusion_frozen_speech": "FrozenSpeechClassifier",
@@ -32,5 +32,5 @@ def __getattr__(name):
 
 
 def model_class(key):
-    """The class of a model by its key in MODELS."""
+    """Return the class of a model by its key in MODELS."""
     return __getattr__(MODELS[key])

@@ -14,11 +14,11 @@ from models.errors import UserError
 from models.fusion import FrozenSpeechClassifier
 
 INIT_STD = 1e-3
-# What is adapted in BERT → which parameters of its layers the task owns, by a part of their names.
+# --adapter → the trained, task-specific parameters of BERT's layers, by a part of their names.
 OWN_IN_BERT = {"bottleneck": (".dropout.adapter.", ".LayerNorm."), "lora": (".lora_A.", ".lora_B."), "none": ()}
-# The projections of attention that LoRA adapts.
+# The attention projections that LoRA adapts.
 LORA_TARGETS = ("query", "value")
-# What peft puts into the names of parameters; files leave it out, as peft's own do.
+# The adapter name that peft inserts into parameter names; files omit it, as peft's own do.
 PEFT_NAME = ".default"
 
 
@@ -46,11 +46,11 @@ class ConvAdapter(nn.Module):
 
     Args:
         hidden_size: of the speech encoder.
-        layers: number of convolutions; without any, frames stay as they are.
+        layers: number of convolutions; 0 leaves the frames unchanged.
         width: channels after each gated linear unit; None is ``hidden_size``.
 
     Attributes:
-        width: size of the last dimension of what comes out.
+        width: size of the output's last dimension.
     """
 
     def __init__(self, hidden_size, layers=3, width=None):
@@ -66,7 +66,7 @@ class ConvAdapter(nn.Module):
         frames = frames.transpose(1, 2)
         lengths = mask.sum(-1)
         for layer in self.layers:
-            # Before each convolution: biases and the gate make something of padding that only the input was cleared of.
+            # Before each convolution: after the first, biases and the gate make padding frames non-zero again.
             frames = frames * mask.unsqueeze(1).to(frames.dtype)
             frames = nn.functional.glu(layer(frames), dim=1)
             lengths = torch.div(lengths + 1, 2, rounding_mode="floor")
@@ -75,9 +75,9 @@ class ConvAdapter(nn.Module):
 
 
 def is_task_parameter(name, adapter="bottleneck"):
-    """True for task-specific parameters: adapters, with bottlenecks layer norms of BERT's layers, projector, classifier.
+    """True for task-specific parameters: adapters (with bottlenecks also BERT's layer norms), projector, classifier.
 
-    The one place that says so: it freezes, counts, saves and loads.
+    Freezing, counting, saving and loading all use this one predicate.
     """
     return (
         name.startswith("text_encoder.encoder.layer.") and any(part in name for part in OWN_IN_BERT[adapter])
@@ -88,14 +88,14 @@ def add_bottlenecks(text_encoder, size):
     """Put a bottleneck after each dropout of a BERT's attention and feed-forward outputs, in place.
 
     Raises:
-        UserError: if the encoder's layers are not built as BERT's are.
+        UserError: if the encoder's layers are not like BERT's.
     """
     layers = getattr(getattr(text_encoder, "encoder", None), "layer", ())
     outputs = [getattr(part, "output", None) for layer in layers for part in (getattr(layer, "attention", None), layer)]
     if not outputs or not all(isinstance(getattr(output, "dropout", None), nn.Dropout) for output in outputs):
         raise _no_bert(text_encoder)
     for output in outputs:
-        # What follows `dropout` there is the residual sum and its LayerNorm, so this is the published place.
+        # `dropout` is followed by the residual sum and its LayerNorm, so this is the position of the paper.
         adapter = Bottleneck(text_encoder.config.hidden_size, size)
         output.dropout = nn.Sequential(OrderedDict(dropout=output.dropout, adapter=adapter))
 
@@ -118,24 +118,24 @@ def add_lora(text_encoder, rank):
 
 
 def _no_bert(text_encoder):
-    return UserError(f"--text_model: adapters need the layers of a BERT, {type(text_encoder).__name__} has others")
+    return UserError(f"--text_model: adapters need BERT's layers, but {type(text_encoder).__name__} has others")
 
 
 class AdapterFusionClassifier(FrozenSpeechClassifier):
     """The fusion model with frozen encoders in evaluation mode, adapters, projector and classifier.
 
     Args:
-        text_encoder: a BERT with a pooler; gets its adapters in place.
-        speech_encoder: a wav2vec2-like encoder; frozen whole.
+        text_encoder: a BERT with a pooler; adapters are inserted in place.
+        speech_encoder: a wav2vec2-like encoder; entirely frozen.
         num_labels: number of classes.
-        dropout: probability before the classifier, the only dropout there is.
+        dropout: probability before the classifier, the only dropout used.
         adapter: "bottleneck", two in every layer of BERT, whose layer norms are trained too; "lora"; or "none".
         adapter_size: width of the bottlenecks.
-        lora_rank: r of LoRA, which is also its α.
+        lora_rank: r of LoRA; α is set to r.
         speech_adapter_layers, speech_adapter_width: ``layers`` and ``width`` of the ConvAdapter.
 
     Raises:
-        UserError: if the text encoder's layers are not built as BERT's are.
+        UserError: if the text encoder's layers are not like BERT's.
     """
 
     SETTINGS = ("adapter", "adapter_size", "lora_rank", "speech_adapter_layers", "speech_adapter_width")
@@ -162,17 +162,17 @@ class AdapterFusionClassifier(FrozenSpeechClassifier):
         super().__init__(text_encoder, speech_encoder, num_labels, dropout, convolutions)
 
     def owns(self, name):
-        """Is this parameter trained, and so in a checkpoint?"""
+        """Return whether this parameter is trained, and so saved in checkpoints."""
         return is_task_parameter(name, self.adapter)
 
     def train(self, mode=True):
-        """Evaluation mode for the text encoder too, unless dropout was removed."""
+        """Keep the text encoder in evaluation mode too, unless dropout was removed."""
         super().train(mode)
         self.text_encoder.train(mode and not self.has_dropout)
         return self
 
     def remove_dropout(self):
-        """Set every dropout to 0: training mode computes what evaluation mode does, and the text encoder takes part in it."""
+        """Set every dropout to 0, so that training mode, now of the text encoder too, computes the same as evaluation mode."""
         for module in self.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
@@ -183,5 +183,5 @@ class AdapterFusionClassifier(FrozenSpeechClassifier):
         return self.speech_adapter(*super().speech_frames(speech_inputs))
 
     def checkpoint_state(self):
-        """What a checkpoint holds: the parameters that the task owns."""
+        """The state saved in a checkpoint: the task-specific parameters."""
         return {name.replace(PEFT_NAME, ""): tensor for name, tensor in super().checkpoint_state().items()}

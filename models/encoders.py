@@ -1,6 +1,6 @@
 """Text and speech encoders by hub name or folder.
 
-Nothing is loaded at import, and no code that comes with a model is ever run.
+Nothing is loaded at import, and remote code is never run.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ from models.hub import (
 from models.speech import depends_on_padding, make_padding_invariant
 from models.tokenizer import load_tokenizer, tokenizer_digest
 
-# Some checkpoints lack it, and it is then drawn at random: it does not tell one encoder from another.
+# Some checkpoints lack it and it is then newly initialized, so it cannot identify an encoder.
 UNIDENTIFYING = ("masked_spec_embed",)
-# Settings of heads, of generation and of initialization: an encoder's output and training do not depend on them.
+# Settings of heads, generation and initialization, which affect neither an encoder's output nor its training.
 WITHOUT_EFFECT = (
     *("bos_token_id", "eos_token_id", "initializer_range", "tie_word_embeddings", "use_cache", "vocab_size"),
     *("classifier_dropout", "final_dropout", "ctc_loss_reduction", "ctc_zero_infinity"),
 )
-# Where a speech encoder's waveform format is described; transformers 5 writes the first.
+# Files that describe a speech encoder's input format; transformers 5 writes the first.
 PREPROCESSING = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -42,20 +42,20 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
     Args:
         kind: "text" or "speech", for messages.
         name: a hub name, with ``@revision`` if wanted, or a folder in Hugging Face's form.
-        pretrained: False builds the encoder from its configuration and never reads its weights. Initialising a loaded
-            encoder again does nothing, silently, in today's transformers.
-        seed: for the random weights, and for weights that a checkpoint lacks. The caller's random state is not touched,
-            so that an encoder never changes how the layers on top of it are drawn.
+        pretrained: False builds the encoder from its configuration and never reads its weights. Re-initializing a loaded
+            encoder silently does nothing in current transformers.
+        seed: for random weights, and for weights missing from a checkpoint. The caller's random state is left unchanged, so
+            that the choice of encoder does not affect the initialization of the layers on top of it.
 
     Returns:
         A transformers model in evaluation mode, float32, without layerdrop; a speech encoder is padding invariant. Its
-        ``provenance`` (a dictionary) says where it is from, which parameters were newly initialized since its checkpoint lacked
-        them (a BERT trained on masked words alone has no pooler), and has the ``fingerprint`` that tells it, with its
-        tokenizer, from any other.
+        ``provenance`` (a dictionary) records its origin, which parameters were newly initialized because its checkpoint lacked
+        them (a BERT trained only on masked language modelling has no pooler), and the ``fingerprint`` that identifies it
+        together with its tokenizer.
 
     Raises:
-        UserError: if the model cannot be loaded or is not of the kind asked for, if a weight is not finite, or if a speech
-            encoder's features depend on padding, or its waveforms are not 16 kHz and normalised.
+        UserError: if the model cannot be loaded or is of the wrong kind, if a weight is not finite, or if a speech encoder's
+            features depend on padding, or it does not expect 16 kHz, normalised waveforms.
     """
     name = str(name)
     hub_name, revision = split_revision(name)
@@ -63,7 +63,7 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
     with user_error_on_load_failure(kind, name):
         found = AutoConfig.from_pretrained(hub_name, revision=revision, trust_remote_code=False)
     config, loading = _as_used(found), {}
-    # On the CPU, where the encoder is made; torch.manual_seed would seed the generators of GPUs too.
+    # Only the CPU generator, which initializes the encoder; torch.manual_seed would also seed the GPUs.
     with torch.random.fork_rng(devices=[]), user_error_on_load_failure(kind, name):
         torch.default_generator.manual_seed(seed)
         if pretrained:
@@ -89,39 +89,38 @@ def load_encoder(kind, name, pretrained=True, seed=ENCODER_SEED):
 
 
 def _newly_initialized(encoder, loading, named):
-    """Names of the parameters that a checkpoint lacked; UserError where it lacks others, or numbers are not finite."""
+    """Names of missing pooler parameters; UserError if others are missing or values are not finite."""
     missing = sorted(key for key in loading.get("missing_keys", ()) if not key.endswith(UNIDENTIFYING))
     lost = [key for key in missing if not key.startswith("pooler.")] + [key for key, *_ in loading.get("mismatched_keys", ())]
     if lost:
-        # They would be newly initialized without a word, and a frozen encoder would stay so.
+        # They would be newly initialized silently, and in a frozen encoder stay random.
         raise UserError(
             f"{named}: its weights lack {len(lost)} parameter(s) of {type(encoder).__name__} as its config.json "
-            f"describes it, such as {lost[0]}; name a checkpoint that holds the whole encoder"
+            f"describes it, such as {lost[0]}; name a checkpoint with all weights of the encoder"
         )
     for key, tensor in encoder.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise UserError(f"{named}: {key} holds numbers that are not finite; copy its weights again")
+            raise UserError(f"{named}: {key} contains values that are not finite; copy its weights again")
     return missing
 
 
 def _as_used(config):
-    """The same architecture, with transformers' defaults for all settings that say how to run a model.
+    """The same architecture, with transformers' defaults for all settings on how to run a model.
 
-    config.json may ask for gradient checkpointing, tuples in place of named outputs, quantization, or an attention kernel
-    from elsewhere.
+    config.json may enable gradient checkpointing, tuple outputs, quantization, or a third-party attention kernel.
     """
     config = type(config)(**_own_settings(config))
-    # A layer skipped at random in one process only breaks data-parallel training, and makes λ = 0 differ from finetune.
+    # A layer skipped at random in only one process breaks data-parallel training, and makes λ = 0 differ from finetune.
     config.layerdrop = 0.0
-    # Adapters of a speech checkpoint's own would shorten the frames that the padding mask counts.
+    # A speech checkpoint's own adapters would shorten the frame sequence, and the padding mask would not match.
     config.add_adapter = False
-    # As a decoder, [CLS] would see no other token.
+    # In a decoder, [CLS] would attend to no other token.
     config.is_decoder = config.add_cross_attention = False
     return config
 
 
 def _checked(kind, encoder, named):
-    """The encoder, with a padding-invariant norm over time; UserError unless it is of the kind and fit for use."""
+    """The encoder, with a padding-invariant norm over time; UserError if it is of the wrong kind or unsuitable."""
     if kind == "text" and getattr(encoder, "pooler", None) is None:
         raise UserError(f"{named}: {type(encoder).__name__} has no pooled [CLS] output; name a BERT")
     if kind == "speech" and not hasattr(encoder, "feature_extractor"):
@@ -135,23 +134,23 @@ def _checked(kind, encoder, named):
 
 
 def _require_waveforms_as_read(name, config):
-    """Raise UserError unless the speech encoder wants waveforms of 16 kHz, normalised."""
+    """Raise UserError unless the speech encoder expects normalised 16 kHz waveforms."""
     for file in PREPROCESSING:
         with user_error_on_load_failure("speech", name):
             path = find_file(name, file)
             settings = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
         settings = settings.get("feature_extractor", settings)
-        named = f"--speech_model {name}: its {file} asks for waveforms"
+        named = f"--speech_model {name}: its {file} expects waveforms"
         rate = settings.get("sampling_rate", SAMPLE_RATE)
         if rate != SAMPLE_RATE:
-            raise UserError(f"{named} of {rate} Hz, and all are read at {SAMPLE_RATE} Hz; name another encoder")
-        # A norm over time in the first layer takes mean and scale out again: to such an encoder it makes no difference.
+            raise UserError(f"{named} of {rate} Hz, but all are read at {SAMPLE_RATE} Hz; name another encoder")
+        # A norm over time in the first layer removes mean and scale anyway.
         if not settings.get("do_normalize", True) and getattr(config, "feat_extract_norm", None) != "group":
-            raise UserError(f"{named} as recorded (do_normalize false), and all are normalised; name another encoder")
+            raise UserError(f"{named} as recorded (do_normalize false), but all are normalised; name another encoder")
 
 
 def architecture(encoder):
-    """An encoder's own settings as a dictionary, plain values without names or paths: what ``build_encoder`` takes."""
+    """An encoder's architecture settings as a dictionary, without names or paths; the input of ``build_encoder``."""
     return {"model_type": encoder.config.model_type} | _own_settings(encoder.config)
 
 
@@ -165,11 +164,11 @@ def _settings_of(config):
 
 
 def build_encoder(kind, settings, path):
-    """Build an encoder from what ``architecture`` returned, with random weights for others to be loaded over.
+    """Build an encoder from the result of ``architecture``, with random weights to be overwritten.
 
     Args:
         kind: "text" or "speech".
-        settings: from a file that may be anyone's; nothing that they name is fetched or run.
+        settings: from a possibly untrusted file; nothing that they name is downloaded or run.
         path: that file, for messages.
 
     Returns:
@@ -193,10 +192,10 @@ def build_encoder(kind, settings, path):
 
 
 def fingerprint(encoder, tokenizer=None):
-    """SHA-256 of all that an encoder's output depends on: architecture, parameters and buffers, and its tokenizer.
+    """SHA-256 of everything an encoder's output depends on: architecture, parameters and buffers, and its tokenizer.
 
-    Of the architecture what differs from transformers' defaults counts, so that a setting that a later version adds changes
-    nothing.
+    Only architecture settings that differ from transformers' defaults are hashed, so that settings added by later versions do
+    not change it.
     """
     config, usual = encoder.config, type(encoder.config)().to_dict()
     own = {name: value for name, value in _own_settings(config).items() if value != usual[name] and name not in WITHOUT_EFFECT}
@@ -211,15 +210,15 @@ def fingerprint(encoder, tokenizer=None):
 
 
 def max_tokens(text_encoder):
-    """Most tokens that a text encoder has positions for; None if its positions are not learned, and have no end."""
+    """Maximum number of tokens that a text encoder has position embeddings for; None if positions are not learned."""
     positions = getattr(getattr(text_encoder, "embeddings", None), "position_embeddings", None)
     if positions is None:
         return None
-    # RoBERTa and its kin number positions from behind the padding index.
+    # RoBERTa-like models number positions from padding_idx + 1.
     first = 0 if getattr(positions, "padding_idx", None) is None else positions.padding_idx + 1
     return positions.weight.shape[0] - first
 
 
 def count_parameters(module, trained_only=False):
-    """Number of parameters; with ``trained_only`` of those that a gradient reaches."""
+    """Number of parameters; with ``trained_only`` only those with ``requires_grad``."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained_only)

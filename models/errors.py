@@ -1,5 +1,5 @@
-"""What is wrong with a model that a user has named."""
+"""The error that users can fix."""
 
 
 class UserError(Exception):
-    """Something the user can mend; its message is the one line that is shown."""
+    """An error the user can fix; its message is shown as one line."""

@@ -1,4 +1,4 @@
-"""The fusion model of speech and text: everything in it is trained, or all but the speech encoder."""
+"""The fusion model of speech and text, trained entirely or with a frozen speech encoder."""
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ SPEECH_WIDTH = 256
 
 
 class FusionClassifier(nn.Module):
-    """BERT's pooled output beside the mean of projected wav2vec2 frames, dropout, one linear layer.
+    """BERT's pooled output concatenated with the mean of projected wav2vec2 frames, dropout, one linear layer.
 
     Args:
         text_encoder: a BERT with a pooler.
@@ -19,8 +19,8 @@ class FusionClassifier(nn.Module):
         speech_adapter: a module on top of the speech encoder: (frames, mask) → the same two, shorter, of its ``width``.
 
     Attributes:
-        SETTINGS: flags of a run that shape the model, which its class takes under the same names.
-        FROZEN_SPEECH: does the speech encoder stay as it is? Its output can then be cached.
+        SETTINGS: flags of a run that are passed to the constructor under the same names.
+        FROZEN_SPEECH: whether the speech encoder is frozen, so that its output can be cached.
     """
 
     SETTINGS = ()
@@ -38,7 +38,7 @@ class FusionClassifier(nn.Module):
         self.classifier = nn.Linear(text_encoder.config.hidden_size + SPEECH_WIDTH, num_labels)
         masks_time = getattr(speech_encoder.config, "apply_spec_augment", True) and speech_encoder.config.mask_time_prob > 0
         if hasattr(speech_encoder, "masked_spec_embed") and not masks_time:
-            # No loss reaches it then, and several processes would wait for its gradient.
+            # It gets no gradient then, and data-parallel processes would wait for one.
             speech_encoder.masked_spec_embed.requires_grad_(False)
 
     def forward(self, speech_inputs, text_inputs):
@@ -57,24 +57,24 @@ class FusionClassifier(nn.Module):
         return self.classifier(self.dropout(torch.cat([text.pooler_output, speech], dim=-1)))
 
     def speech_frames(self, speech_inputs):
-        """What is projected and pooled: frames (batch, frames, hidden) and their mask (batch, frames)."""
+        """Frames to be projected and pooled (batch, frames, hidden), and their mask (batch, frames)."""
         return speech_features(self.speech_encoder, speech_inputs["input_values"], speech_inputs["attention_mask"])
 
     def checkpoint_state(self):
-        """What a checkpoint holds: everything, since everything is trained."""
+        """The state saved in a checkpoint: everything, since everything is trained."""
         return self.state_dict()
 
     def load_checkpoint_state(self, state):
-        """Load what ``checkpoint_state`` returned, of this model or another; what no checkpoint holds stays as it is.
+        """Load the ``checkpoint_state`` of this or another model; parameters not in checkpoints are left unchanged.
 
         Raises:
-            ValueError: if names or shapes are not those of ``checkpoint_state``.
+            ValueError: if names or shapes differ from ``checkpoint_state``.
         """
         own = self.checkpoint_state()
         differing = sorted(name for name in own.keys() | state.keys() if _shape(own, name) != _shape(state, name))
         if differing:
             raise ValueError(f"not the parameters of a checkpoint of this model: {differing[:3]}")
-        # Not by load_state_dict: a checkpoint may have other names than modules have.
+        # Not by load_state_dict: names in a checkpoint may differ from the modules'.
         for name, tensor in state.items():
             own[name].copy_(tensor)
 
@@ -84,10 +84,7 @@ def _shape(state, name):
 
 
 class FrozenSpeechClassifier(FusionClassifier):
-    """The fusion model with the speech encoder frozen at the weights that it comes with, always in evaluation mode.
-
-    Its arguments are those of FusionClassifier.
-    """
+    """The fusion model with a frozen speech encoder, always in evaluation mode. Arguments as for FusionClassifier."""
 
     FROZEN_SPEECH = True
 
@@ -98,11 +95,11 @@ class FrozenSpeechClassifier(FusionClassifier):
         self.train(self.training)
 
     def owns(self, name):
-        """Is this parameter trained, and so in a checkpoint?"""
+        """Return whether this parameter is trained, and so saved in checkpoints."""
         return not name.startswith("speech_encoder.")
 
     def train(self, mode=True):
-        """Frozen means evaluation mode: no dropout and no SpecAugment in the speech encoder, whatever the mode."""
+        """Keep the speech encoder in evaluation mode in any case: no dropout and no SpecAugment."""
         super().train(mode)
         self.speech_encoder.eval()
         return self
@@ -120,5 +117,5 @@ class FrozenSpeechClassifier(FusionClassifier):
             return super().speech_frames(speech_inputs)
 
     def checkpoint_state(self):
-        """What a checkpoint holds: all but the speech encoder."""
+        """The state saved in a checkpoint: all but the speech encoder."""
         return {name: tensor for name, tensor in self.state_dict().items() if self.owns(name)}

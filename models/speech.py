@@ -1,26 +1,26 @@
-"""Speech features that do not depend on padding, and so not on the other utterances in a batch."""
+"""Speech features that do not depend on padding, and thus not on the other utterances in a batch."""
 
 import torch
 from torch import nn
 
 from models.errors import UserError
 
-# Largest difference of features alone and in a batch, in standard deviations: far above rounding, far below a real one.
+# Tolerated difference between features alone and in a batch, in standard deviations: well above rounding errors.
 TOLERANCE = 1e-4
 
 
 class PaddingInvariantGroupNorm(nn.GroupNorm):
-    """The norm over time in wav2vec2-base's first layer, taken over the frames that are not padding.
+    """The norm over time in wav2vec2-base's first layer, computed over the frames that are not padding.
 
-    Plain GroupNorm counts padding in, so that an utterance's features change with the others in its batch.
-    ``valid_frames`` (batch,) is set by ``speech_features`` around each call; None means that nothing is padded.
+    Plain GroupNorm includes padding, so that an utterance's features depend on the others in its batch.
+    ``valid_frames`` (batch,) is set by ``speech_features`` around each call; None means no padding.
     """
 
     valid_frames = None
 
     @classmethod
     def replacing(cls, norm):
-        """The same norm, with the same parameters (so that a state dict keeps its names), made padding invariant."""
+        """A padding-invariant version of ``norm`` with the same parameters, so that state dict names are unchanged."""
         if norm.num_groups != norm.num_channels:
             raise UserError("the speech encoder's first norm mixes channels; this is not a wav2vec2-like encoder")
         replacement = cls(norm.num_groups, norm.num_channels, norm.eps, norm.affine)
@@ -37,11 +37,11 @@ class PaddingInvariantGroupNorm(nn.GroupNorm):
 
 
 class _NormOfValidFrames(torch.autograd.Function):
-    """Group norm with a group for each channel, utterance by utterance over its valid frames, zero on the others.
+    """Group norm with one group per channel, over each utterance's valid frames, zero elsewhere.
 
-    Several times faster than masked sums over the batch, and exactly what an utterance alone gets. Written out, with the
-    kernels of the plain norm, because slicing, padding and joining in the graph would copy the largest activation of the
-    whole model six times a step.
+    Several times faster than masked sums over the batch, and exactly equal to an utterance alone. Written with the kernels of
+    the plain norm, because slicing, padding and concatenating in the autograd graph would copy the model's largest activation
+    six times a step.
     """
 
     @staticmethod
@@ -63,7 +63,7 @@ class _NormOfValidFrames(torch.autograd.Function):
         channels = hidden_states.shape[1]
         of_input = torch.zeros_like(hidden_states) if ctx.needs_input_grad[0] else None
         of_weight, of_bias = torch.zeros_like(weight), torch.zeros_like(weight)
-        # From the last utterance to the first, which is the order in which autograd itself would add them up.
+        # From last to first, the order in which autograd itself would accumulate them.
         for index in reversed(range(len(ctx.valid_frames))):
             valid = ctx.valid_frames[index]
             own, own_gradient = (values[index : index + 1, :, :valid].contiguous() for values in (hidden_states, gradient))
@@ -79,7 +79,7 @@ class _NormOfValidFrames(torch.autograd.Function):
 
 
 def make_padding_invariant(speech_encoder):
-    """Replace the speech encoder's norm over time, where it has one, in place. Its state dict keeps its names."""
+    """Replace the speech encoder's norm over time, if any, in place. State dict names are unchanged."""
     first_layer = speech_encoder.feature_extractor.conv_layers[0]
     if isinstance(getattr(first_layer, "layer_norm", None), nn.GroupNorm):
         first_layer.layer_norm = PaddingInvariantGroupNorm.replacing(first_layer.layer_norm)
@@ -87,7 +87,7 @@ def make_padding_invariant(speech_encoder):
 
 
 def samples_for_frames(config, frames):
-    """Fewest samples from which the speech encoder makes this many frames."""
+    """Minimum number of samples for which the speech encoder returns this many frames."""
     samples = frames
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride)):
         samples = (samples - 1) * stride + kernel
@@ -106,7 +106,7 @@ def speech_features(speech_encoder, input_values, attention_mask):
         Last hidden state (batch, frames, hidden), and a boolean mask (batch, frames), True on the utterance's frames.
     """
     config = speech_encoder.config
-    # SpecAugment needs room for one mask, and every utterance at least one frame: silence is appended to what is shorter.
+    # SpecAugment needs at least the length of one mask, and every utterance at least one frame: pad shorter ones with silence.
     shortest = samples_for_frames(config, 1)
     missing = samples_for_frames(config, max(1, config.mask_time_length)) - input_values.shape[1]
     if missing > 0:
@@ -137,14 +137,14 @@ def masked_mean(features, mask):
 
 
 def depends_on_padding(encoder):
-    """Do a waveform's features change when it is padded to the length of another? Tried on short ones, on the CPU only."""
+    """Return whether a waveform's features change with padding. Tested on short random waveforms, on the CPU only."""
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.modules()):
-        return True  # in training, whatever it does in evaluation mode
+        return True  # at least in training mode
     if any(parameter.device.type != "cpu" for parameter in encoder.parameters()):
         return False
     generator = torch.Generator().manual_seed(0)
     frames = max(1, encoder.config.mask_time_length)
-    # Two of consecutive lengths: SEW halves the number of frames, and goes wrong where it is odd.
+    # Two consecutive lengths: SEW halves the number of frames, and is wrong for odd numbers.
     lengths = [samples_for_frames(encoder.config, frames + more) for more in (8, 2, 1)]
     waveforms = [torch.randn(length, generator=generator) for length in lengths]
 

@@ -1,7 +1,7 @@
-"""Sentences → token ids, right for KoBERT under today's transformers.
+"""Sentences → token ids, correct for KoBERT with current transformers.
 
-KoBERT ships a SentencePiece vocabulary and a tokenizer class of its own. The automatic classes of transformers 5 load
-that vocabulary without a warning and break every Hangul syllable into jamo, nearly all unknown: the model reads noise.
+KoBERT ships a SentencePiece vocabulary and its own tokenizer class. The auto classes of transformers 5 load that vocabulary
+without a warning and split every Hangul syllable into jamo, nearly all unknown: the model's input is noise.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from models.errors import UserError
 from models.hub import find_file, split_revision, user_error_on_load_failure
 
 SENTENCEPIECE = "spiece.model"
-# What tokenizers treat differently: case, accents, digits, white space, composition, widths, what no vocabulary has.
+# Text that tokenizers treat differently: case, accents, digits, white space, composition, widths, unknown characters.
 PROBE = (
     *("오늘 정말 기분이 좋아요!", unicodedata.normalize("NFD", "버스가 늦게 왔어요, 화가 났어."), "ㅋㅋㅋ ㅠㅠ 그래서…"),
     *("It's a naïve CAFÉ in Zürich", unicodedata.normalize("NFD", "naïve CAFÉ"), "KEMDy20 3.14 ２０ 中文字"),
@@ -26,10 +26,10 @@ PROBE = (
 
 
 class SentencePieceTokenizer:
-    """A SentencePiece vocabulary with BERT's special tokens, called like a tokenizer of transformers.
+    """A SentencePiece vocabulary with BERT's special tokens and the call interface of a transformers tokenizer.
 
     Args:
-        path: the ``spiece.model`` file, with pieces [PAD], [CLS] and [SEP] in it.
+        path: the ``spiece.model`` file, which includes the pieces [PAD], [CLS] and [SEP].
 
     Attributes:
         unk_token_id, pad_token_id, cls_token_id, sep_token_id: ids of the special tokens.
@@ -49,7 +49,7 @@ class SentencePieceTokenizer:
 
         Args:
             texts: a list of sentences.
-            truncation: cut to ``max_length`` tokens, [CLS] and [SEP] included.
+            truncation: truncate to ``max_length`` tokens, including [CLS] and [SEP].
 
         Returns:
             ``{"input_ids": ..., "attention_mask": ...}``, lists of lists.
@@ -63,10 +63,10 @@ def load_tokenizer(name_or_folder):
     """Load a text encoder's tokenizer by hub name (``@revision`` if wanted) or folder.
 
     Returns:
-        A callable: a list of sentences in, ``input_ids`` and ``attention_mask`` out, with a ``pad_token_id``.
+        A callable that maps a list of sentences to ``input_ids`` and ``attention_mask``, with a ``pad_token_id``.
 
     Raises:
-        UserError: if it cannot be loaded; the line says how to download it and how to name a folder.
+        UserError: if it cannot be loaded.
     """
     named = str(name_or_folder)
     name, revision = split_revision(named)
@@ -74,18 +74,18 @@ def load_tokenizer(name_or_folder):
         spiece = find_file(named, SENTENCEPIECE)
         if spiece is not None:
             tokenizer = SentencePieceTokenizer(spiece)
-            # [UNK] is the answer for pieces that a vocabulary lacks: ALBERT's and XLNet's name theirs otherwise.
+            # Missing pieces are mapped to [UNK]: ALBERT and XLNet name [CLS] and [SEP] differently.
             if tokenizer.unk_token_id not in (tokenizer.cls_token_id, tokenizer.sep_token_id):
                 return tokenizer
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        # transformers makes a tokenizer of special tokens alone where a vocabulary is missing: all text is [UNK] to it.
+        # Without a vocabulary transformers builds a tokenizer of special tokens only, and all text becomes [UNK].
         raise UserError(f"--text_model {named}: its vocabulary is missing (vocab.txt, tokenizer.json or spiece.model)")
     return tokenizer
 
 
 def tokenizer_files(tokenizer):
-    """The files of a tokenizer, ``{name: bytes}``, without a path in them."""
+    """The files of a tokenizer, ``{name: bytes}``, without local paths."""
     if isinstance(tokenizer, SentencePieceTokenizer):
         return {SENTENCEPIECE: tokenizer.processor.serialized_model_proto()}
     with TemporaryDirectory() as folder:
@@ -94,10 +94,10 @@ def tokenizer_files(tokenizer):
 
 
 def tokenizer_from_files(files):
-    """The tokenizer of what ``tokenizer_files`` returned.
+    """Load a tokenizer from the result of ``tokenizer_files``.
 
     Raises:
-        UserError: if it cannot be loaded from them.
+        UserError: if that fails.
     """
     with TemporaryDirectory() as folder:
         for name, content in files.items():
@@ -106,12 +106,12 @@ def tokenizer_from_files(files):
 
 
 def tokenizer_digest(tokenizer):
-    """SHA-256 of what tells one tokenizer from another: its vocabulary, its special tokens, and what it makes of text."""
+    """SHA-256 that identifies a tokenizer: vocabulary, special tokens, and its encoding of sample texts."""
     if isinstance(tokenizer, SentencePieceTokenizer):
         return hashlib.sha256(tokenizer.processor.serialized_model_proto()).hexdigest()
     vocabulary = tokenizer.get_vocab()
     special = [getattr(tokenizer, f"{name}_token_id", None) for name in ("unk", "pad", "cls", "sep")]
-    # Its own words too: to a small vocabulary all of PROBE may be unknown.
+    # Vocabulary entries too: all of PROBE may be unknown to a small vocabulary.
     words = sorted(vocabulary)[:: len(vocabulary) // 1000 + 1]
     texts = [*PROBE, *(" ".join(words[start : start + 10]) for start in range(0, len(words), 10))]
     encoded = [tokenizer(texts, **cut)["input_ids"] for cut in ({}, {"truncation": True, "max_length": 5})]

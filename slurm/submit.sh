@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submit every run of every method to Slurm, as job arrays: bash slurm/submit.sh [options of sbatch] [-- flags]
-# Variables choose as for the run scripts. Paths in flags are relative to where it is called; logs go to the repository's outputs/.
-# Python 3.8 is all that it needs; with corpora of your own and without FOLDS it is what requirements.txt asks for.
+# Variables select runs as for the run scripts. Paths in flags are relative to the current folder; logs go to the repository's
+# outputs/. It needs only Python 3.8; for your own corpora without FOLDS, an environment that satisfies requirements.txt.
 set -euo pipefail
 set -f
 source "$(dirname "${BASH_SOURCE[0]}")/../utils/shell/environment.sh"
@@ -35,7 +35,7 @@ submit() {
   local name=$1 dependency=$3 runs
   export TASKS=$2
   shift 3
-  # Of corpora of one's own the folds are known by now, and the labels' turn comes in the job.
+  # The folds of own corpora are known by now; their labels are determined in the job.
   runs=$(CORPUS_FACTS=$FOLDS DRY_RUN=1 bash "$at$1" "${@:2}" ${flags[@]+"${flags[@]}"} </dev/null | wc -l) || exit
   local command=(sbatch --parsable --export=ALL --job-name="$name" --array="0-$((runs - 1))"
     --output="${at}outputs/slurm-%x-%A_%a.log" ${dependency:+--dependency="aftercorr:${dependency%%;*}"}
@@ -51,8 +51,8 @@ submit() {
   fi
 }
 
-# In an order, an array a step, since the second waits for the first task alone. Without one, index by index: the run on one corpus
-# waits for the start on the other, hence the tasks in the other order.
+# With ORDER, one array per step, since the second only waits for the first task. Without, index by index: the run on one corpus
+# waits for the start on the other, hence the reversed order of the tasks.
 starts=("") steps=("KEMDy20 KEMDy19")
 [ -z "${ORDER:-}" ] || starts=($ORDER) steps=($(later $ORDER))
 while read -r name kind model start script; do

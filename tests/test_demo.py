@@ -155,7 +155,7 @@ def test_install_makes_the_environment_and_nothing_else(bare):
     done = shell("bash", "install.sh", DRY_RUN="1", **only)
     assert done.returncode == 0 and done.stdout.count("\n") == 3 and {*bare.iterdir()} == before
     done = shell("bash", "install.sh", **only)
-    assert done.returncode == 0 and done.stdout.endswith(f"{bare}/.venv/bin/python has what requirements.txt asks for\n"), done
+    assert done.returncode == 0 and done.stdout.endswith(f"{bare}/.venv/bin/python satisfies requirements.txt\n"), done
     assert (bare / "installed").read_text().endswith(f"-r {bare}/requirements.lock\n")
     assert {*bare.iterdir()} == before | {bare / ".venv", bare / "installed"}
     (bare / "installed").rename(bare / "once")
@@ -170,5 +170,5 @@ def test_a_broken_or_old_venv_is_made_anew(bare, tmp_path):
     python = executable(tmp_path / "bin" / "python3", recording)
     script = f"cd {tmp_path}; source utils/shell/environment.sh; make_python"
     done = shell("bash", "-c", script, PATH=f"{python.parent}:/usr/bin:/bin", VIRTUAL_ENV="", CONDA_PREFIX="")
-    assert done.returncode != 0 and "cannot make .venv" in done.stderr
+    assert done.returncode != 0 and "cannot create .venv" in done.stderr
     assert f"-m venv --clear {tmp_path}/.venv" in (tmp_path / "asked").read_text()

@@ -385,7 +385,7 @@ def test_figures_of_synthetic_runs_stay_under_the_output_folder(ask, tmp_path, m
     assert "wrote it" in ask("outputs", "--figures", "mine", "--format", "csv")[2]
     assert [str(path) for path in folders] == ["outputs/figures" if synthetic else "figures", "mine"]
     code, _, stderr = ask("outputs", "--published", "--figures")
-    assert code == 2 and "--figures goes with the tables" in stderr
+    assert code == 2 and "--figures needs the tables" in stderr
 
 
 def test_curves_of_an_unfinished_synthetic_run_are_written_under_the_output_folder(ask, tmp_path, monkeypatch):

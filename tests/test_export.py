@@ -373,7 +373,7 @@ def test_a_config_of_another_run_or_code_is_one_line(copied):
     run = copied("adapter")
     config = (run / CONFIG).read_text()
     for changes, answer in (
-        ({"format": FORMAT - 1}, f"is of format {FORMAT - 1}"),
+        ({"format": FORMAT - 1}, f"has format {FORMAT - 1}"),
         ({"model": "mixture"}, "is of a model 'mixture'"),
         ({"labels": ["one", "two"]}, "is not of the run in config.json: classifier.weight is (3"),
         ({"arguments": {"adapter_size": 16}}, "is not of the run in config.json: text_encoder"),

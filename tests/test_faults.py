@@ -288,7 +288,7 @@ def test_a_wav_that_goes_bad_while_it_is_trained_on(tmp_path, content, reason):
     with pytest.raises(UserError) as caught:
         read_waveform(path, 5.0, 0.5)
     line = str(caught.value)
-    assert line.startswith(f"{path} went bad since it was looked at: {reason}") and "\n" not in line
+    assert line.startswith(f"{path} was damaged after it was indexed: {reason}") and "\n" not in line
 
 
 # The audit's output
@@ -368,5 +368,5 @@ def test_a_wav_that_goes_bad_ends_training_with_one_line(kemdy, encoders, call_m
     arguments = flags(tmp_path, encoders, tmp_path / "outputs")
     code, _, stderr = call_main(continual_learning_init, "--task", "KEMDy20", *arguments, "--num_workers", 1)
     lines = [line for line in stderr.splitlines() if "it/s" not in line and line.strip()]
-    assert code == 1 and lines[-1].startswith("error: ") and "went bad since it was looked at" in lines[-1]
+    assert code == 1 and lines[-1].startswith("error: ") and "was damaged after it was indexed" in lines[-1]
     assert "Traceback" not in stderr and any(str(path) in lines[-1] for path in wavs)

@@ -125,7 +125,7 @@ def test_help_names_variables_and_flags_and_runs_nothing(script, fake, tmp_path)
         names = "FOLDS TASKS ORDER SEEDS TEXT_MODEL SPEECH_MODEL LAUNCH DRY_RUN".split()
         names.append("LAMBDAS" if "lambda" in script else "EXP_NAME")
         assert all(re.search(rf"(?m)^  {name} +\S", done.stdout) for name in names)
-        assert re.search("in place of its defaults below: .*--batch_size 8 --num_epochs 40", done.stdout)
+        assert re.search("instead of its defaults below: .*--batch_size 8 --num_epochs 40", done.stdout)
         assert re.fullmatch(r"\w+\.py --help\n", (tmp_path / "called").read_text())  # the script's own follows
     assert (tmp_path / "called").exists() == (script in RUN_SCRIPTS)
 

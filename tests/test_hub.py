@@ -163,7 +163,7 @@ def test_what_cannot_be_downloaded_is_one_line(server):
     server.repositories["owner/gated"] = SimpleNamespace(private=False, gated=True, files={}, commits=0)
     for named, answer in (
         ("hub:owner/none", "no such repository"),
-        ("hub:owner/empty", "holds no model.safetensors"),
+        ("hub:owner/empty", "has no model.safetensors"),
         ("hub:owner/empty@v2", "no such revision"),
         ("hub:owner/gated", "grants access one by one"),
         ("hub:owner/a/b", "not of the form OWNER/NAME"),
@@ -185,8 +185,8 @@ def test_what_cannot_be_pushed_is_one_line(server, outputs, tmp_path, call_main,
 
     assert "'a' is not of the form OWNER/NAME" in refused("--push", "a")
     assert "not of the form OWNER/NAME" in refused("--push", "owner/a--b")
-    assert "take a token with the right to write" in refused("--push", "another/a")
-    assert "is there and public" in refused("--push", "owner/public", "--private")
+    assert "use a token with write access" in refused("--push", "another/a")
+    assert "exists and is public" in refused("--push", "owner/public", "--private")
     assert "--with_fisher" in refused("--push", "owner/a", "--with_fisher")
     assert "export the run again" in refused("--push", "owner/a", "--with_centroids")
     monkeypatch.setenv("HF_TOKEN", "hf_expired")

@@ -331,7 +331,7 @@ def test_what_an_earlier_version_wrote_is_refused(run, own):
     config = read(path)
     del config["format"]
     write_json(path, config)
-    refused(run(continual_learning_init, "--task", "KEMDy20"), f"{path} is of format 1, and this version reads format 3")
+    refused(run(continual_learning_init, "--task", "KEMDy20"), f"{path} has format 1, but this version reads format 3")
 
 
 def test_a_copied_corpus_has_the_same_digest(own):

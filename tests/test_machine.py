@@ -31,7 +31,7 @@ def test_every_path_flag_expands_a_home_folder(tmp_path, monkeypatch):
     for path in (*ROOT.glob("*.py"), *ROOT.glob("utils/**/*.py")):
         assert "type=Path" not in path.read_text(encoding="utf-8"), path
     assert str(named_path("./~")) == "~" and named_path("a~b").name == "a~b"
-    with pytest.raises(argparse.ArgumentTypeError, match="no such home folder; a name that begins so is ./~nobody-here"):
+    with pytest.raises(argparse.ArgumentTypeError, match="no such home folder; for a file of that name use ./~nobody-here"):
         named_path("~nobody-here/x")
 
 
@@ -67,10 +67,10 @@ def answers(answer, function, *arguments):
 
 
 GPUS = {
-    "CUDA_VISIBLE_DEVICES=0,1": "(CUDA_VISIBLE_DEVICES=0,1), and torch can use none: the driver's version is 470.57, ",
+    "CUDA_VISIBLE_DEVICES=0,1": "(CUDA_VISIBLE_DEVICES=0,1), but torch cannot use it: the driver's version is 470.57, ",
     "SLURM_JOB_GPUS=0": "(SLURM_JOB_GPUS=0)",
     "SLURM_GPUS_ON_NODE=2": "(SLURM_GPUS_ON_NODE=2)",
-    "": "(NVIDIA T4), and torch can use none: the driver's version is 470.57, this torch is built for CUDA 12.8; ",
+    "": "(NVIDIA T4), but torch cannot use it: the driver's version is 470.57, this torch is built for CUDA 12.8; ",
 }
 GPUS |= dict.fromkeys(["CUDA_VISIBLE_DEVICES=", "CUDA_VISIBLE_DEVICES=-1 SLURM_JOB_GPUS=0"])
 

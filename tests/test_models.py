@@ -215,7 +215,7 @@ def test_parameters_of_one_task_load_over_those_of_another():
 
 
 def test_adapters_need_the_layers_of_a_bert_and_a_bug_is_a_traceback(encoders, monkeypatch):
-    with pytest.raises(UserError, match="--text_model: adapters need the layers of a BERT, Wav2Vec2Model has others"):
+    with pytest.raises(UserError, match="--text_model: adapters need BERT's layers, but Wav2Vec2Model has others"):
         AdapterFusionClassifier(small_speech_encoder(), small_speech_encoder(), LABELS)
 
     def bug(*arguments, **named):
@@ -317,13 +317,13 @@ def test_waveforms_other_than_those_that_are_read_are_refused(encoders, tmp_path
             (folder / file).write_text(json.dumps({"feature_extractor": settings}))
 
     described(sampling_rate=8_000)
-    with pytest.raises(UserError, match=f"its {file} asks for waveforms of 8000 Hz"):
+    with pytest.raises(UserError, match=f"its {file} expects waveforms of 8000 Hz"):
         load_encoder("speech", folder)
     for normalized in (True, False):
         described(do_normalize=normalized)
         load_encoder("speech", folder)  # its norm over time takes the scale of a waveform out
     small_speech_encoder(feat_extract_norm="layer").save_pretrained(folder)
-    with pytest.raises(UserError, match=f"its {file} asks for waveforms as recorded"):
+    with pytest.raises(UserError, match=f"its {file} expects waveforms as recorded"):
         load_encoder("speech", folder)
 
 
@@ -417,7 +417,7 @@ def test_a_name_is_a_folder_or_a_hub_name_with_a_revision(tmp_path):
     (tmp_path / "bert@home").mkdir()
     assert split_revision(str(tmp_path / "bert@home")) == (str(tmp_path / "bert@home"), None)
     for name, answer in (("./nowhere/at/all", r"--text_model \./nowhere/at/all: there is no such folder"),
-                         ("my model", "not the form of a hub name"), ("a--b", "cannot be loaded")):  # fmt: skip
+                         ("my model", "it is not a hub name"), ("a--b", "cannot be loaded")):  # fmt: skip
         with pytest.raises(UserError, match=answer) as raised:
             load_encoder("text", name)
         assert "\n" not in str(raised.value)
@@ -433,7 +433,7 @@ def test_weights_that_are_missing_of_another_shape_or_not_finite_are_refused(enc
     }
     folders = [changed_weights(folder, tmp_path / key, change) for key, change in changes.items()]
     for path in (*folders, configured(folder, tmp_path / "wider", intermediate_size=40)):
-        answer = f"{name} holds numbers that are not finite" if path.name == "infinite" else "that holds the whole encoder"
+        answer = f"{name} contains values that are not finite" if path.name == "infinite" else "with all weights of the encoder"
         with pytest.raises(UserError, match=f"--text_model {path}: .*{answer}"):
             load_encoder("text", path)
 

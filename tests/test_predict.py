@@ -102,7 +102,7 @@ def test_predictions_are_those_of_the_run(
 def test_silence_is_noted(outputs, tmp_path):
     tone = np.sin(np.arange(16_000))
     soundfile.write(tmp_path / "opposite.wav", np.stack([tone, -tone], axis=1), 16_000)
-    with pytest.warns(UserWarning, match="1 of 1 recordings are of nothing but silence, or of channels that cancel"):
+    with pytest.warns(UserWarning, match="1 of 1 recordings contain only silence, or channels that cancel"):
         load_predictor(folder(outputs, "task_a", A), device="cpu").predict(tmp_path / "opposite.wav", "네")
 
 
@@ -220,7 +220,7 @@ def test_each_bad_file_is_a_row(outputs, call_main, tmp_path, wavs, monkeypatch)
         ("=1+1.wav", "네", "0", "0.5", ""),
         ("good.wav", "아 " * 5_000, "", "", ""),
         (".", "네", "", "", "is a folder"),
-        ("sound.raw", "네", "", "", "is raw sound"),
+        ("sound.raw", "네", "", "", "is raw audio"),
         ("기쁨.wav", "네", "", "", ""),
         ("기" * 300, "네", "", "", "File name too long"),
     ]
@@ -264,7 +264,7 @@ def test_wrong_calls_are_one_line(outputs, call_main, tmp_path, wavs):
         ((model, "--wav", wav, "--csv", "x"), "not allowed with"),
         ((model,), "one of the arguments --wav --csv is required"),
         ((model, "--wav", wav, "--windows", "--segments"), "not allowed with"),
-        ((model, "--wav", wav, "--output", "x.txt"), "ends in neither .csv nor .jsonl"),
+        ((model, "--wav", wav, "--output", "x.txt"), "must end in .csv or .jsonl"),
         ((model, "--wav", wav, "--output", tmp_path / "gone" / "x.csv"), "cannot be written"),
         ((model, "--csv", tmp_path / "none.csv", "--output", tmp_path / "none.csv"), "is the table that --csv names"),
         ((tmp_path / "gone", "--wav", wav), "gone is neither a run folder nor an exported file"),
@@ -290,7 +290,7 @@ def test_a_file_that_changes_while_it_is_read(outputs, wavs, tmp_path, monkeypat
 
     monkeypatch.setattr(module, "read_waveform", changing)
     found = load_predictor(folder(outputs, "task_a", A), device="cpu").predict(copies, wavs[1])
-    assert found["error"][2] == "changed while it was read" and "went bad since it was looked at" in found["error"][4]
+    assert found["error"][2] == "changed while it was read" and "was damaged after it was indexed" in found["error"][4]
     assert found["score"].isna().tolist() == [False, False, True, False, True, False]
     assert "skip_bad_files" not in found["error"][4]
 
@@ -390,10 +390,10 @@ def test_models_that_do_not_answer_together_are_one_line(outputs, routed, tmp_pa
     shorter = shutil.copytree(routed[1], tmp_path / "shorter")
     change(shorter, arguments={"max_seq_len": 3.0})
     for models, adapter, answer in [
-        (fusion, None, "only adapters answer together"),
-        ([fusion[0], routed[0]], "mean", "only adapters answer together"),
+        (fusion, None, "only adapters can be combined"),
+        ([fusion[0], routed[0]], "mean", "only adapters can be combined"),
         (fusion[:1], "mean", "is not the adapter of one corpus"),
-        (routed, None, f"say which answers by --adapter {A}, {B}, routed, entropy or mean"),
+        (routed, None, f"choose with --adapter {A}, {B}, routed, entropy or mean"),
         (routed, "KEMDy", "--adapter KEMDy: 0 of the models are adapters of it"),
         ([routed[0], routed[0]], A, f"--adapter {A}: 2 of the models are adapters of it"),
         ([routed[0], drawn[0]], "mean", "are adapters of different text encoders"),

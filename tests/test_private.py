@@ -184,7 +184,7 @@ def test_what_opacus_cannot_take_apart_is_one_line(dataset):
 def test_several_processes_are_refused():
     run = small_run()
     run.accelerator = SimpleNamespace(num_processes=2)
-    with pytest.raises(UserError, match="--epsilon: draws and noise are those of one process"):
+    with pytest.raises(UserError, match="--epsilon supports only a single process"):
         privacy_facts(run, {"A": SimpleNamespace(splits={"train": range(20)})})
 
 
@@ -249,10 +249,10 @@ def test_a_run_that_was_killed_ends_with_the_same_bits_and_tells_what_it_cost(ca
     (("--epsilon", 0.01), "--epsilon 0.01 --delta 1e-05: The privacy budget is too low"),
     (("--lr", 1e-12), "after 2 steps "),
     (("--mixed_precision", "bf16"), "--epsilon needs --mixed_precision no, not bf16"),
-    (("--sampler", "capped", "--cap", 2), "--epsilon draws utterances in its own way, and --sampler capped does not"),
+    (("--sampler", "capped", "--cap", 2), "--epsilon uses Poisson sampling and cannot be combined with --sampler capped"),
     (("--exp_name", "adapter"), "--epsilon: name an --exp_name of its own, such as adapter_eps8"),
     (("--class_weights", "weights.json"), "weights.json has weights of happy; the classes are "),
-    (("--class_weights", "zero.json"), "zero.json: the weight of happy is 0, and has to be a positive number"),
+    (("--class_weights", "zero.json"), "zero.json: the weight of happy is 0, but must be a positive number"),
 ])  # fmt: skip
 def test_what_cannot_be_is_one_line(arguments, line, call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -263,7 +263,7 @@ def test_what_cannot_be_is_one_line(arguments, line, call, tmp_path, monkeypatch
 
 
 def test_class_weights_are_for_private_training(call):
-    assert call("--class_weights", "x.json", epsilon=())[2] == "error: --class_weights goes with --epsilon\n"
+    assert call("--class_weights", "x.json", epsilon=())[2] == "error: --class_weights needs --epsilon\n"
 
 
 def test_a_private_run_does_not_start_from_one_that_is_not(call, call_main, data_root, encoders, tmp_path):

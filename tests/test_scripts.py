@@ -521,7 +521,7 @@ def test_a_vocabulary_of_another_model(call, encoders, tmp_path):
     code, _, stderr = call(
         continual_learning_init, "--task", "KEMDy19", "--text_model", tmp_path / "text", output_root=tmp_path / "outputs"
     )
-    assert code == 1 and "its weights know 40; they are not of one model" in stderr
+    assert code == 1 and "its weights only 40 embeddings; they do not match" in stderr
 
 
 def test_text_that_the_vocabulary_does_not_know_is_told(call, encoders, tmp_path):

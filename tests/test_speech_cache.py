@@ -123,7 +123,7 @@ def test_a_half_written_cache_is_not_read_and_goes_on(corpus, encoder, tmp_path,
     said, first = [], list(seen)
     monkeypatch.setattr(speech_cache, "_features_of", lambda batch, *more: seen.append(batch) or compute(batch, *more))
     again = make(corpus, encoder, tmp_path / "cut", said=said)
-    assert "16 are there from before" in said[0]
+    assert "16 already computed" in said[0]
     done = {name for batch in first for name in batch}
     assert all(done.isdisjoint(batch["segment_id"]) for batch in seen[2:])
     for utterance in corpus.utterances.itertuples():
@@ -177,7 +177,7 @@ def test_a_disk_that_is_too_small_or_closed_is_one_line(corpus, encoder, tmp_pat
     with pytest.raises(UserError, match="take .* MB, and .* has .* MB left.*--no_speech_cache"):
         make(corpus, encoder, tmp_path)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot be kept.*--speech_cache"):
+    with pytest.raises(UserError, match="cannot be stored.*--speech_cache"):
         make(corpus, encoder, tmp_path / "file" / "cache")
 
 

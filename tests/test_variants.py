@@ -118,7 +118,7 @@ def test_lora_adds_ba_to_the_weight():
     alpha = rank
     by_hand = inputs @ (layer.base_layer.weight + alpha / rank * b @ a).T + layer.base_layer.bias
     assert torch.allclose(layer(inputs), by_hand, atol=1e-4)
-    with pytest.raises(UserError, match="--text_model: adapters need the layers of a BERT"):
+    with pytest.raises(UserError, match="--text_model: adapters need BERT's layers"):
         AdapterFusionClassifier(small_speech_encoder(), small_speech_encoder(), LABELS, adapter="lora")
 
 
@@ -253,10 +253,10 @@ def test_adapters_of_one_task_are_routed_and_those_of_several_are_not(trained, e
         code, _, stderr = call_main(routing, run, "--cpu", "--num_workers", 0)
         assert code == (method == "adapter_shared"), stderr
         assert (run / routing.CENTROIDS).exists() == (code == 0)
-    assert "only adapters are chosen among by centres" in stderr
+    assert "only adapters have centres" in stderr
     found = load_predictor(tmp_path / "lora", tmp_path / "linear", adapter="mean", device="cpu")
     assert len(found.sources) == 2
-    with pytest.raises(UserError, match="only adapters answer together"):
+    with pytest.raises(UserError, match="only adapters can be combined"):
         load_predictor(tmp_path / "lora", tmp_path / "adapter_shared", adapter="mean", device="cpu")
 
 
@@ -293,7 +293,7 @@ def test_a_start_of_another_kind_is_one_line(trained, data_root, encoders, tmp_p
         (adapter, ("--shared", "--adapter", "lora", *start("adapter")), "does not fit: it lacks text_encoder"),
         (finetune, ("--freeze_speech", *start("adapter")), "does not fit: it lacks text_encoder"),
         (finetune, start("task_a_frozen_speech"), "does not fit: it lacks speech_encoder"),
-        (adapter, start("adapter"), "go with --shared"),
+        (adapter, start("adapter"), "need --shared"),
         (finetune, ("--freeze_speech",), "--num_workers 0 --task KEMDy19 --freeze_speech', or name"),
         (adapter, ("--shared",), "make it with 'python adapter.py "),
     ):

@@ -1,1 +1,1 @@
-"""Everything two scripts share: corpus → folds → batches → training loop → run folder → tables and figures."""
+"""Everything the scripts share: corpus → folds → batches → training loop → run folder → tables and figures."""

@@ -1,4 +1,4 @@
-"""The former name of ``utils.results.export``: ``python -m utils.export`` and ``from utils.export import load_export``."""
+"""Former name of ``utils.results.export``: ``python -m utils.export`` and ``from utils.export import load_export``."""
 
 from utils.results.export import load_export, main
 

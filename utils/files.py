@@ -1,4 +1,4 @@
-"""The names of a run folder's files; reading, atomic writing, and locks."""
+"""File names in a run folder; reading, atomic writing, and locks."""
 
 import contextlib
 import errno
@@ -23,47 +23,47 @@ BEST_MODEL, CONFIG, HISTORY, METRICS, PREDICTIONS = (
     "metrics.json",
     "predictions.csv",
 )
-# What a run has printed, with the time of each line.
+# The run's output, with a timestamp per line.
 LOG = "log.txt"
-# Lies beside an adapter where it was asked for: by what its task is recognised (utils/training/routing.py).
+# Optional, of an adapter: class centres by which its task is recognised (utils/training/routing.py).
 CENTROIDS = "centroids.pt"
-# What importances of parameters begin with, which lie beside a model as fisher-b10.pt or mas-b10.pt (utils/training/fisher.py).
+# Prefixes of parameter importances, such as fisher-b10.pt or mas-b10.pt (utils/training/fisher.py).
 IMPORTANCES = ("fisher", "mas")
-# Lies beside a model that was trained with replay: which utterances of earlier tasks it kept (replay.py).
+# Of a model trained with replay: the utterances of earlier tasks in its buffer (replay.py).
 BUFFER = "buffer.csv"
-# Lie beside a model whose leak was measured: the score of every utterance by which a member of its training split is told, and
-# the figures that are made of it (utils/leakage/). The former is never exported.
+# Results of the leak report (utils/leakage/): every utterance's membership score, and summary figures. The former is never
+# exported.
 MEMBERSHIP, LEAKAGE = "membership.csv", "leakage.json"
-# Lies there while the run is unfinished.
+# Present while the run is unfinished.
 LAST_CHECKPOINT = "last_checkpoint.pt"
-# In an output folder: digests of files that did not change since they were computed.
+# In an output folder: cached digests of unchanged files.
 DIGESTS = ".digests.json"
-# What a file system without locks answers.
+# Errors of file systems without locks.
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-# Lies at the top of a corpus or an encoder that a program made.
+# File at the top of a generated corpus or encoder.
 SYNTHETIC_MARKER = "SYNTHETIC"
-# What spreadsheets take for the beginning of a formula, Excel in East Asian locales the full-width forms as well.
+# Characters that start a formula in spreadsheets; in Excel with East Asian locales also the full-width forms.
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 
 
 def run_folder(output_root, exp_name, fold, task):
-    """Where a run's files lie: output_root/exp_name/fold_<k>/<task>."""
+    """Path of a run folder: output_root/exp_name/fold_<k>/<task>."""
     return Path(output_root) / exp_name / f"fold_{fold}" / task
 
 
 def lock_of(folder):
-    """The lock of a run folder: beside it, for the folder may be removed or moved while a run writes it."""
+    """Path of a run folder's lock: beside it, since the folder may be removed or moved while a run writes to it."""
     return folder.with_name(f".{folder.name}.lock")
 
 
 def existing_path(path, any_case=False):
-    """``path`` as it is spelled on disk, where that differs in Unicode form (or case) alone.
+    """``path`` as spelled on disk, if that differs only in Unicode normalization (or case).
 
-    A part of the path that does not exist is replaced by the one entry of its folder whose name is the same but for that;
-    where there is none, or a choice, it stays as it is.
+    A path component that does not exist is replaced by the entry of its folder whose name is otherwise equal; without a unique
+    match it is left unchanged.
     """
     path = Path(path)
-    if os.path.exists(path) or path == path.parent:  # False, and no error, of a name that is too long
+    if os.path.exists(path) or path == path.parent:  # False without an error for names that are too long
         return path
     parent = existing_path(path.parent, any_case)
     for same in (_composed, lambda name: _composed(name).casefold())[: 1 + any_case]:
@@ -79,11 +79,11 @@ def _composed(name):
 
 
 def refuse_tracked(path):
-    """Raise UserError if ``git add -A`` would take along a file that is written to ``path``; without git there is no need."""
+    """Raise UserError if ``git add -A`` would add a file at ``path``; not checked if git is not installed."""
     path = Path(os.path.realpath(path))
     command = ["git", "-C", path.parent, "check-ignore", "--quiet", "--", path]
     with contextlib.suppress(FileNotFoundError):
-        # 0: ignored; 1: not ignored; 128: in no checkout.
+        # 0: ignored; 1: not ignored; 128: not in a checkout.
         if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 1:
             raise UserError(
                 f"{path} would be committed by git add -A, and transcripts and ids of the corpora must not be: name a file "
@@ -92,7 +92,7 @@ def refuse_tracked(path):
 
 
 def spreadsheet_safe(cell):
-    """The cell of a table, with an apostrophe before a text that a spreadsheet would take for a formula."""
+    """A table cell, prefixed with an apostrophe if a spreadsheet would interpret it as a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
@@ -120,25 +120,25 @@ def sha256(path):
 
 
 def require_folder(path):
-    """Raise UserError if there is no folder to write a file to: to be called before what takes long."""
+    """Raise UserError if the parent folder of a file does not exist; call it before long computations."""
     if not Path(path).parent.is_dir():
         raise UserError(f"{path} cannot be written: there is no folder {Path(path).parent}")
 
 
 @contextlib.contextmanager
 def atomic_write(path, through_links=True, writer=""):
-    """A file, open for bytes, that takes the place of ``path`` when the block ends.
+    """Open a binary file that atomically replaces ``path`` when the block ends.
 
-    Whatever kills the process, or stops the machine, a reader sees the old file or the new.
-    A device or a pipe, which holds nothing, is written as it is.
+    Even if the process is killed or the machine stops, a reader sees either the old file or the new one.
+    Devices and pipes are written directly.
 
     Args:
         path: the file.
-        through_links: a link stays one, and what it names is replaced; otherwise the link itself is.
-        writer: what tells the partial file from that of another process which writes the same file.
+        through_links: replace the target of a symbolic link; otherwise the link itself is replaced.
+        writer: distinguishes the partial file from those of other processes writing the same file.
 
     Raises:
-        UserError: if it is a folder, or cannot be written; what was written before stands.
+        UserError: if it is a folder, or cannot be written; the previous file is kept.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file")
@@ -158,13 +158,13 @@ def atomic_write(path, through_links=True, writer=""):
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        # torch.save raises errors of its own when a write fails.
+        # torch.save raises its own errors when a write fails.
         while error is not None and not isinstance(error, OSError):
             error = error.__context__
         if error is None:
             raise
         raise UserError(f"{path} cannot be written ({error.strerror}); what was written before stands") from None
-    with contextlib.suppress(OSError):  # not every file system can write a folder out by itself
+    with contextlib.suppress(OSError):  # not every file system can fsync a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -173,51 +173,51 @@ def atomic_write(path, through_links=True, writer=""):
 
 
 def write_text(path, content):
-    """Write text in UTF-8, as ``atomic_write``."""
+    """Write text in UTF-8, using ``atomic_write``."""
     with atomic_write(path) as file:
         file.write(content.encode())
 
 
 def as_json(content):
-    """JSON as all files hold it."""
+    """JSON in the format of all our files."""
     text = json.dumps(content, indent=1, ensure_ascii=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # names of folders need not be UTF-8
+    except UnicodeEncodeError:  # folder names need not be UTF-8
         text = json.dumps(content, indent=1)
     return text + "\n"
 
 
 def write_json(path, content):
-    """Write JSON, as ``atomic_write``."""
+    """Write JSON, using ``atomic_write``."""
     write_text(path, as_json(content))
 
 
 def this_process():
-    """The line that a lock names its holder by."""
+    """The line that identifies this process in a lock file."""
     since = datetime.now().astimezone().isoformat(timespec="seconds")
     return f"process {os.getpid()} on {socket.gethostname()} since {since}"
 
 
 class Locked(Exception):
-    """Another process holds the lock; the message is what it wrote into it, who it is."""
+    """Another process holds the lock; the message is the line that identifies it."""
 
 
 class LockFile:
-    """A lock that one process holds, whatever happens to the file meanwhile.
+    """An exclusive lock that survives removal or replacement of its file.
 
-    The lock is the system's (flock), which ends with its process, however that ends. On NFS (Linux, version 3 with lockd or 4)
-    the server holds it, so that other machines see it, and takes it from one that is gone after its lease. On a file system
-    without locks the last process to come recreates the file, and the one before finds that it does not hold it any more.
+    It uses flock, which the system releases when the process ends for any reason. On NFS (Linux, version 3 with lockd or 4) the
+    server manages it, so that other machines respect it, and releases the lock of a lost machine after its lease. On a file
+    system without locks the latest process recreates the file, and the previous one detects that it has lost the lock.
 
     Args:
-        path: the lock file, which is made if missing, in a folder that is there.
-        owner: a line for others to read.
-        wait: until nobody else holds it.
+        path: the lock file, created if missing, in an existing folder.
+        owner: a line that identifies the holder to others.
+        wait: block until the lock is free.
 
     Raises:
         Locked: if another process holds it.
-        OSError: if it cannot be made.
+        OSError: if it cannot be created.
     """
 
     def __init__(self, path, owner, wait=False):
@@ -234,18 +234,18 @@ class LockFile:
                     self.path.unlink()
                 self.descriptor, locked = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), True
             if not locked:
-                time.sleep(0.2)  # the first writes who it is just after it has the lock
+                time.sleep(0.2)  # the holder writes its line right after it gets the lock
                 held_by = os.pread(self.descriptor, 1000, 0).decode(errors="replace").strip()
                 os.close(self.descriptor)
                 raise Locked(held_by or "another process")
             if self.is_held():
                 break
-            os.close(self.descriptor)  # who held it before has removed it since it was opened
+            os.close(self.descriptor)  # the previous holder removed the file after we opened it
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, owner.encode() + b"\n", 0)
 
     def is_held(self):
-        """Is what lies at the path still the file that is locked? Not after its folder was removed or moved away."""
+        """Return whether the path still refers to the locked file; False after its folder was removed or moved."""
         try:
             found = os.lstat(self.path)
         except OSError:
@@ -253,7 +253,7 @@ class LockFile:
         return os.path.samestat(found, os.fstat(self.descriptor))
 
     def release(self):
-        """Remove the file, if it is still there, and let others have the lock."""
+        """Remove the file, if it still exists, and release the lock."""
         if self.is_held():
             with contextlib.suppress(OSError):
                 self.path.unlink()

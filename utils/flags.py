@@ -1,4 +1,4 @@
-"""Command lines: types of flags, defaults in ``--help``, and a mistake in one line."""
+"""Command lines: flag types, defaults in ``--help``, and one-line errors."""
 
 import argparse
 import difflib
@@ -7,24 +7,24 @@ from pathlib import Path
 
 from utils.files import existing_path
 
-# What is computed with a flag's number, such as AdamW's step, must be a float32 as well.
+# Values computed from a flag, such as AdamW's step, must also fit into a float32.
 FLOATS = 1e-30, 1e30
 LARGEST_INT = 2**31 - 1
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but for those that a help text explains itself."""
+    """Shows defaults, except None and False, which the help text explains."""
 
     def _get_help_string(self, action):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that shows defaults and an example, and answers an unknown flag in one line, with the nearest one.
+    """An ArgumentParser that shows defaults and an example, and suggests the closest match for an unknown flag.
 
     Args:
-        example: a command, which ends ``--help``.
-        settings: those of ArgumentParser.
+        example: a command, shown at the end of ``--help``.
+        settings: passed to ArgumentParser.
     """
 
     def __init__(self, *, example, **settings):
@@ -32,11 +32,11 @@ class Parser(argparse.ArgumentParser):
         self.example = example
 
     def format_help(self):
-        """Return argparse's text and the example, in a line of its own that can be copied."""
+        """Return argparse's text followed by the example on its own line, ready to copy."""
         return f"{super().format_help()}\nexample:\n  {self.example}\n"
 
     def error(self, message):
-        """End with the message and exit code 2."""
+        """Print the message and exit with code 2."""
         unknown = message.removeprefix("unrecognized arguments: ").split()[0]
         if message.startswith("unrecognized arguments: ") and unknown.startswith("-"):
             known = [name for name in self._option_string_actions if name.startswith("--")]
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def between(number, smallest, largest):
-    """A type of flag: an int or float within bounds, both of which it may be."""
+    """A flag type: an int or float within inclusive bounds."""
 
     def parse(text):
         value = number(text)
@@ -54,7 +54,7 @@ def between(number, smallest, largest):
             raise argparse.ArgumentTypeError(f"{text} is not between {smallest} and {largest}")
         return value
 
-    parse.__name__ = number.__name__  # argparse names the type of what is no number
+    parse.__name__ = number.__name__  # argparse shows it in errors
     return parse
 
 
@@ -72,15 +72,15 @@ def word(text):
 
 
 def named_path(text):
-    """A path as it is spelled on disk; ``~`` is a home folder, also in ``--output_root=~/x``, which bash leaves as it is."""
+    """A path as spelled on disk, with ``~`` expanded, also in ``--output_root=~/x``, which bash does not expand."""
     expanded = os.path.expanduser(word(text))
     if expanded.startswith("~"):
-        raise argparse.ArgumentTypeError(f"{text}: there is no such home folder; a name that begins so is ./{text}")
+        raise argparse.ArgumentTypeError(f"{text}: there is no such home folder; for a file of that name use ./{text}")
     return existing_path(Path(expanded))
 
 
 def encoder_name(text):
-    """A folder's path as ``named_path`` takes it, else a hub name."""
+    """The path of a folder, as ``named_path``, or a hub name."""
     path = named_path(text)
     return str(path) if text.startswith("~") or path.is_dir() else text
 

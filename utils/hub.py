@@ -6,16 +6,16 @@ from pathlib import Path
 from utils.errors import UserError
 
 PREFIX = "hub:"
-# The exported file in a repository of the hub.
+# Name of the exported file in a hub repository.
 FILE = "model.safetensors"
 
-# huggingface_hub is imported within functions: --help need not wait for it.
+# huggingface_hub is imported within functions to keep --help fast.
 
 
 def local_path(named):
-    """Path of a model: of ``hub:OWNER/NAME`` the exported file in the hub's cache, downloaded if need be; of a path itself.
+    """Path of a model: for ``hub:OWNER/NAME`` the exported file in the hub's cache, downloaded if necessary; a path as is.
 
-    Without a network, or with HF_HUB_OFFLINE, it is the copy in the cache.
+    Without a network, or with HF_HUB_OFFLINE, the cached copy is used.
 
     Raises:
         UserError: if it cannot be downloaded.
@@ -28,32 +28,32 @@ def local_path(named):
     with _one_line(f"{named} cannot be downloaded"):
         file = dict(repo_id=name, filename=FILE, revision=revision or None)
         if not isinstance(try_to_load_from_cache(**file), str):
-            get_hf_file_metadata(hf_hub_url(**file))  # asks once, where hf_hub_download tries for 23 seconds without a network
+            get_hf_file_metadata(hf_hub_url(**file))  # tries once; hf_hub_download retries for 23 seconds without a network
         return Path(hf_hub_download(**file))
 
 
 def upload(name, files, private=False):
-    """Upload files to a model repository of the hub, in one commit. It is made if it is not there.
+    """Upload files to a model repository on the hub, in one commit. The repository is created if it does not exist.
 
     Args:
         name: OWNER/NAME.
-        files: ``{name there: path or bytes}``.
-        private: is the repository to be private?
+        files: ``{name in the repository: path or bytes}``.
+        private: whether the repository must be private.
 
     Returns:
         The repository's address.
 
     Raises:
-        UserError: if they cannot be uploaded, or the repository is there and public, and ``private`` is asked for.
+        UserError: if the upload fails, or the repository exists and is public although ``private`` is set.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    api = HfApi(token=True)  # nothing is asked of the hub without a token
+    api = HfApi(token=True)  # fails without a token before any request
     with _one_line(f"nothing is uploaded to {name}"):
         address = api.create_repo(name, private=private or None, exist_ok=True)
         if private and not api.model_info(name).private:
             raise UserError(
-                f"{name} is there and public: make it private in its settings ({address}/settings), or name another"
+                f"{name} exists and is public: make it private in its settings ({address}/settings), or name another"
             )
         additions = [CommitOperationAdd(there, content) for there, content in files.items()]
         api.create_commit(name, additions, commit_message="Exported model")
@@ -62,13 +62,13 @@ def upload(name, files, private=False):
 
 @contextmanager
 def _one_line(problem):
-    """Turn what the hub or the network refuses into one UserError: the problem, why, and what to do."""
+    """Turn errors of the hub or the network into one UserError: the problem, the reason, and what to do."""
     from huggingface_hub import errors
 
     known = (errors.HTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError, errors.LocalTokenNotFoundError)
     try:
         yield
-    # The built-in ones are raised where HF_HUB_OFFLINE is set, and by the client for large files.
+    # The built-in ones are raised with HF_HUB_OFFLINE, and by the client for large files.
     except (*known, ConnectionError, TimeoutError, RuntimeError) as error:
         raise UserError(f"{problem}: {_reason(error)}") from None
 
@@ -86,12 +86,12 @@ def _reason(error):
     if isinstance(error, errors.RevisionNotFoundError):
         return "there is no such revision (a branch, tag or commit)"
     if isinstance(error, errors.RemoteEntryNotFoundError):
-        return f"the repository holds no {FILE}: was it uploaded by 'python -m utils.results.export'?"
+        return f"the repository has no {FILE}: was it uploaded by 'python -m utils.results.export'?"
     if isinstance(error, errors.RepositoryNotFoundError):
-        return f"there is no such repository, or it is not for you: check the name, or {log_in}"
+        return f"there is no such repository, or you have no access: check the name, or {log_in}"
     if isinstance(error, errors.HfHubHTTPError):
-        may = {401: f": {log_in}", 403: ": take a token with the right to write, or name a repository of your own"}
+        may = {401: f": {log_in}", 403: ": use a token with write access, or name a repository of your own"}
         status = error.response.status_code
         return f"the hub answers {status} {error.server_message or error.response.reason_phrase}{may.get(status, '')}"
-    said = str(error).partition("\n")[0].rstrip(".:")
-    return f"the hub cannot be reached ({said}): is there a network, and is HF_HUB_OFFLINE set?"
+    reason = str(error).partition("\n")[0].rstrip(".:")
+    return f"the hub cannot be reached ({reason}): is there a network, and is HF_HUB_OFFLINE set?"

@@ -1,7 +1,7 @@
-"""What makes a run this very run: the arguments that matter, corpora, encoders and starting model, each by its content.
+"""A run's identity: the arguments that matter, corpora, encoders and starting model, each by its content.
 
-Resuming, skipping, averaging and starting from a model all compare what is said here, and nothing else. No torch: evaluation
-reads it too.
+Resuming, skipping, averaging and starting from a model compare this identity and nothing else. Without torch, since evaluation
+uses it too.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ from utils.errors import UserError
 from utils.files import BEST_MODEL, CONFIG, read_json, run_folder, sha256, write_json
 from utils.methods import task_folder
 
-# Flags that say where and how fast a run is made, or what it is called, not what comes out of it (but for rounding).
+# Flags for where and how fast a run is made, or its name; they do not affect the result (except for rounding).
 WITHOUT_EFFECT = (
     *("experiment", "trial_of", "output_root", "cpu", "num_workers", "overwrite", "keep_last", "log_with"),
     *("no_speech_cache", "speech_cache", "speech_cache_precision"),
 )
-# Flags that came later, with what they amount to in the runs before.
+# Flags added later, with their implicit values in earlier runs.
 LATER = {
     "adapter": "bottleneck",
     "speech_adapter_layers": 3,
@@ -28,13 +28,13 @@ LATER = {
     "importance": "fisher",
     "sampler": "balanced",
 }
-# Flags that say where something lies. What lies there is compared, not where.
+# Flags that name a path. The content is compared, not the path.
 PLACES = ("data_root", "checkpoint", "text_model", "speech_model", "fisher", "class_weights")
-# What config.json says of its own, beside the arguments.
-TOLD_APART = ("task", "after", "together", "sequence", "labels")
-# Raised when earlier run folders no longer say enough to be resumed, skipped or averaged.
+# Recorded in config.json outside of the arguments.
+RECORDED_SEPARATELY = ("task", "after", "together", "sequence", "labels")
+# Increased when earlier run folders lack facts needed to resume, skip or average them.
 FORMAT = 3
-# What an encoder is loaded from.
+# Files that an encoder is loaded from.
 ENCODER_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 
 
@@ -47,7 +47,7 @@ def read_run_config(path):
     config = read_json(path)
     if config.get("format") != FORMAT:
         raise UserError(
-            f"{path} is of format {config.get('format', 1)!r:.20}, and this version reads format {FORMAT}: train the run again "
+            f"{path} has format {config.get('format', 1)!r:.20}, but this version reads format {FORMAT}: train the run again "
             "(--overwrite), or move its folder away"
         )
     return config
@@ -55,12 +55,12 @@ def read_run_config(path):
 
 def arguments_that_matter(arguments):
     """The flags on which a run's numbers depend, as ``{name: value}``."""
-    left_out = (*WITHOUT_EFFECT, *PLACES, *TOLD_APART)
+    left_out = (*WITHOUT_EFFECT, *PLACES, *RECORDED_SEPARATELY)
     return {f"--{name}": value for name, value in (LATER | arguments).items() if name not in left_out}
 
 
 def identity(config):
-    """Everything in a config.json that makes the run what it is, as ``{name: value}``."""
+    """Everything in a config.json that identifies the run, as ``{name: value}``."""
     facts = arguments_that_matter(config["arguments"])
     for name, corpus in config["corpora"].items():
         facts[f"corpus {name}"] = corpus["digest"]
@@ -73,19 +73,19 @@ def identity(config):
 
 
 def differences(one, other, may_differ=(), words="{} then, {} now"):
-    """What differs between two identities, but for the names in ``may_differ``, as texts; a flag with both values."""
+    """The differences between two identities, except the names in ``may_differ``, as texts; flags with both values."""
     names = sorted(name for name in (one.keys() | other.keys()) - set(may_differ) if one.get(name) != other.get(name))
     return [f"{name} {words.format(one.get(name), other.get(name))}" if name.startswith("--") else name for name in names]
 
 
 def fold_digest(splits):
-    """SHA-256 of which sessions train, validate and test: tells one division of a corpus from another, and names nobody."""
+    """SHA-256 of the sessions in each split: identifies a division of a corpus without naming sessions."""
     sessions = [sorted(map(str, splits[split]["sessions"])) for split in sorted(splits)]
     return hashlib.sha256(json.dumps(sessions).encode()).hexdigest()
 
 
 def told_withdrawn(config, name):
-    """How many sessions of a corpus were withdrawn, and a digest of their names, of a config.json or exported facts."""
+    """The number of withdrawn sessions of a corpus, and a digest of their names, from a config.json or exported facts."""
     told = config.get("withdrawn", {}).get(name) or []
     if isinstance(told, dict):
         return told
@@ -93,14 +93,14 @@ def told_withdrawn(config, name):
 
 
 def told_fold(corpus):
-    """``fold_digest`` of a corpus as config.json tells of it; exported and score files hold the digest, and name no session."""
+    """``fold_digest`` of a corpus in config.json; exported and score files contain only the digest, and no sessions."""
     return corpus if isinstance(corpus, str) else corpus.get("fold") or fold_digest(corpus["splits"])
 
 
 def starting_checkpoint(args):
-    """The checkpoint that a run of a sequence starts from: ``--checkpoint``, or that of the tasks before, of the same fold.
+    """The checkpoint that a run of a sequence starts from: ``--checkpoint``, or that of the earlier tasks on the same fold.
 
-    The first task's model lies under ``--init_name``, later ones under the run's own ``--exp_name``.
+    The first task's model is in the experiment ``--init_name``, later ones in the run's own ``--exp_name``.
     """
     if args.checkpoint is not None:
         return args.checkpoint
@@ -108,16 +108,16 @@ def starting_checkpoint(args):
 
 
 def checkpoint_of(args, sequence):
-    """Where the model lies that has learned ``sequence``, an earlier part of the run's own."""
+    """Path of the model trained on ``sequence``, an earlier part of the run's own."""
     exp_name = args.init_name if len(sequence) == 1 else args.exp_name
     return run_folder(args.output_root, exp_name, args.num_fold, task_folder(sequence)) / BEST_MODEL
 
 
 def checkpoint_facts(path):
-    """What a checkpoint says of itself, without its tensors: config.json beside it, or an exported file's header.
+    """The metadata of a checkpoint, without its tensors: config.json beside it, or an exported file's header.
 
     Returns:
-        A dictionary; empty where nothing is said.
+        A dictionary; empty if there is no metadata.
 
     Raises:
         UserError: if config.json is damaged or of another version.
@@ -134,10 +134,10 @@ def checkpoint_facts(path):
 
 
 class FileDigests:
-    """SHA-256 of files, computed again only where size, time of change or inode are others than before.
+    """SHA-256 of files, recomputed only if size, modification time or inode have changed.
 
     Args:
-        store: a JSON file that keeps them between processes; where it cannot be written they are computed each time.
+        store: a JSON file that caches them between processes; if it cannot be written they are computed each time.
     """
 
     def __init__(self, store):
@@ -168,5 +168,5 @@ class FileDigests:
     def of_encoder(self, folder):
         """One digest of all files that an encoder and its tokenizer are loaded from."""
         files = sorted(path for path in Path(folder).iterdir() if path.suffix in ENCODER_FILES and path.is_file())
-        told = [[path.name, digest] for path, digest in zip(files, self(*files))]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        named = [[path.name, digest] for path, digest in zip(files, self(*files))]
+        return hashlib.sha256(json.dumps(named).encode()).hexdigest()

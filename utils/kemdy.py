@@ -1,4 +1,4 @@
-"""``python -m utils.kemdy data/KEMDy19``, the former name of ``python -m utils.data.audit``."""
+"""Former name of ``utils.data.audit``: ``python -m utils.kemdy data/KEMDy19``."""
 
 from utils.data.audit import main
 

@@ -1,4 +1,4 @@
-"""What a process is given to run with: CPUs, GPUs, open files, and what a launcher says in the environment."""
+"""The resources of a process: CPUs, GPUs, open files, and a launcher's environment variables."""
 
 import os
 import subprocess
@@ -11,28 +11,28 @@ try:
 except ImportError:  # not on Windows
     resource = None
 
-# What a run has open at once: libraries, its lock, and a file for each thread that reads.
+# Files that a run has open at once, such as libraries and its lock, in addition to one per loader thread.
 OPEN_FILES = 64
-# What torch and accelerate read: of torchrun and accelerate launch, and of MPI.
+# Variables that torch and accelerate read: set by torchrun and accelerate launch, and by MPI.
 LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-# What Slurm says of GPUs, and each one's value for none; where a cluster hides those that a job did not ask for, so is CUDA's.
+# Slurm's variables for GPUs, with the value that means none; clusters that hide other GPUs set CUDA_VISIBLE_DEVICES likewise.
 SLURM_GPUS = {"SLURM_JOB_GPUS": "", "SLURM_STEP_GPUS": "", "SLURM_GPUS_ON_NODE": "0"}
 HIDDEN = ("", "-1", "NoDevFiles")
 
 
 def available_cpus():
-    """CPUs that this process may use: those of its Slurm job or container, not all of the machine's."""
+    """Number of CPUs that this process may use, limited by its Slurm job or container."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def require_open_files(num_workers):
-    """Raise this process's limit of open files as far as it may itself.
+    """Raise this process's limit of open files as far as needed.
 
     Raises:
-        UserError: if that is too low for a run with ``num_workers`` threads that read wavs.
+        UserError: if the hard limit is too low for a run with ``num_workers`` loader threads.
     """
     if resource is None:
         return
@@ -48,11 +48,11 @@ def require_open_files(num_workers):
 
 
 def require_granted_gpu(environment, cuda_version):
-    """Check, where torch can use no GPU, that none was granted: training on the CPU would take days for hours.
+    """Check, if torch cannot use a GPU, that none was granted: training on the CPU would take days instead of hours.
 
     Args:
         environment: a mapping such as ``os.environ``.
-        cuda_version: the CUDA version that torch is built for, ``torch.version.cuda``; None if for none.
+        cuda_version: the CUDA version of the torch build, ``torch.version.cuda``; None without CUDA.
 
     Raises:
         UserError: if CUDA_VISIBLE_DEVICES or Slurm names a GPU, or nvidia-smi lists one, and CUDA_VISIBLE_DEVICES hides none.
@@ -66,7 +66,7 @@ def require_granted_gpu(environment, cuda_version):
     ]
     cards = []
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    with suppress(OSError, subprocess.SubprocessError):  # it is not there, or finds no card
+    with suppress(OSError, subprocess.SubprocessError):  # not installed, or no GPU found
         cards = subprocess.run(
             query, env=dict(environment), capture_output=True, text=True, timeout=60, check=True
         ).stdout.splitlines()
@@ -75,35 +75,35 @@ def require_granted_gpu(environment, cuda_version):
     card, _, driver = cards[0].rpartition(", ") if cards else ("", "", "unknown")
     built = f"built for CUDA {cuda_version}" if cuda_version else "built without CUDA"
     raise UserError(
-        f"a GPU is granted ({[*granted, card][0]}), and torch can use none: the driver's version is {driver}, this torch is "
-        f"{built}; see that they fit each other, or train on the CPU all the same with --cpu"
+        f"a GPU is granted ({[*granted, card][0]}), but torch cannot use it: the driver's version is {driver}, this torch is "
+        f"{built}; install versions that match, or train on the CPU anyway with --cpu"
     )
 
 
 def require_whole_launch(environment):
-    """Check what a launcher has said in the environment, which makes accelerate wait for other processes.
+    """Check a launcher's variables in the environment, which make accelerate wait for other processes.
 
     Args:
         environment: a mapping such as ``os.environ``.
 
     Raises:
-        UserError: if this process is taken for one of several and there is no word of where to find the others (as variables
-            that an earlier job has left say it), or if it is none of them.
+        UserError: if the variables declare several processes but not how to reach the others (such as leftovers of an earlier
+            job), or if the rank is out of range.
     """
-    said = {name: environment[name] for name in (*LAUNCHER, *MPI) if name in environment}
-    by_mpi = any(int(said.get(name, 1)) > 1 for name in MPI)
-    if int(said.get("LOCAL_RANK", -1)) == -1 and int(said.get("WORLD_SIZE", 1)) <= 1 and not by_mpi:
+    found = {name: environment[name] for name in (*LAUNCHER, *MPI) if name in environment}
+    by_mpi = any(int(found.get(name, 1)) > 1 for name in MPI)
+    if int(found.get("LOCAL_RANK", -1)) == -1 and int(found.get("WORLD_SIZE", 1)) <= 1 and not by_mpi:
         return
     # accelerate gives MPI's processes their ranks and a port itself.
     needed = ("MASTER_ADDR",) if by_mpi else ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
     lacking = [name for name in needed if not environment.get(name)]
     if lacking:
-        told = " ".join(f"{name}={value}" for name, value in said.items())
+        listed = " ".join(f"{name}={value}" for name, value in found.items())
         raise UserError(
-            f"{told} in the environment makes this process one of several, and there is no {' and no '.join(lacking)}: "
-            f"'unset {' '.join(said)}' if an earlier job left it, or start it with torchrun or accelerate launch"
+            f"{listed} in the environment makes this process one of several, and there is no {' and no '.join(lacking)}: "
+            f"'unset {' '.join(found)}' if an earlier job left it, or start it with torchrun or accelerate launch"
         )
-    if not by_mpi and int(said["RANK"]) not in range(int(said["WORLD_SIZE"])):  # the others would wait for it for ever
+    if not by_mpi and int(found["RANK"]) not in range(int(found["WORLD_SIZE"])):  # the others would wait for it forever
         raise UserError(
-            f"RANK={said['RANK']} and WORLD_SIZE={said['WORLD_SIZE']} in the environment: ranks are from 0 to below it"
+            f"RANK={found['RANK']} and WORLD_SIZE={found['WORLD_SIZE']} in the environment: ranks are 0 to WORLD_SIZE - 1"
         )

@@ -1,15 +1,15 @@
-"""Every method, declared once: what runs it, how it learns, and how tables and figures show it.
+"""Every method, declared once: its script, how it learns, and how tables and figures show it.
 
-A new method is one script and one entry here. Only the standard library of Python 3.8 or later, without torch: evaluation and
-the run scripts read it too.
+A new method needs one script and one entry here. Only the standard library of Python 3.8 or later, without torch: evaluation
+and the run scripts use it too.
 """
 
 import shlex
 import sys
 from dataclasses import dataclass
 
-# How a method learns several tasks: a model for each, one model task after task, or one model of all at once. The last is not
-# trained: finished models of another method are combined.
+# How a method learns several tasks: one model per task, one model sequentially, or one model on all at once. COMBINED is not
+# trained: it combines finished models of another method.
 ALONE, SEQUENCE, JOINT, COMBINED = "alone", "sequence", "joint", "combined"
 
 
@@ -18,23 +18,23 @@ class Method:
     """One way to learn.
 
     Attributes:
-        name: in config.json, and of its experiments unless they are named otherwise.
+        name: used in config.json, and the default name of its experiments.
         script: the training script; none for COMBINED.
         how: ALONE, SEQUENCE, JOINT or COMBINED.
         model: key of ``models.MODELS``.
-        sentence: what a model card says of its models.
+        sentence: its description in model cards.
         colour: in figures.
-        label: in figures, where it is not the name.
-        run_script: runs it over folds, seeds and tasks; without one run.sh does.
-        flags: those of ``script`` that make it this method.
+        label: in figures, if different from the name.
+        run_script: runs it over folds, seeds and tasks; by default run.sh.
+        flags: flags of ``script`` that select this method.
         starts_from: SEQUENCE: the method whose model of the first task it starts from.
-        reference: ALONE: is it what one task takes, and no way to learn several?
-        told_task: is the model told at test time which task an utterance is of?
-        keeps_data: does it need recordings of earlier tasks?
-        knob: the flag that is tuned beside the learning rate, and the values that are tried; empty where there is none.
+        reference: ALONE: whether it is a single-task reference rather than a way to learn several tasks.
+        told_task: whether the task identity is given at test time.
+        keeps_data: whether it needs recordings of earlier tasks.
+        knob: the flag tuned in addition to the learning rate, and the values tried; empty if there is none.
         of: COMBINED: the method whose models are combined.
-        answers: COMBINED: how several models give one answer, as for ``utils.training.routing.answer``; empty where it is one
-            model, the mean of their weights.
+        answers: COMBINED: how predictions are combined, as for ``utils.training.routing.answer``; empty if their weights are
+            averaged into one model.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Method:
 
     @property
     def in_order(self):
-        """Does the order matter in which the tasks of one of its models are learned?"""
+        """Whether its models depend on the order of the tasks."""
         return (METHODS[self.of].how if self.of else self.how) == SEQUENCE
 
 
@@ -146,32 +146,32 @@ METHODS = {
     )
 }
 # fmt: on
-# What the methods of the kind SEQUENCE start from unless they say otherwise: its model of the first task.
+# The default starting point of SEQUENCE methods: its model of the first task.
 START = "task_a"
 # The rows of the published table.
 PAPER = ("task_a", "finetune", "ewc", "adapter", "adapter_wo_pretraining")
-# The corpora of the published study, in whose runs a folder bears the name of the task that is learned last.
+# The corpora of the published study; folders of their runs are named after the task learned last.
 KEMDY = ("KEMDy19", "KEMDy20")
 
 
 def task_folder(sequence):
-    """Name of the folder of a run that has learned ``sequence``, in this order, one task after the other."""
+    """Name of the folder of a run trained on ``sequence``, one task after the other."""
     return sequence[-1] if len(sequence) == 1 or set(sequence) == set(KEMDY) else "+".join(sequence)
 
 
 def joint_folder(tasks):
-    """Name of the folder of a run that has learned ``tasks`` at once."""
+    """Name of the folder of a run trained on ``tasks`` jointly."""
     return JOINT if set(tasks) == set(KEMDY) else "+".join(sorted(tasks))
 
 
 def main(words):
-    """Tell the run scripts what they need to know.
+    """Print facts about methods for the run scripts.
 
     Args:
-        words: a method, whose how, run script, script and flags are printed, quoted for a shell ("start" for a reference, which
-            has the classes of all tasks); or ``--list``: every method that is trained, with its script; or ``--lines``, and
-            methods, by default all: these and what they start from, on a line each, those of the kind SEQUENCE last, with how
-            ("start" for what others start from), model, what it starts from (- for nothing) and run script.
+        words: a method, to print how, run script, script and flags, quoted for a shell ("start" for a reference, which has the
+            classes of all tasks); or ``--list``: every trained method with its script; or ``--lines`` and methods (default:
+            all): these and their starting points, one per line, SEQUENCE last, with how ("start" for a starting point), model,
+            starting point (- for none) and run script.
     """
     trained = {name: method for name, method in METHODS.items() if method.how != COMBINED}
     starts = {method.starts_from for method in trained.values() if method.how == SEQUENCE}

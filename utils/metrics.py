@@ -1,13 +1,13 @@
-"""Scores of one model on one split, and the calibration of its probabilities."""
+"""Scores of a model on a split, and calibration of its probabilities."""
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 AVERAGES = ("micro", "macro", "weighted")
-# Of the top probability, equally wide, for the expected calibration error.
+# Equal-width bins of the top probability, for the expected calibration error.
 BINS = 15
-# A temperature lies between: with every validation utterance right, the likelihood has no maximum.
+# Bounds of the temperature: if every validation utterance is correct, the likelihood has no maximum.
 TEMPERATURES = 0.05, 20.0
 
 
@@ -20,11 +20,11 @@ def f1_scores(labels, predicted):
 
 
 def test_scores(labels, predicted, names):
-    """Everything that metrics.json says of a test split.
+    """All scores of a test split in metrics.json.
 
     Args:
         labels, predicted: class indices (n,).
-        names: of the classes.
+        names: class names.
 
     Returns:
         A dictionary: ``n``, the F1 scores, ``ua`` and ``wa``, ``per_class`` (precision, recall, F1 and support of every class)
@@ -47,25 +47,25 @@ def test_scores(labels, predicted, names):
 
 
 def accuracies(test):
-    """Unweighted and weighted accuracy of test scores, which metrics.json of older runs does not hold.
+    """Unweighted and weighted accuracy from test scores, for older runs whose metrics.json lacks them.
 
     Returns:
-        ``ua``, the mean recall over the classes that occur in the split (absent where ``per_class`` is), and ``wa``, the share
-        of utterances that are right, which is micro F1.
+        ``ua``, the mean recall over the classes that occur in the split (absent without ``per_class``), and ``wa``, the
+        fraction of correct predictions, which equals micro F1.
     """
     recalls = [of["recall"] for of in occurring(test)]
     return {**({"ua": sum(recalls) / len(recalls)} if recalls else {}), "wa": test["f1_micro"]}
 
 
 def occurring(test):
-    """Of test scores, ``per_class`` of the classes that occur among the labels."""
+    """``per_class`` scores of the classes that occur among the labels."""
     return [of for of in test.get("per_class", {}).values() if of["support"]]
 
 
 def matrix_scores(matrices):
     """Weighted and macro F1, UA and WA of confusion matrices (..., classes, classes), rows true: ``{name: (...)}``.
 
-    They are those of ``test_scores``, of many matrices at once.
+    The same as in ``test_scores``, vectorized over many matrices.
     """
     matrices = np.asarray(matrices, dtype=float)
     support, predicted = matrices.sum(axis=-1), matrices.sum(axis=-2)
@@ -83,7 +83,7 @@ def majority_scores(train_counts, test_counts):
     """``matrix_scores`` of always predicting the training split's majority class.
 
     Args:
-        train_counts, test_counts: utterances by class, in the classes' order; of equals the first is the majority.
+        train_counts, test_counts: utterances by class, in class order; ties are resolved in favour of the first.
     """
     names = list(train_counts)
     matrix = np.zeros((len(names), len(names)))
@@ -101,7 +101,7 @@ def fit_temperature(logits, labels):
     """The temperature T that maximises the likelihood of labels (n,) under softmax(logits / T) (Guo et al. 2017).
 
     Args:
-        logits: (n, classes), of a split that was not trained on.
+        logits: (n, classes), on a held-out split.
         labels: class indices (n,).
     """
 

@@ -1,15 +1,15 @@
-"""Corpora: from files to batches. What parsing flags must know of them is said here, where nothing heavy is imported."""
+"""Corpora: from files to batches. Constants needed to parse flags are here, since this module imports nothing heavy."""
 
 import re
 
 from utils.methods import JOINT
 
-# Seconds that one utterance can last: wav2vec2 sees 25 ms at once, and KEMDy's longest lasts 35 s.
+# Bounds of an utterance's duration in seconds: wav2vec2's receptive field is 25 ms, and KEMDy's longest utterance lasts 35 s.
 SECONDS = (0.025, 120)
 # The parts of a fold.
 SPLITS = ("train", "valid", "test")
 
 
 def is_corpus_name(name):
-    """Can a folder's name be that of a corpus? Runs of several corpora are named by joining theirs with +."""
+    """Return whether a folder name is a valid corpus name. Runs on several corpora join their names with +."""
     return bool(name) and not name.startswith(".") and name != JOINT and not re.search(r"[+/\x00-\x1f\x7f]", name)

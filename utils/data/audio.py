@@ -1,4 +1,4 @@
-"""Sound files: an index of their contents, so that later runs open none before they train, and the waveform a model hears."""
+"""Audio files: an index of their properties, so that later runs need not open them before training, and model inputs."""
 
 import contextlib
 import errno
@@ -20,35 +20,35 @@ from utils.errors import UserError
 from utils.files import atomic_write, sha256
 
 INDEX_NAME = ".wav_index.csv"
-# In Hz. All rates in use are among them, and none for which the resampler would need a kernel of gigabytes.
+# In Hz. Covers all rates in use, and excludes those for which the resampler would need a kernel of gigabytes.
 RATES = range(4_000, 192_001, 25)
-# A program that writes to a pipe cannot come back to say how long the sound became: it says this, or more.
+# A program that writes to a pipe cannot fill in the length afterwards: its header contains this value or more.
 STREAMED_BYTES = 0x7FFF_F000
 # Containers that consist of chunks, with the byte order of the chunks' sizes.
 CHUNKED = {b"RIFF": "little", b"RF64": "little", b"RIFX": "big", b"FORM": "big"}
-# Their truncation shows elsewhere: FLAC's when it is decoded, CAF's when it is opened.
+# Truncation is detected by libsndfile: FLAC when decoding, CAF when opening.
 CHECKED_BY_LIBSNDFILE = ("FLAC", "CAF")
 # Samples that span no more than two steps of 16 bits are silence, dither included.
 SILENCE = 2**-14
-# A sharper filter than torchaudio's own, which weakens the upper kilohertz: copies of a recording at other rates then sound
-# nearly the same to a model.
+# A sharper filter than torchaudio's default, which attenuates the upper kilohertz: copies of a recording at other sample rates
+# then give nearly the same model input.
 RESAMPLING = {"lowpass_filter_width": 64, "rolloff": 0.999}
-# Frames that are decoded at a time: a file that rows cut into utterances may last for hours.
+# Frames decoded at a time: a file that contains many utterances may last for hours.
 BLOCK = 2**21
-# What ``read_header`` says of a file that is not there.
+# The result of ``read_header`` for a missing file.
 MISSING = os.strerror(errno.ENOENT)
 
 
 class WavHeader(NamedTuple):
-    """What is known of one sound file; the fields are those of the index."""
+    """Properties of an audio file; the fields are the columns of the index."""
 
-    size: int  # bytes; a file of the same size and time of change is taken to be unchanged
+    size: int  # bytes; a file with the same size and modification time counts as unchanged
     mtime_ns: int
     frames: int
     samplerate: int  # Hz
     channels: int
-    streamed: int  # 1 if neither header nor container tells whether the file is whole
-    silent: int  # 1 if the averaged channels hold nothing but silence or one constant
+    streamed: int  # 1 if the container does not reveal whether the file is complete
+    silent: int  # 1 if the averaged channels contain only silence or a constant
     digest: str  # SHA-256 of the file's bytes
 
     @property
@@ -57,35 +57,35 @@ class WavHeader(NamedTuple):
 
 
 def stat_file(path):
-    """``os.stat`` of a regular file. Raises OSError for anything else; its ``strerror`` says what it is."""
+    """``os.stat`` of a regular file. Raises OSError for anything else, with the reason in ``strerror``."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
         if os.path.islink(path):
             raise OSError(errno.ENOENT, "is a broken link") from None
         raise
-    if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for ever
+    if not stat.S_ISREG(found.st_mode):  # opening a pipe would block forever
         raise OSError(errno.EINVAL, "is a folder" if stat.S_ISDIR(found.st_mode) else "is not a regular file")
     return found
 
 
 def read_header(path):
-    """Look at one sound file: its header, all its samples, and a digest of its bytes.
+    """Read an audio file's header and all its samples, and hash its bytes.
 
-    Returns a WavHeader, or a str that says why the file cannot be used.
+    Returns a WavHeader, or the reason (str) why the file cannot be used.
     """
     try:
         found = stat_file(path)
         if found.st_size == 0:
             return "is empty (0 bytes)"
-        if str(path).lower().endswith(".raw"):  # of which soundfile raises TypeError
-            return "is raw sound, whose rate and format nothing tells: convert it to wav"
+        if str(path).lower().endswith(".raw"):  # soundfile would raise TypeError
+            return "is raw audio without sample rate and format: convert it to wav"
         chunks = _sound_chunks(path)
         if len(chunks) > 1:
             return f"holds {len(chunks)} chunks of sound, where one is expected"
         announced, held = chunks[0] if chunks else (STREAMED_BYTES, 0)
         with soundfile.SoundFile(path) as sound:
-            # libsndfile shortens such a file without a word.
+            # libsndfile silently shortens such a file.
             if held < announced < STREAMED_BYTES:
                 return f"is truncated: its header announces {announced:,} bytes of sound, {held:,} are there"
             if sound.frames == 0:
@@ -100,7 +100,7 @@ def read_header(path):
     except OSError as error:
         return error.strerror or str(error)
     except soundfile.LibsndfileError as error:
-        # Its error 24 is no internal one, but a rate of 0 or beyond 31 bits.
+        # Error 24 means a rate of 0 or beyond 31 bits.
         return "has an impossible sample rate" if error.code == 24 else error.error_string.rstrip(".")
     except UnicodeEncodeError:
         return "its path is not in UTF-8"
@@ -109,11 +109,11 @@ def read_header(path):
 
 
 def _heard(sound):
-    """Difference of an open file's largest and smallest sample, or a str that says why they cannot be used."""
+    """Difference of an open file's largest and smallest sample, or the reason (str) why they cannot be used."""
     decoded, low, high = 0, math.inf, -math.inf
     while len(samples := sound.read(BLOCK, dtype="float32", always_2d=True)):
         decoded += len(samples)
-        with np.errstate(all="ignore"):  # answered in the next line
+        with np.errstate(all="ignore"):  # checked below
             mono = samples.mean(axis=1)
             if not np.isfinite(mono.var()):
                 return "holds samples that are not finite (NaN, infinite, or too large)"
@@ -124,12 +124,12 @@ def _heard(sound):
 
 
 def _sound_chunks(path):
-    """(bytes announced, bytes from there to the file's end) of every chunk of sound; none where the container does not tell."""
+    """(bytes announced, bytes from there to the end of the file) of every audio chunk; empty for unknown containers."""
     found, long_size = [], 0
     with open(path, "rb") as file:
         end = os.fstat(file.fileno()).st_size
         head = file.read(1024)
-        if head[:4] == b"riff":  # W64, which tells the size of the whole file
+        if head[:4] == b"riff":  # W64, whose header contains the size of the whole file
             return [(int.from_bytes(head[16:24], "little"), end)]
         if head[:4] == b".snd":  # AU
             start, size = (int.from_bytes(head[at : at + 4], "big") for at in (4, 8))
@@ -142,12 +142,12 @@ def _sound_chunks(path):
         else:
             file.seek(0)
         order = CHUNKED.get(file.read(12)[:4])
-        # No more than a thousand: in a damaged file, anything may be read as empty chunks, one after another.
+        # At most a thousand: a damaged file may look like endless empty chunks.
         for _ in range(1_000 if order else 0):
             name, size, start = file.read(4), int.from_bytes(file.read(4), order), file.tell()
-            if name == b"ds64":  # RF64 keeps the sizes beyond 32 bits in it
+            if name == b"ds64":  # sizes beyond 32 bits in RF64
                 long_size = int.from_bytes(file.read(16)[8:], order)
-            elif name in (b"data", b"SSND", b"RIFF"):  # the last where one wav was appended to another
+            elif name in (b"data", b"SSND", b"RIFF"):  # RIFF if one wav was appended to another
                 size = long_size if size == 0xFFFF_FFFF and long_size else size
                 found.append((size, end - start))
             if start + size >= end:
@@ -157,20 +157,20 @@ def _sound_chunks(path):
 
 
 def index_wavs(root, paths, progress=True):
-    """Look at every sound file once, and keep what was found in ``root/.wav_index.csv``.
+    """Read every audio file once, and cache the results in ``root/.wav_index.csv``.
 
-    A file whose size and time of change are those of the index counts as unchanged, and is not opened again. A file that
-    cannot be used is not indexed, so that it is looked at again once it is repaired.
+    A file whose size and modification time match the index counts as unchanged and is not opened again. Unusable files are not
+    indexed, so that they are read again after a repair.
 
     Returns:
-        ``{path: WavHeader, or a str that says why the file cannot be used}`` of ``paths``, which lie below ``root``.
+        ``{path: WavHeader, or the reason (str) why the file cannot be used}`` for ``paths``, which are below ``root``.
     """
     index_path, prefix = Path(root) / INDEX_NAME, os.path.join(root, "")
     known = _read_index(index_path)
     headers = {path: known.get(path.removeprefix(prefix)) for path in paths}
     unseen = [path for path, header in headers.items() if header is None or not unchanged(path, header)]
     if unseen:
-        # Threads: on network storage, where corpora often lie, the time goes into waiting for each file.
+        # Threads: on network storage, most of the time is spent waiting for each file.
         with ThreadPoolExecutor(8) as pool:
             found = pool.map(read_header, unseen)
             bar = tqdm(found, total=len(unseen), desc="looking at sound files", disable=None if progress else True)
@@ -180,7 +180,7 @@ def index_wavs(root, paths, progress=True):
 
 
 def unchanged(path, header):
-    """Does a file still have the size and the time of change of its WavHeader?"""
+    """Return whether a file still has the size and modification time of its WavHeader."""
     try:
         stat = os.stat(path)
     except OSError:
@@ -195,7 +195,7 @@ def _read_index(index_path):
     types = {name: str if name in texts else int for name in ("path", *WavHeader._fields)}
     try:
         table = pd.read_csv(index_path, dtype=types, keep_default_na=False)
-    except (OSError, ValueError):  # missing, or damaged: it is made again
+    except (OSError, ValueError):  # missing or damaged: rebuild
         return {}
     if list(table.columns) != list(types):  # written by another version
         return {}
@@ -209,25 +209,25 @@ def _write_index(index_path, prefix, headers):
     content = pd.DataFrame(found, columns=["path", *WavHeader._fields]).to_csv(index=False).encode()
     # Several first runs may write it at once, on several machines.
     writer = f"{socket.gethostname()}.{os.getpid()}"
-    # A corpus on read-only storage is used as it is.
+    # On read-only storage there is no index.
     with contextlib.suppress(UserError), atomic_write(index_path, writer=writer) as file:
         file.write(content)
 
 
 def read_waveform(path, max_seconds, seconds=0.0, start=0.0):
-    """Read what the model hears of an utterance: its first seconds, mono, 16 kHz, zero mean and unit variance after the cut.
+    """Read an utterance as model input: truncated, mono, 16 kHz, with zero mean and unit variance after truncation.
 
     Args:
-        path: a sound file of any rate and number of channels (channels are averaged, other rates resampled).
-        max_seconds: the cut, in seconds.
-        seconds: how long the utterance was when the file was indexed; 0 is to the file's end.
-        start: where in the file it begins, in seconds.
+        path: an audio file of any sample rate and number of channels (averaged and resampled).
+        max_seconds: max audio length, in seconds.
+        seconds: duration of the utterance when the file was indexed; 0 means to the end of the file.
+        start: start of the utterance in the file, in seconds.
 
     Returns:
         A float32 array (samples,). An all-zero recording stays zero.
 
     Raises:
-        UserError: if the file went bad since it was indexed: it cannot be read, is shorter, or not finite.
+        UserError: if the file was damaged since it was indexed: unreadable, shorter, or not finite.
     """
     try:
         with soundfile.SoundFile(path) as file:
@@ -242,10 +242,10 @@ def read_waveform(path, max_seconds, seconds=0.0, start=0.0):
     # Start and end are each rounded to a frame.
     if len(samples) == 0 or len(samples) + 1.5 < min(seconds, max_seconds) * samplerate:
         raise _gone_bad(path, f"holds {len(samples) / samplerate:.2f} s of sound, {seconds:.2f} s before")
-    with np.errstate(all="ignore"):  # answered below
+    with np.errstate(all="ignore"):  # checked below
         waveform = samples.mean(axis=1)
         if samplerate != SAMPLE_RATE:
-            # Imported where it is needed: the corpora are at 16 kHz, and looking at one should not wait for torch.
+            # Imported only if needed: the corpora are at 16 kHz, and an audit should not wait for torch.
             import torch
             from torchaudio.functional import resample
 
@@ -259,7 +259,7 @@ def read_waveform(path, max_seconds, seconds=0.0, start=0.0):
 
 
 def _gone_bad(path, reason):
-    """What to raise of a wav that went bad: what another look at it says, or else the reason given."""
+    """UserError for a file that was damaged after indexing, with the reason from reading it again, or the one given."""
     found = read_header(path)
     reason = found if isinstance(found, str) else reason
-    return UserError(f"{path} went bad since it was looked at: {reason}")
+    return UserError(f"{path} was damaged after it was indexed: {reason}")

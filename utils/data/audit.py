@@ -1,4 +1,4 @@
-"""``python -m utils.data.audit data/NAME``: what a corpus holds, what is wrong with it, and whether it can be trained on."""
+"""``python -m utils.data.audit data/NAME``: a corpus's contents and faults, and whether it can be trained on."""
 
 import sys
 
@@ -12,11 +12,11 @@ from utils.flags import Parser, named_path, positive_int
 
 
 def audit(corpus, found_folds):
-    """Lines of an audit: what was read, kept and dropped, and how a real copy of KEMDy compares with the published counts.
+    """Lines of an audit: what was read, kept and dropped; for a real copy of KEMDy compared with the published counts.
 
     Args:
         corpus: a Corpus.
-        found_folds: the result of ``folds``, or a str that says why there are none.
+        found_folds: the result of ``folds``, or the reason (str) why there are none.
     """
     utterances = corpus.utterances
     known = None  # of the real KEMDy
@@ -94,7 +94,7 @@ def _fold_lines(corpus, found_folds, known):
 
 
 def blocking(corpus, found_folds):
-    """What would end a training run before it starts, as lines."""
+    """Reasons why a training run would refuse the corpus, as lines."""
     lines = []
     if corpus.unknown_labels:
         lines.append(unknown_labels(corpus.root, corpus.unknown_labels))
@@ -113,7 +113,7 @@ def blocking(corpus, found_folds):
 
 
 def _write_tables(args, corpus, found_folds):
-    """What flags ask for; a cell that a spreadsheet would take for a formula is preceded by an apostrophe."""
+    """Write the tables requested by flags."""
     import pandas as pd
 
     faults = pd.DataFrame(corpus.faults, columns=list(Fault._fields))
@@ -129,10 +129,10 @@ def _write_tables(args, corpus, found_folds):
 def main():
     parser = Parser(
         prog="python -m utils.data.audit",
-        description="Audit a corpus: KEMDy19, KEMDy20, or one's own. The last line says whether it can be trained on (exit "
+        description="Audit a corpus: KEMDy19, KEMDy20, or your own. The last line states whether it can be trained on (exit "
         "code 0) or not (1).",
-        epilog="The tables hold transcripts or ids, so neither is written where a git checkout does not ignore it. A cell that "
-        "a spreadsheet would take for a formula is preceded by an apostrophe.",
+        epilog="The tables contain transcripts or ids, so they are only written to files that git ignores. A cell that a "
+        "spreadsheet would interpret as a formula is prefixed with an apostrophe.",
         example="python -m utils.data.audit data/KEMDy19",
     )
     parser.add_argument("root", type=named_path, help="the corpus folder, such as data/KEMDy19")

@@ -1,4 +1,4 @@
-"""A corpus and a fold → the batches that a model trains on and is tested with."""
+"""A corpus and a fold → batches for training and testing."""
 
 import copy
 import queue
@@ -21,14 +21,14 @@ from utils.data.utterances import Corpus
 from utils.errors import UserError
 from utils.identity import fold_digest
 
-# A storage that has not answered for so long is gone; the slowest that still works gives a batch in far less.
+# Timeout for a batch: even slow storage that still works needs far less.
 SECONDS_FOR_A_BATCH = 300
-# For a thread to finish the batch that nobody waits for any more.
+# Time for a thread to finish a batch that is no longer needed.
 SECONDS_TO_END = 2
 
 
 class Sound:
-    """Gives out waveforms: the first ``max_seq_len`` seconds of an utterance, (samples,) at 16 kHz."""
+    """Returns waveforms: the first ``max_seq_len`` seconds of an utterance, (samples,) at 16 kHz."""
 
     name = "input_values"
 
@@ -44,14 +44,14 @@ class Sound:
 
 
 class UtteranceDataset(Dataset):
-    """The utterances of one split; text is tokenised once, here, and speech is asked for when an item is.
+    """The utterances of one split; text is tokenised once at construction, speech is read when an item is accessed.
 
     Args:
         utterances: a table with the columns of ``utils.data.utterances.COLUMNS``.
         class_names: the classes, in order.
         tokenizer: a callable as ``models.load_tokenizer`` returns.
-        max_text_len: tokens, [CLS] and [SEP] included.
-        speech: gives the speech of an utterance (a row of the table): a Sound, or the SpeechFeatures of a frozen encoder.
+        max_text_len: max transcript length in tokens, including [CLS] and [SEP].
+        speech: maps an utterance (a row of the table) to its speech: a Sound, or the SpeechFeatures of a frozen encoder.
     """
 
     def __init__(self, utterances, class_names, tokenizer, max_text_len, speech):
@@ -65,7 +65,7 @@ class UtteranceDataset(Dataset):
 
     @classmethod
     def pooled(cls, datasets):
-        """The utterances of several datasets as one, in their order; all were made with the same classes and tokenizer."""
+        """Concatenate several datasets, which must have the same classes and tokenizer."""
         whole = copy.copy(datasets[0])
         whole.utterances = pd.concat([dataset.utterances for dataset in datasets], ignore_index=True)
         whole.labels = np.concatenate([dataset.labels for dataset in datasets])
@@ -74,7 +74,7 @@ class UtteranceDataset(Dataset):
         return whole
 
     def subset(self, indices):
-        """Some of the utterances as a dataset, in the order of ``indices``, a list."""
+        """The utterances at ``indices`` (a list), in that order."""
         part = copy.copy(self)
         part.utterances = self.utterances.iloc[indices].reset_index(drop=True)
         part.labels = self.labels[indices]
@@ -90,7 +90,7 @@ class UtteranceDataset(Dataset):
         return index, speech(row), torch.tensor(self.input_ids[index]), int(self.labels[index])
 
     def collate(self, items):
-        """Items → a batch: ``indices`` and ``labels`` (batch,), and the two inputs that both classifiers take; None of none."""
+        """Items → a batch: ``indices`` and ``labels`` (batch,), and the two inputs of the models; None if there are none."""
         if not items:
             return None
         indices, speech, input_ids, labels = zip(*items)
@@ -103,26 +103,25 @@ class UtteranceDataset(Dataset):
 
 
 def padded(sequences, padding_value, name):
-    """Tensors of different lengths as one batch: ``{name: values, "attention_mask": 1 where they are not padding}``."""
+    """Pad tensors of different lengths to one batch: ``{name: values, "attention_mask": 1 except for padding}``."""
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     values = pad_sequence(sequences, batch_first=True, padding_value=padding_value)
     return {name: values, "attention_mask": (torch.arange(values.shape[1]) < lengths[:, None]).long()}
 
 
 class BalancedBatchSampler(Sampler):
-    """One process's share of global batches that are drawn with replacement, each class as often as any other.
+    """One process's share of class-balanced global batches, drawn with replacement.
 
-    An epoch draws as many utterances as there are, utterance i with weight N / count(class of i); a class that is absent
-    from the split has no utterance to weigh. The draw depends on seed and epoch alone, so that any number of processes
-    sees the same global batches in the same order. Iterating gives the batches of ``epoch``.
+    An epoch draws N utterances, utterance i with weight N / count(class of i). The draw depends only on seed and epoch, so that
+    any number of processes sees the same global batches in the same order. Iterating yields the batches of ``epoch``.
 
     Args:
         labels: class indices (n,).
         batch_size: size of a global batch, a multiple of ``num_processes``.
         seed: of the draw.
-        process_index, num_processes: whose share.
-        cap: how often an epoch draws an utterance at most, None for as often as it comes. Where a class is used up, others
-            take its place; with 1 an epoch is every utterance once.
+        process_index, num_processes: which share.
+        cap: maximum draws of an utterance per epoch; None for no limit. Once a class is exhausted, others are drawn instead;
+            with 1 an epoch contains every utterance exactly once.
     """
 
     def __init__(self, labels, batch_size, seed, process_index=0, num_processes=1, cap=None):
@@ -141,7 +140,7 @@ class BalancedBatchSampler(Sampler):
         return min(self.batch_size, len(self.weights) - step * self.batch_size)
 
     def global_batches(self):
-        """The batches of ``epoch`` that all processes share, lists of indices."""
+        """The global batches of ``epoch``, lists of indices."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
         drawn = torch.multinomial(self.weights, len(self.weights), replacement=True, generator=generator)
         if self.cap is not None:
@@ -150,51 +149,51 @@ class BalancedBatchSampler(Sampler):
         return [drawn[start : start + self.batch_size] for start in range(0, len(drawn), self.batch_size)]
 
     def _capped(self, drawn, generator):
-        """Replace draws (n,) of an utterance beyond ``cap`` by draws of those that were drawn less often."""
+        """Replace draws (n,) of an utterance beyond ``cap`` by draws of utterances below it."""
         while True:
             counts = drawn.bincount(minlength=len(drawn))
             order = drawn.argsort(stable=True)
             earlier = torch.arange(len(drawn)) - (counts.cumsum(0) - counts)[drawn[order]]  # draws of the same utterance
             beyond = order[earlier >= self.cap]
             if not len(beyond):
-                # The first draws of an utterance are kept, so that early batches would have the rare classes.
+                # Shuffled: the first draws of an utterance are kept, so early batches would contain the rare classes.
                 return drawn[torch.randperm(len(drawn), generator=generator)]
             left = self.weights * (counts < self.cap)
             drawn[beyond] = torch.multinomial(left, len(beyond), replacement=True, generator=generator)
 
     def __iter__(self):
         for batch in self.global_batches():
-            # A process that has no share in a small last batch gets one utterance, which training weighs with zero.
+            # A process without a share of a small last batch gets one utterance, which training weights with zero.
             yield batch[self.process_index :: self.num_processes] or batch[:1]
 
 
 def cap_of(arguments):
-    """``cap`` of a BalancedBatchSampler by a run's flags, as a dictionary."""
+    """``cap`` of a BalancedBatchSampler for a run's flags (a dictionary)."""
     return 1 if arguments.get("sampler") == "weighted_loss" else arguments.get("cap")
 
 
 def balanced_weights(labels, num_classes):
-    """Weights (classes,) by which every class that occurs among class indices (n,) counts the same in a mean over them."""
+    """Class weights (classes,) that give every class occurring in class indices (n,) the same total weight."""
     counts = np.bincount(labels, minlength=num_classes)
     weights = np.divide(len(labels), counts * (counts > 0).sum(), out=np.zeros(num_classes), where=counts > 0)
     return torch.from_numpy(weights).float()
 
 
 def derived_seed(*parts):
-    """One 32-bit seed from several numbers, such as a run's seed and an epoch; zeros at the end make no other seed."""
+    """One 32-bit seed from several numbers, such as a run's seed and an epoch; trailing zeros do not change it."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 class Loader:
-    """Reads batches of a dataset in order, some ahead of time.
+    """Reads batches of a dataset in order, prefetching some.
 
-    In threads, not processes: decoding and arithmetic release Python's lock, and there is no shared memory to run out of, no
-    process that can die or hang on its own, and an error is raised here as it was there.
+    Uses threads, not processes: decoding and arithmetic release the GIL, no shared memory can run out, no worker can die or
+    hang on its own, and exceptions are raised unchanged.
 
     Args:
         dataset: an UtteranceDataset.
-        batches: lists of indices; iterated once for every pass.
-        num_threads: that read; with 0 the caller's own thread does.
+        batches: lists of indices; iterated once per pass.
+        num_threads: reading threads; with 0 the calling thread reads.
     """
 
     def __init__(self, dataset, batches, num_threads):
@@ -204,16 +203,16 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self):
-        """Yields what ``UtteranceDataset.collate`` makes of each batch.
+        """Yield each batch, as returned by ``UtteranceDataset.collate``.
 
         Raises:
-            UserError: if a wav cannot be read, or no batch comes for ``SECONDS_FOR_A_BATCH``.
+            UserError: if a wav cannot be read, or a batch takes longer than ``SECONDS_FOR_A_BATCH``.
         """
         if self.num_threads == 0:
             yield from map(self._read, self.batches)
             return
         jobs, ahead = queue.SimpleQueue(), deque()
-        # Daemons: one that a storage never answers must not keep the process.
+        # Daemons: a thread blocked by dead storage must not keep the process alive.
         threads = [threading.Thread(target=self._work, args=(jobs,), daemon=True) for _ in range(self.num_threads)]
         for thread in threads:
             thread.start()
@@ -231,7 +230,7 @@ class Loader:
             for _ in threads:
                 jobs.put(None)
             for thread in threads:
-                # One that still held a tensor when the interpreter ends would abort the process.
+                # A thread that holds a tensor at interpreter exit would abort the process.
                 thread.join(SECONDS_TO_END)
 
     def _read(self, indices):
@@ -246,13 +245,13 @@ class Loader:
                     future.set_result(self._read(indices))
                 except BaseException as error:
                     future.set_exception(error)
-            del job, future  # with the batch, which is the reader's now
+            del job, future  # keep no reference to the batch
 
     def _wait_for(self, future):
         try:
             return future.result(SECONDS_FOR_A_BATCH)
         except TimeoutError:
-            if future.done():  # it is what the reading itself raised
+            if future.done():  # raised by the reading itself
                 raise
             raise UserError(
                 f"no batch could be read for {SECONDS_FOR_A_BATCH} s: the storage of "
@@ -265,9 +264,9 @@ def _pinned(batch):
 
 
 def ordered_loader(dataset, batch_size, num_workers, process_index=0, num_processes=1, by_length=False):
-    """One process's batches of a split, in table order; all processes' together are the split, each utterance once.
+    """One process's batches of a split, in table order; all processes together read each utterance once.
 
-    ``by_length`` takes utterances of like length together, the longest first, so that little is padded.
+    ``by_length`` sorts utterances by length, the longest first, to reduce padding.
     """
     order = np.arange(len(dataset))
     if by_length:
@@ -287,12 +286,12 @@ class Task:
 
     @property
     def fold_digest(self):
-        """As ``utils.identity.fold_digest`` gives it of a run's config.json."""
+        """The same as ``utils.identity.fold_digest`` of a run's config.json."""
         return fold_digest({split: {"sessions": sessions} for split, sessions in self.fold.items()})
 
 
 def make_task(corpus, args, class_names, tokenizer, speech):
-    """A corpus under the run's fold, as a Task.
+    """Make the Task of a corpus and the run's fold.
 
     Args:
         corpus: a Corpus.

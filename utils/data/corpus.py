@@ -1,6 +1,6 @@
-"""Corpora by name: where one lies, which reader reads it, and its folds.
+"""Corpora by name: finding the folder, choosing the reader, and folds.
 
-KEMDy19 and KEMDy20 have a reader of their own; any other folder with metadata.csv or metadata.jsonl is a corpus without code
+KEMDy19 and KEMDy20 have their own reader; any other folder with metadata.csv or metadata.jsonl is a corpus that needs no code
 (docs/own-corpus.md). ``python -m utils.data.corpus A B C`` prints the folds and classes of a sequence, for the run scripts.
 """
 
@@ -16,15 +16,15 @@ from utils.methods import JOINT, KEMDY
 
 
 def check_name(name):
-    """Raise UserError unless a folder's name can be that of a corpus."""
+    """Raise UserError unless ``name`` is a valid corpus name."""
     if not is_corpus_name(name):
         raise UserError(f"{name!r} cannot be the name of a corpus: no '+', no '/', no '.' at its beginning, and not '{JOINT}'")
 
 
 def find_corpus(data_root, name):
-    """Folder of a corpus: ``data_root/name``; KEMDy's may also be the one ``data_root/KEMDy19_v*``, in any case.
+    """Folder of a corpus: ``data_root/name``; for KEMDy also ``data_root/KEMDy19_v*``, ignoring case.
 
-    Raises UserError if there is none, if several versions leave a choice, or if the name is none for a corpus.
+    Raises UserError if there is none, if there are several versions, or if the name is invalid.
     """
     check_name(name)
     data_root = existing_path(data_root, any_case=True)
@@ -44,11 +44,11 @@ def find_corpus(data_root, name):
 
 
 def read_corpus(data_root, name, progress=True):
-    """Read the corpus ``data_root/name``, with a bar when sound files are looked at for the first time. Returns a Corpus.
+    """Read the corpus ``data_root/name``, with a progress bar when audio files are indexed. Returns a Corpus.
 
     Raises:
-        UserError: if it is not there or not in the form of a corpus, or has labels that corpus.json neither lists nor maps;
-            the line names the file and row.
+        UserError: if it is missing or malformed, or has labels that corpus.json neither lists nor maps; the message names the
+            file and row.
     """
     corpus = read_folder(find_corpus(data_root, name), name, progress)
     if corpus.unknown_labels:
@@ -57,9 +57,9 @@ def read_corpus(data_root, name, progress=True):
 
 
 def read_folder(root, name=None, progress=True):
-    """Read a corpus folder whatever is wrong with its labels, which an audit then tells; else as ``read_corpus``.
+    """Like ``read_corpus`` for a folder, but without raising for unknown labels, which an audit reports.
 
-    Without ``name`` it is KEMDy's own, or that of the folder.
+    ``name`` defaults to KEMDy's own, or to the folder's name.
     """
     root = existing_path(root, any_case=True)
     if is_kemdy(root, name):
@@ -74,7 +74,7 @@ def read_folder(root, name=None, progress=True):
 
 
 def is_kemdy(root, name=None):
-    """Does KEMDy's reader read this folder? By its name in a data root, or for what lies in it."""
+    """Return whether KEMDy's reader reads this folder, by its name in a data root or its contents."""
     if name in KEMDY:
         return True
     if not root.is_dir():
@@ -90,16 +90,16 @@ def is_kemdy(root, name=None):
 
 
 def folds(corpus, k_fold):
-    """All folds of a corpus, as ``session_folds``; splits that the corpus comes with are the one fold there is."""
+    """All folds of a corpus, as ``session_folds``; given splits form a single fold."""
     if corpus.given_splits:
         return [{split: [split] for split in SPLITS}]
     return session_folds(corpus.sessions, k_fold)
 
 
 def fold_of(corpus, num_fold, k_fold):
-    """One fold of a corpus, ``{"train": [sessions], "valid": ..., "test": ...}``; given splits are that of every ``num_fold``.
+    """One fold of a corpus, ``{"train": [sessions], "valid": ..., "test": ...}``; given splits for any ``num_fold``.
 
-    Raises UserError if there are too few sessions for the folds, or there is no such fold.
+    Raises UserError if there are too few sessions for the folds, or no such fold.
     """
     found = folds(corpus, k_fold)
     if corpus.given_splits:
@@ -110,7 +110,7 @@ def fold_of(corpus, num_fold, k_fold):
 
 
 def outline(data_root, name):
-    """(labels, given_splits) of a corpus, for which no sound is read. Raises UserError as ``read_corpus``."""
+    """(labels, given_splits) of a corpus, without reading audio. Raises UserError as ``read_corpus``."""
     root = find_corpus(data_root, name)
     if is_kemdy(root, name):
         from utils.data.kemdy import EMOTIONS
@@ -125,12 +125,12 @@ def outline(data_root, name):
 def main():
     parser = Parser(
         prog="python -m utils.data.corpus",
-        description="Print the folds that there are for corpora learned in a sequence, then their labels, one a line.",
+        description="Print the fold numbers of corpora learned in a sequence, then their labels, one per line.",
         example="python -m utils.data.corpus KEMDy19 KEMDy20",
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="corpora, in the order in which they are learned")
     parser.add_argument("--data_root", type=named_path, default="data", help="folder of all corpora")
-    parser.add_argument("--k_fold", type=positive_int, default=5, help="number of folds where a corpus comes without splits")
+    parser.add_argument("--k_fold", type=positive_int, default=5, help="number of folds for corpora without given splits")
     args = parser.parse_args()
     outlines = [outline(args.data_root, name) for name in args.names]
     only_given = all(given_splits for _, given_splits in outlines)

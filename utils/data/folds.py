@@ -1,4 +1,4 @@
-"""Folds over sessions, for KEMDy exactly as published: they come from seed 12, whatever seed a run has."""
+"""Folds over sessions, for KEMDy exactly as published: always from seed 12, independent of a run's seed."""
 
 import hashlib
 
@@ -6,21 +6,21 @@ from utils.data import SPLITS
 from utils.errors import UserError
 
 FOLD_SEED = 12
-# Sessions that validate, and how few there are in all where one of them has to do.
+# Validation sessions, and the total number of sessions up to which only one is used.
 VALID_SESSIONS, FEW_SESSIONS = 2, 5
 
 
 def session_folds(sessions, k_fold=5):
-    """Divide sessions into folds, so that no speaker of a test session is heard in training.
+    """Divide sessions into folds, so that no speaker of a test session occurs in training.
 
     Args:
-        sessions: session numbers, or names of whatever folds are made over, in any order.
+        sessions: session numbers or names of other groups, in any order.
         k_fold: number of folds; every session is in the test split of exactly one.
 
     Returns:
         A list of ``k_fold`` dictionaries ``{"train": [...], "valid": [...], "test": [...]}`` of sessions. Test sessions come
         from scikit-learn's ``KFold(k_fold, shuffle=True, random_state=12)`` over the sorted sessions; two validation sessions
-        (one where there are five sessions or fewer) are drawn from the rest by ``RandomState(12 + fold).choice``, in the order
+        (one if there are five sessions or fewer) are drawn from the rest by ``RandomState(12 + fold).choice``, in the order
         drawn.
 
     Raises:
@@ -35,10 +35,10 @@ def session_folds(sessions, k_fold=5):
     validating = VALID_SESSIONS if len(sessions) > FEW_SESSIONS else 1
     largest_test = -(-len(sessions) // k_fold)
     if len(sessions) < k_fold or len(sessions) - largest_test - validating < 1:
-        way_out = f"; --k_fold {min(len(sessions), 5)} would do" if len(sessions) > 2 else ""
+        hint = f"; --k_fold {min(len(sessions), 5)} would do" if len(sessions) > 2 else ""
         raise UserError(
             f"{len(sessions)} sessions (or groups of speakers) are too few for {k_fold} folds: every fold needs at least one "
-            f"for testing, {validating} for validation and one for training{way_out}"
+            f"for testing, {validating} for validation and one for training{hint}"
         )
     folds = []
     for fold, (train, test) in enumerate(KFold(k_fold, shuffle=True, random_state=FOLD_SEED).split(sessions)):
@@ -51,7 +51,7 @@ def session_folds(sessions, k_fold=5):
 
 
 def kept_by_coin(segment_ids, seed):
-    """Which utterances the coins of a seed keep, a boolean array; a coin is that of its utterance in every fold and order."""
+    """Boolean array of the utterances kept by a seed's coin tosses; each depends only on the seed and the utterance's id."""
     import numpy as np
 
     digests = (hashlib.sha256(f"{seed}/{segment_id}".encode()).digest() for segment_id in segment_ids)

@@ -1,6 +1,6 @@
-"""What was read of a corpus → what is usable, what is dropped, and what is worth knowing. All corpora are judged here alike.
+"""Validate the rows read from any corpus: usable, dropped, or noted.
 
-Nothing is dropped silently: every row is either in the table or counted under the reason that kept it out.
+Nothing is dropped silently: every row is either in the table or counted under the reason for dropping it.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from utils.data.audio import MISSING, index_wavs
 from utils.data.utterances import COLUMNS, UNTOLD_LENGTH, Fault
 from utils.files import SYNTHETIC_MARKER
 
-# A row is counted under the first that holds.
+# First match wins.
 DROP_REASONS = (
     "malformed id",
     "id of another session",
@@ -34,14 +34,14 @@ DROP_REASONS = (
     "transcript is not text",
     "unreadable wav",
 )
-# Not faults: every copy of KEMDy has such rows, or corpus.json asks for it.
+# Not faults: every copy of KEMDy has such rows, or corpus.json requests it.
 BY_DESIGN = ("other speaker's file", "several labels", "label mapped to null")
 # Seconds by which an utterance may end after its file: times are often given with two digits.
 ROUNDING = 0.05
-# What no text has: NUL and the other control characters, but for white space, line ends and the old end-of-file mark; and
-# halves of characters, which JSON may hold.
+# Never part of text: NUL and other control characters, except white space, line ends and the old end-of-file mark; and lone
+# surrogates, which JSON may contain.
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x19\x1b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
-# What looks like other text and is not, or cannot be seen: counted and listed, never changed. Members of character classes.
+# Invisible characters and those that look like others: counted and listed, never changed. Members of character classes.
 LOOK_ALIKES = {
     "compatibility jamo": r"\u3130-\u318f",
     "uncomposed jamo": r"\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff",  # what is left of them after composing
@@ -60,9 +60,9 @@ TAGS_ONLY = re.compile(r"(?:[A-Za-z]/|[*+/().,?!\s])+")
 
 
 class Row(NamedTuple):
-    """An utterance as its annotation gives it: ``end`` is None at the file's end; ``place`` is where its text stands.
+    """An utterance as annotated: ``end`` is None for the end of the file; ``place`` is the file and row of its text.
 
-    ``note`` is a kind that is counted if the row is kept.
+    ``note`` is a kind of note, counted if the row is kept.
     """
 
     segment_id: str
@@ -78,34 +78,34 @@ class Row(NamedTuple):
 
 
 class Findings:
-    """What is dropped, noted and wrong, collected while a corpus is read."""
+    """Collects dropped rows, notes and faults while a corpus is read."""
 
     def __init__(self):
         self.drops, self.notings, self.faults = Counter(), Counter(), []
         self.unreadable, self.unreadable_transcripts = [], []
 
     def drop(self, reason, file, row, segment_id, what=""):
-        """Count a row that is left out, and list it unless that is by design."""
+        """Count a dropped row, and list it unless that is by design."""
         self.drops[reason] += 1
         if reason not in BY_DESIGN:
             self.faults.append(Fault(reason, str(file), row, segment_id, what or reason))
 
     def drop_transcript(self, reason, file, row, segment_id, what):
-        """The same of a text that cannot be used."""
+        """Like ``drop``, for an unusable transcript."""
         self.drop(reason, file, row, segment_id, what)
         self.unreadable_transcripts.append((f"{file}, row {row}" if row else str(file), what))
 
     def note(self, kind, file, row, segment_id, what):
-        """Count and list what is kept, but worth knowing."""
+        """Count and list something noteworthy that is kept."""
         self.notings[kind] += 1
         self.faults.append(Fault(kind, str(file), row, segment_id, what))
 
     def count(self, kind):
-        """Count what is not worth a list."""
+        """Count something noteworthy without listing it."""
         self.notings[kind] += 1
 
     def facts(self):
-        """Those fields of Corpus that are found out here."""
+        """The collected fields of Corpus."""
         return {
             "dropped": {reason: self.drops[reason] for reason in DROP_REASONS if self.drops[reason]},
             "notes": {kind: count for kind, count in sorted(self.notings.items()) if count},
@@ -116,13 +116,13 @@ class Findings:
 
 
 def not_text(text):
-    """What is wrong with a text that holds a control character or half of one, else ""."""
+    """The problem of a text with a control character or a lone surrogate, else ""."""
     found = CONTROL.search(text)
     return f"is not text (it holds the control character U+{ord(found[0]):04X})" if found else ""
 
 
 def composed(text, findings):
-    """A text in NFC, which is counted where it was not."""
+    """Normalize a text to NFC, and count it if it was not."""
     if unicodedata.is_normalized("NFC", text):
         return text
     findings.count("transcripts composed to NFC")
@@ -130,17 +130,17 @@ def composed(text, findings):
 
 
 def judged(root, rows, findings, progress):
-    """The utterances whose sound is usable, and all that was found.
+    """The utterances with usable audio, and all findings.
 
     Args:
         root: the corpus folder.
-        rows: a Row for each utterance that its annotation leaves usable; paths begin with ``root``.
-        findings: Findings, to which what is dropped and noted is added.
-        progress: show a bar when files are looked at for the first time.
+        rows: a Row for each utterance with a usable annotation; paths begin with ``root``.
+        findings: Findings, to which drops and notes are added.
+        progress: show a bar while files are indexed.
 
     Returns:
-        Those fields of Corpus that are judged for all corpora alike, as a dictionary; in the table of utterances
-        wav_digest is the SHA-256 of the file's bytes.
+        The fields of Corpus that do not depend on its format, as a dictionary; in the table of utterances wav_digest is the
+        SHA-256 of the file's bytes.
     """
     import pandas as pd
 
@@ -174,12 +174,12 @@ def judged(root, rows, findings, progress):
 
 
 def length(row, header, longest=SECONDS[1]):
-    """Seconds of an utterance, or a str that says why they cannot be used.
+    """Duration of an utterance in seconds, or the reason (str) why it cannot be used.
 
     Args:
-        row: a Row, or else what has ``path``, ``start`` and ``end``.
+        row: a Row, or another object with ``path``, ``start`` and ``end``.
         header: the WavHeader of its file.
-        longest: of an utterance that can be used, in seconds.
+        longest: maximum usable duration in seconds.
     """
     lasts = header.duration
     if row.end is not None and row.end > lasts + ROUNDING:
@@ -223,6 +223,6 @@ def _note_sound(path, segment_id, header, findings):
 
 
 def table_digest(table):
-    """SHA-256 of all that matters of a table with COLUMNS: a copy elsewhere has the same one."""
+    """SHA-256 of a table with COLUMNS, except paths, so that copies of a corpus have the same one."""
     facts = {column: table[column].tolist() for column in COLUMNS if column != "wav_path"}
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

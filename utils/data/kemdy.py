@@ -1,7 +1,7 @@
-"""KEMDy19 and KEMDy20 on disk → a Corpus. Nothing else knows their form.
+"""KEMDy19 and KEMDy20 on disk → a Corpus. Everything specific to their format is here.
 
-Both are laid out as ``annotation/*.csv`` and ``wav/**/<segment id>.wav`` with a ``.txt`` transcript beside each wav. What
-differs stands in FORMATS; everything else is read by the same code.
+Both are laid out as ``annotation/*.csv`` and ``wav/**/<segment id>.wav`` with a ``.txt`` transcript beside each wav. FORMATS
+has the differences; everything else is read by the same code.
 """
 
 import os
@@ -21,13 +21,13 @@ from utils.methods import KEMDY
 EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 # KEMDy20's annotations spell one label differently.
 SPELLINGS = {"disqust": "disgust"}
-# UTF-8 first: CP949 accepts many UTF-8 texts and turns them into noise, the other way round it fails.
+# UTF-8 first: CP949 decodes many UTF-8 texts to garbage, whereas decoding CP949 as UTF-8 fails.
 ENCODINGS = ("utf-8-sig", "cp949")
 
 
 @dataclass(frozen=True)
 class CorpusFormat:
-    """What differs between the corpora: names of annotation files, form of segment ids, and the counts of the real one."""
+    """Differences between the corpora: names of annotation files, segment ids, and the real corpus's counts."""
 
     annotation_name: re.Pattern
     annotation_example: str
@@ -63,11 +63,11 @@ FORMATS = {
 
 
 def read_kemdy(root, name=None, progress=True):
-    """Read KEMDy19 or KEMDy20, whichever lies at ``root``, with a bar when wavs are looked at for the first time.
+    """Read KEMDy19 or KEMDy20, detected from the files in ``root``, with a progress bar when wavs are indexed.
 
-    Without ``name`` it is called what it is; under KEMDy's names nothing else may lie.
+    ``name`` defaults to the detected corpus; under KEMDy's names it must be that corpus.
 
-    Raises UserError if the folder, its annotations or their columns are not those of the corpora; the line names the file.
+    Raises UserError if the folder, its annotations or their columns are not as expected; the message names the file.
     """
     release, annotations, others = _find_annotations(root)
     if name in KEMDY and name != release:
@@ -93,7 +93,7 @@ def read_kemdy(root, name=None, progress=True):
 
 
 def _find_annotations(root):
-    """Name of the corpus, its annotation files as (path, match of the file name), by session and letter, and other tables."""
+    """Name of the corpus, its annotation files as (path, match of the file name), sorted, and other tables."""
     for part in ("annotation", "wav"):
         if not (root / part).is_dir():
             raise UserError(f"{root} has no folder {part}/: it should hold annotation/ and wav/ of KEMDy19 or KEMDy20")
@@ -109,24 +109,24 @@ def _find_annotations(root):
         raise UserError(f"{root / 'annotation'} holds {problem}: expected names like {examples}")
     annotations = found[names[0]]
     if names[0] == "KEMDy19":
-        # A speaker's labels stand in that speaker's own file, so half of a session would be lost without notice.
+        # A speaker's labels are in that speaker's own file, so half of a session would be lost silently.
         for path, match in annotations:
             partner = path.with_name(f"Session{match['session']}_{'M' if match['sex'] == 'F' else 'F'}_res.csv")
             if partner not in files:
-                raise UserError(f"{partner} is missing: copy it again (each speaker's labels stand in their own file)")
+                raise UserError(f"{partner} is missing: copy it again (each speaker's labels are in their own file)")
     return names[0], annotations, sorted(set(files) - {path for path, _ in annotations})
 
 
 def _find_recordings(wav_root):
-    """Paths by stem, of wavs and of transcripts, and deeper twins (as in ``converted/``) as (path passed over, path taken)."""
+    """Paths by stem, of wavs and of transcripts, and deeper duplicates (as in ``converted/``) as (ignored path, used path)."""
     paths, visited = [], set()
 
     def refuse(error):
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}), and what lies in it would be missed")
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}), and its files would be missed")
 
     for folder, subfolders, files in os.walk(wav_root, onerror=refuse, followlinks=True):
         subfolders.sort()
-        if (real := os.path.realpath(folder)) in visited:  # a link back up would be walked for ever
+        if (real := os.path.realpath(folder)) in visited:  # a link to a parent folder would never end
             subfolders.clear()
             continue
         visited.add(real)
@@ -141,7 +141,7 @@ def _find_recordings(wav_root):
 
 
 def _read_annotation(path):
-    """(row number, segment id, majority label) of every row; columns are found by their names in the two header rows."""
+    """(row number, segment id, majority label) of every row; columns are found by name in the two header rows."""
     rows = csv_rows(path)
     if len(rows) < 2:
         raise UserError(f"{path}: no header of two rows; copy it again")
@@ -161,7 +161,7 @@ def _read_annotation(path):
 
 
 def _read_transcript(path):
-    """(first line, encoding) of a transcript; (None, (drop reason, what is wrong)) where there is none."""
+    """(first line, encoding) of a transcript; (None, (drop reason, problem)) if it cannot be used."""
     try:
         content = read_bytes(path)
     except OSError as error:
@@ -191,14 +191,14 @@ def _note_files(root, form, sessions, others, shadowed, wavs, findings):
 
 
 def _judge_annotations(tables, form, wavs, transcripts, sessions, findings):
-    """(segment id, session, speaker, emotion) of the rows that are usable by their annotation and have both files."""
+    """(segment id, session, speaker, emotion) of the rows with a usable annotation and both files."""
     labelled, seen = [], set()
     for path, file_match, rows in tables:
         session = int(file_match["session"])
         for number, annotated_id, label in rows:
             segment_id, match, reason = annotated_id, form.segment_id.fullmatch(annotated_id), None
             if match is not None and int(match["session"]) != session:
-                # The first release of KEMDy20 numbers a whole session's ids wrongly; the files beside it are right.
+                # The first release of KEMDy20 has wrong session numbers in one session's ids; the file names are correct.
                 segment_id = f"Sess{session:02d}_{annotated_id.split('_', 1)[1]}"
                 match = form.segment_id.fullmatch(segment_id)
                 if segment_id in wavs:
@@ -225,10 +225,10 @@ def _judge_annotations(tables, form, wavs, transcripts, sessions, findings):
 
 
 def _judge_row(match, file_match, segment_id, label, seen):
-    """(reason to drop the row or None, emotion or None), by what the annotation alone says."""
+    """(reason to drop the row or None, emotion or None), from the annotation alone."""
     if not match:
         return "malformed id", None
-    # The letter of the FILE's name against that of the ID: rows of the other speaker hold the listener's emotion.
+    # Compare the letter in the FILE name with that in the ID: rows of the other speaker contain the listener's emotion.
     if "sex" in file_match.groupdict() and match["sex"] != file_match["sex"]:
         return "other speaker's file", None
     if segment_id in seen:

@@ -1,6 +1,6 @@
-"""A corpus of one's own on disk, metadata.csv or .jsonl and perhaps corpus.json → a Corpus (docs/own-corpus.md).
+"""Your own corpus on disk, metadata.csv or .jsonl and optionally corpus.json → a Corpus (docs/own-corpus.md).
 
-The rules are those of Hugging Face's audiofolder, so that a folder that loads there loads here.
+The rules are those of Hugging Face's audiofolder, so that a folder that loads there also loads here.
 """
 
 import json
@@ -22,7 +22,7 @@ from utils.data.utterances import METADATA, SHOWN, Corpus, unknown_labels
 from utils.errors import UserError
 from utils.files import read_json
 
-# Column → the names that it is also read by, of which the first that is there is taken.
+# Column → accepted names, in order of preference.
 COLUMN_NAMES = {
     "file_name": ("file_name", "path", "wav"),
     "emotion": ("emotion", "label", "emo"),
@@ -38,25 +38,25 @@ NEEDED = ("file_name", "emotion", "transcription")
 SETTINGS = "corpus.json"
 ABOUT = ("language", "licence", "citation")
 LINE_END = re.compile(r"\s*[\r\n]+\s*")
-# What no id, file name or label holds: control characters, line ends and halves of characters.
+# Not allowed in ids, file names and labels: control characters, line ends and lone surrogates.
 NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Metadata(NamedTuple):
-    """What a metadata file says: a table of texts by row number with all of COLUMN_NAMES, "" where a column is not there."""
+    """Content of a metadata file: a table of texts by row number with all of COLUMN_NAMES, "" for missing columns."""
 
     path: Path
     table: pd.DataFrame
-    columns: list  # those of COLUMN_NAMES that are there
-    unread: list  # names of others
+    columns: list  # those of COLUMN_NAMES that are present
+    unread: list  # names of other columns
 
 
 def read_manifest(root, name, progress=True):
-    """Read a corpus of one's own, called ``name``, with a bar when sound files are looked at for the first time.
+    """Read your own corpus, called ``name``, with a progress bar when audio files are indexed.
 
-    Labels that corpus.json neither lists nor maps are in the Corpus's ``unknown_labels``, their rows dropped.
+    Labels that corpus.json neither lists nor maps are in the Corpus's ``unknown_labels``, and their rows are dropped.
 
-    Raises UserError if metadata or corpus.json are not in their form; the line names the file and row.
+    Raises UserError if metadata or corpus.json are malformed; the message names the file and row.
     """
     settings, metadata, findings = read_settings(root), read_metadata(root), Findings()
     labels, emotions, label_reasons = classes(metadata, settings)
@@ -82,7 +82,7 @@ def read_manifest(root, name, progress=True):
 
 
 def outline_manifest(root):
-    """(labels, given_splits). Raises UserError as ``read_manifest``, and of labels that are neither listed nor mapped."""
+    """(labels, given_splits). Raises UserError as ``read_manifest``, and for labels that are neither listed nor mapped."""
     metadata = read_metadata(root)
     labels, _, label_reasons = classes(metadata, read_settings(root))
     if unknown := _unknown(metadata, label_reasons):
@@ -94,7 +94,7 @@ def outline_manifest(root):
 
 
 def read_settings(root):
-    """Content of corpus.json, {} where there is none. Raises UserError if a key's value is not of its kind."""
+    """Content of corpus.json, {} if there is none. Raises UserError if a value has the wrong type."""
     path = root / SETTINGS
     settings = read_json(path) if path.exists() else {}
     labels, label_map = settings.get("labels"), settings.get("label_map", {})
@@ -120,9 +120,9 @@ def read_settings(root):
 
 
 def read_metadata(root):
-    """Metadata of a corpus folder; cells are texts without white space at their ends.
+    """Metadata of a corpus folder; cells are stripped texts.
 
-    Raises UserError if the file is there twice or not at all, not in its form, or lacks a column that is needed.
+    Raises UserError unless there is exactly one such file, or if it is malformed or lacks a required column.
     """
     found = [root / file for file in METADATA if (root / file).exists()]
     if len(found) != 1:
@@ -136,7 +136,7 @@ def read_metadata(root):
 def read_table(path, needed=NEEDED):
     """The columns of COLUMN_NAMES in a .csv or .jsonl file, as Metadata.
 
-    Raises UserError if the file is not in its form, or lacks a column that is ``needed``.
+    Raises UserError if the file is malformed, or lacks a ``needed`` column.
     """
     header, numbers, rows = (_jsonl_table if path.suffix == ".jsonl" else _csv_table)(path)
     names = [name.strip().lower() for name in header]
@@ -166,7 +166,7 @@ def _csv_table(path):
 
 
 def _jsonl_table(path):
-    """The same of a file with a JSON object in each line."""
+    """Like ``_csv_table``, for a file with one JSON object per line."""
     objects = {}
     for number, line in enumerate(utf8_text(path).split("\n"), 1):
         if not line.strip():
@@ -188,7 +188,7 @@ def _jsonl_table(path):
 
 
 def _json_text(path, number, name, cell):
-    if cell is None or cell != cell:  # null, and the NaN that others write for it
+    if cell is None or cell != cell:  # null or NaN
         return ""
     if isinstance(cell, (dict, list)):
         raise UserError(f"{path}: line {number}: {name!r} is neither a text nor a number")
@@ -199,9 +199,9 @@ def _json_text(path, number, name, cell):
 
 
 def classes(metadata, settings):
-    """The labels in the order of the classes, ``{cell: emotion}``, and ``{cell: reason}`` of the cells that have none.
+    """The labels in class order, ``{cell: emotion}``, and ``{cell: reason}`` for cells without an emotion.
 
-    Without labels in corpus.json, those that occur are the classes: sorted, or all of KEMDy where they are among them.
+    Without labels in corpus.json, the classes are those that occur, sorted, or all of KEMDy's if they are a subset.
     """
     label_map = settings.get("label_map", {})
     mapped = {cell: label_map.get(cell, cell) for cell in metadata.table["emotion"].unique()}
@@ -228,7 +228,7 @@ def _unknown(metadata, label_reasons):
 
 
 def _groups(metadata, findings):
-    """What each row's folds are made over: its split, its session or speaker, or a group that is connected by either."""
+    """The fold group of each row: its split, its session or speaker, or a group connected by either."""
     path, table, columns, _ = metadata
     if "split" in columns:
         for number, split in table.loc[~table["split"].isin(SPLITS), "split"].items():
@@ -251,7 +251,7 @@ def _groups(metadata, findings):
 
 
 def _connected(sessions, speakers):
-    """Of each row the group of sessions that are connected by speakers; a row without a session is its speaker's."""
+    """For each row the group of sessions connected by shared speakers; a row without a session belongs to its speaker."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -267,7 +267,7 @@ def _connected(sessions, speakers):
 
 
 def _judge_rows(root, metadata, emotions, label_reasons, groups, findings):
-    """A Row for each row of the metadata that is usable for all that it says itself."""
+    """A Row for each row with usable metadata."""
     prefix, rows, seen, own_ids = os.path.join(root, ""), [], set(), "id" in metadata.columns
     for group, cells in zip(groups, metadata.table.itertuples()):
         place, file_name, label = (metadata.path, cells.Index), cells.file_name, cells.emotion
@@ -298,12 +298,12 @@ def _judge_rows(root, metadata, emotions, label_reasons, groups, findings):
 
 
 def is_outside(file_name):
-    """Does a path leave the folder that it is relative to?"""
+    """Return whether a relative path leaves its folder."""
     return os.path.isabs(file_name) or ".." in file_name and os.path.normpath(file_name).startswith("..")
 
 
 def seconds(start, end):
-    """Start and end in seconds, of which the latter may be None, and what is wrong with them or ""."""
+    """Start and end in seconds (end may be None), and the problem with them or ""."""
     try:
         first, last = float(start or 0), float(end or "inf")
     except ValueError:

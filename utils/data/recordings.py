@@ -1,4 +1,4 @@
-"""What is to be predicted: files with their transcripts, or the rows of a table; and their sound, in any format."""
+"""Inputs for prediction: files with transcripts, or the rows of a table; audio in any format."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from utils.data.judge import not_text
 from utils.data.manifest import LINE_END, NO_NAME, is_outside, read_table, seconds
 from utils.files import existing_path
 
-# What ``read_header`` says of a format that libsndfile does not read.
+# The result of ``read_header`` for a format that libsndfile does not support.
 UNKNOWN_FORMAT = soundfile.LibsndfileError(1).error_string.rstrip(".")
 
 
@@ -27,11 +27,11 @@ class Recording(NamedTuple):
     """One utterance.
 
     Attributes:
-        file_name: as it was given.
+        file_name: as given.
         path: of the file.
-        text: its transcript, "" where there is none.
-        start, end: seconds of the file; None is the file's end.
-        problem: why it cannot be used, "" as long as nothing is wrong.
+        text: its transcript, "" if there is none.
+        start, end: in seconds; an end of None is the end of the file.
+        problem: why it cannot be used, or "".
     """
 
     file_name: str
@@ -47,10 +47,10 @@ def recordings_of(files, texts=None):
 
     Args:
         files: a path, or several.
-        texts: a text for each file; None for an empty one, or for all.
+        texts: a text for each file; None for an empty one, or for no texts at all.
 
     Raises:
-        ValueError: if there is not one text for each file.
+        ValueError: if the number of texts differs from the number of files.
     """
     files = [files] if isinstance(files, str | os.PathLike) else list(files)
     texts = [texts] if isinstance(texts, str) else [""] * len(files) if texts is None else list(texts)
@@ -62,13 +62,13 @@ def recordings_of(files, texts=None):
 
 
 def read_recordings(path):
-    """The rows of a .csv or .jsonl file with the columns of one's own corpora → a list of Recordings.
+    """The rows of a .csv or .jsonl file with the columns of own corpora → a list of Recordings.
 
     Args:
-        path: of the table; ``file_name`` is relative to its folder, other columns are not needed.
+        path: of the table; ``file_name`` is relative to its folder, other columns are optional.
 
     Raises:
-        UserError: if it is not in its form, or has no column ``file_name``. What is wrong with one row is its ``problem``.
+        UserError: if it is malformed or has no column ``file_name``. Problems of single rows are in their ``problem``.
     """
     path, recordings = Path(path), []
     for cells in read_table(path, needed=("file_name",)).table.itertuples():
@@ -76,7 +76,7 @@ def read_recordings(path):
         if is_outside(cells.file_name):
             problem = f"is outside of {path.parent}, the folder of {path.name}"
         sound = os.path.join(path.parent, cells.file_name)
-        if not sound.isascii():  # a Mac may have decomposed the name, of the file or in the table
+        if not sound.isascii():  # macOS may have decomposed the name, of the file or in the table
             sound = str(existing_path(sound))
         recordings.append(_recording(cells.file_name, sound, cells.transcription, start, end, problem))
     return recordings
@@ -92,21 +92,21 @@ def _recording(file_name, path, text, start=0.0, end=None, problem=""):
 
 
 def windows_of(seconds, window):
-    """Windows over an utterance, each half a window after the one before; the last one ends with the utterance.
+    """Windows over an utterance with a hop of half a window; the last one ends with the utterance.
 
     Args:
-        seconds: of the utterance.
-        window: its length in seconds.
+        seconds: duration of the utterance.
+        window: length of a window in seconds.
 
     Returns:
-        Where each begins, in seconds of the utterance.
+        The start of each window, in seconds from the start of the utterance.
     """
     hops = math.ceil(2 * (seconds - window) / window - 1e-9)
     return [index * window / 2 for index in range(max(0, hops) + 1)]
 
 
 class TemporaryWav:
-    """A file of this ``name``, which is there as long as this object is."""
+    """A temporary file with path ``name``, deleted with this object."""
 
     def __init__(self):
         descriptor, self.name = mkstemp(suffix=".wav")
@@ -118,9 +118,9 @@ class Decoded(NamedTuple):
     """A sound file as soundfile can read it.
 
     Attributes:
-        header: its WavHeader, or a str that says why it cannot be used.
-        path: where to read it.
-        temporary: the TemporaryWav there, if it is not the file itself.
+        header: its WavHeader, or the reason (str) why it cannot be used.
+        path: the file to read.
+        temporary: its TemporaryWav, if it is not the original file.
     """
 
     header: WavHeader | str
@@ -129,14 +129,14 @@ class Decoded(NamedTuple):
 
 
 def decoded(path, parts=False):
-    """``read_header`` of a file in any format: what soundfile does not read (m4a, mp4, aac) is decoded by ffmpeg, where it is.
+    """``read_header`` of a file in any format; formats that soundfile does not support (m4a, mp4, aac) are decoded by ffmpeg.
 
     Args:
         path: of the file.
-        parts: will it be read from other places than its beginning?
+        parts: whether it will be read from positions other than its start.
 
     Returns:
-        A Decoded; size and time of change in its header are those of the file itself.
+        A Decoded; size and modification time in its header are those of the original file.
     """
     header = read_header(path)
     if header == UNKNOWN_FORMAT:
@@ -152,12 +152,12 @@ def _by_ffmpeg(path):
         convert = f"convert it (ffmpeg -i {shlex.quote(name)} {shlex.quote(other)})"
         return Decoded(f"is in no format that can be read here without ffmpeg: {convert}", path)
     before, wav = os.stat(path), TemporaryWav()
-    # Only files: a playlist under the name of a recording could name anything on the net.
+    # Only local files: a playlist disguised as a recording could name any URL.
     command = [ffmpeg, "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-i", f"file:{path}", "-vn", "-y", wav.name]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return Decoded(f"cannot be read, not by ffmpeg either ({said[-1]})", path)
+        output = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return Decoded(f"cannot be read, not by ffmpeg either ({output[-1]})", path)
     header = read_header(wav.name)
     if isinstance(header, WavHeader):
         header = header._replace(size=before.st_size, mtime_ns=before.st_mtime_ns)
@@ -165,9 +165,9 @@ def _by_ffmpeg(path):
 
 
 def _seekable(path, header):
-    """A Decoded: of an MP3 a wav of one channel, any other file as it is.
+    """A Decoded: a mono wav for an MP3, any other file unchanged.
 
-    Where libsndfile seeks in an MP3, the first tenths of a second are wrong, and a later place takes longer to find.
+    When libsndfile seeks in an MP3, the first tenths of a second are wrong, and later positions take longer to find.
     """
     try:
         with soundfile.SoundFile(path) as sound:

@@ -1,10 +1,9 @@
-"""What a frozen speech encoder makes of a corpus: computed once, kept on disk, shared by folds, seeds, epochs and processes.
+"""Cached features of the frozen speech encoder, computed once and shared by folds, seeds, epochs and processes.
 
-``<cache root>/<corpus>-<key>/`` holds ``features.bin``, the frames of all utterances one after another, and ``index.json``,
-which says whose they are. The key is a digest of everything that the features depend on, so that a changed encoder, wav,
-cut length or precision finds no cache rather than a wrong one. A folder of that name is whole: it is renamed to it when its
-last byte is on disk, and its checksum is looked at when a machine opens it for the first time. An interrupted computation
-resumes where it was.
+``<cache root>/<corpus>-<key>/`` contains ``features.bin``, the concatenated frames of all utterances, and ``index.json``, the
+number of frames of each. The key is a hash of everything that the features depend on, so that another encoder, wav, max audio
+length or precision never finds a wrong cache. A folder of that name is complete: it is renamed once its last byte is on disk,
+and its checksum is verified when a machine opens it for the first time. An interrupted computation resumes.
 """
 
 import hashlib
@@ -26,18 +25,18 @@ from utils.files import DIGESTS, Locked, LockFile, read_json, sha256, this_proce
 from utils.identity import FileDigests
 
 FEATURES, INDEX, PROGRESS = "features.bin", "index.json", "progress.csv"
-# Goes into the key: raise it when the same wavs would give other features.
+# Part of the key: increase it when the same wavs would give other features.
 VERSION = 3
-# Utterances a batch; a batch ends in the file before the next is begun.
+# Utterances per batch; each batch is written before the next is computed.
 BATCH_SIZE = 16
 SPARE_BYTES = 100e6
 
 
 class SpeechFeatures:
-    """Gives out the features of one corpus's utterances, from a memory-mapped file.
+    """Returns the features of one corpus's utterances, from a memory-mapped file.
 
     Args:
-        folder: a whole cache folder.
+        folder: a complete cache folder.
 
     Raises:
         UserError: if its index is damaged.
@@ -56,30 +55,30 @@ class SpeechFeatures:
         self.shape = (start, self.width)
 
     def is_whole(self):
-        """Has the file the checksum that the index says? Read once on each machine, and again if the file changed."""
+        """Return whether the file matches the checksum in the index. Read once per machine, and again if it changed."""
         return [self.checksum] == FileDigests(self.path.parent.parent / DIGESTS)(self.path)
 
     def open(self):
-        """Open the file, which stays usable when its folder is deleted. Returns itself."""
+        """Open the file, which remains usable when its folder is deleted. Returns self."""
         self._mapped = np.memmap(self.path, self.dtype, "r", shape=self.shape)
         return self
 
     def __call__(self, utterance):
-        """The frames of an utterance (a row of the corpus's table), (frames, width), in the precision that they are kept in."""
+        """The frames of an utterance (a row of the corpus's table), (frames, width), in the stored precision."""
         start, stop = self.spans[utterance.segment_id]
         return torch.from_numpy(np.array(self._mapped[start:stop]))
 
 
 def corpus_features(corpus, encoder, max_seq_len, precision, cache_root, device, log):
-    """The features of every usable utterance of a corpus, from the cache, or computed and kept.
+    """The features of every usable utterance of a corpus, from the cache, or computed and cached.
 
-    Several runs may want the same at once: one computes, under a lock that ends with its process, the others wait.
+    If several runs need the same features, one computes them, under a lock that ends with its process, and the others wait.
 
     Args:
         corpus: a Corpus.
-        encoder: a frozen speech encoder as ``models.load_encoder`` gives it, made padding invariant.
-        max_seq_len: seconds of a recording that are heard.
-        precision: "float16" or "float32", in which features are kept.
+        encoder: a frozen, padding-invariant speech encoder from ``models.load_encoder``.
+        max_seq_len: max audio length in seconds.
+        precision: "float16" or "float32", of the stored features.
         cache_root: folder of all caches.
         device: to compute on.
         log: prints a line.
@@ -97,22 +96,22 @@ def corpus_features(corpus, encoder, max_seq_len, precision, cache_root, device,
         if found is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(folder, log):
-                found = _find(folder, *wanted)  # another run may have made it meanwhile
+                found = _find(folder, *wanted)  # another run may have computed it meanwhile
                 if found is None:
                     _compute(folder, corpus, encoder, max_seq_len, precision, device, log)
                     found = _find(folder, *wanted)
-    except BrokenPipeError:  # of what is said
+    except BrokenPipeError:  # from printing
         raise
     except OSError as error:
         raise UserError(
-            f"the speech features in {folder} cannot be kept ({error.strerror or error}): make room, name another "
-            "--speech_cache, or --no_speech_cache computes them in every step"
+            f"the speech features in {folder} cannot be stored ({error.strerror or error}): free disk space, name another "
+            "--speech_cache, or compute them in every step (--no_speech_cache)"
         ) from None
     return found
 
 
 def features_of(run, encoder, corpora):
-    """The features of some corpora as a run's flags want them, ``{name: SpeechFeatures}``; None with --no_speech_cache."""
+    """The features of some corpora for a run's flags, ``{name: SpeechFeatures}``; None with --no_speech_cache."""
     args = run.args
     if args.no_speech_cache:
         return None
@@ -122,14 +121,14 @@ def features_of(run, encoder, corpora):
 
 
 def cache_key(corpus, encoder, max_seq_len, precision):
-    """Digest of all that the features depend on: encoder, sound, cut length and precision."""
+    """Hash of everything the features depend on: encoder, audio, max audio length and precision."""
     sound = corpus.utterances[["segment_id", "wav_digest", "start", "duration"]].to_csv(index=False)
     facts = [VERSION, encoder.provenance["fingerprint"], float(max_seq_len), precision, SAMPLE_RATE, sound]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def _find(folder, segment_ids, width, precision):
-    """The features in a folder, None unless they are whole and what is wanted: they are then computed again."""
+    """The features in a folder; None, so that they are computed again, unless they are complete and as wanted."""
     if not (folder / INDEX).exists():
         return None
     try:
@@ -159,7 +158,7 @@ def _compute(folder, corpus, encoder, max_seq_len, precision, device, log):
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(exist_ok=True)
     width, dtype = encoder.config.hidden_size, np.dtype(precision)
-    # By length, so that little is padded; the same order each time, so that an interrupted computation can resume.
+    # By length, to reduce padding; always in the same order, so that an interrupted computation can resume.
     utterances = corpus.utterances.sort_values(["duration", "segment_id"])
     seconds = utterances["duration"].clip(upper=max_seq_len).sum()
     stride = int(np.prod(encoder.config.conv_stride))
@@ -168,12 +167,12 @@ def _compute(folder, corpus, encoder, max_seq_len, precision, device, log):
     free = shutil.disk_usage(partial).free + (partial / FEATURES).stat().st_size
     log(
         f"{corpus.name}: computing the speech features once for all runs, {len(utterances):,} utterances, "
-        f"{needed / 1e6:,.0f} MB in {folder}" + (f"; {len(done):,} are there from before" if done else "")
+        f"{needed / 1e6:,.0f} MB in {folder}" + (f"; {len(done):,} already computed" if done else "")
     )
     if needed + SPARE_BYTES > free:
         raise UserError(
-            f"the speech features of {corpus.name} take {needed / 1e6:,.0f} MB, and {partial.parent} has {free / 1e6:,.0f} MB "
-            "left: name another --speech_cache, or --no_speech_cache computes them in every step"
+            f"the speech features of {corpus.name} take {needed / 1e6:,.0f} MB, but {partial.parent} has {free / 1e6:,.0f} MB "
+            "left: name another --speech_cache, or compute them in every step (--no_speech_cache)"
         )
     missing = utterances[~utterances["segment_id"].isin(done)]
     encoder = encoder.to(device).eval()
@@ -185,17 +184,17 @@ def _compute(folder, corpus, encoder, max_seq_len, precision, device, log):
         for start in range(0, len(missing), BATCH_SIZE):
             batch = missing[start : start + BATCH_SIZE]
             for segment_id, frames in zip(batch["segment_id"], _features_of(batch, encoder, max_seq_len, device)):
-                with np.errstate(over="ignore"):  # answered below, by name
+                with np.errstate(over="ignore"):  # checked below
                     kept = frames.astype(dtype)
                 if not np.isfinite(kept).all():
                     raise UserError(
-                        f"{corpus.name}, {segment_id}: a speech feature is not a number that {precision} can hold; "
-                        "take --speech_cache_precision float32 or --no_speech_cache"
+                        f"{corpus.name}, {segment_id}: a speech feature is not finite in {precision}; use "
+                        "--speech_cache_precision float32 or --no_speech_cache"
                     )
                 features.write(kept.tobytes())
                 done[segment_id] = len(kept)
                 progress.write(f"{segment_id},{len(kept)}\n")
-            # The frames are on disk before it is said that they are.
+            # Frames are on disk before their progress entry.
             for file in (features, progress):
                 file.flush()
                 os.fsync(file.fileno())
@@ -207,10 +206,10 @@ def _compute(folder, corpus, encoder, max_seq_len, precision, device, log):
 
 
 def _resume(partial, bytes_per_frame):
-    """Utterances whose frames are on disk, ``{segment id: frames}``; what was written after them is removed."""
+    """Utterances whose frames are on disk, ``{segment id: frames}``; anything written after them is removed."""
     done = {}
     try:
-        lines = (partial / PROGRESS).read_text(encoding="utf-8").split("\n")[:-1]  # the last one is not whole
+        lines = (partial / PROGRESS).read_text(encoding="utf-8").split("\n")[:-1]  # the last one is incomplete
         done = {name: int(frames) for name, frames in (line.rsplit(",", 1) for line in lines)}
     except (OSError, ValueError):
         pass

@@ -1,4 +1,4 @@
-"""Text files of corpora, read with a clear word of what is wrong with them."""
+"""Text files of corpora, with clear error messages."""
 
 import csv
 import io
@@ -9,21 +9,20 @@ from utils.errors import UserError
 
 
 def csv_rows(path):
-    """Rows of a CSV that are not empty, as (row number from 1, cells without white space at their ends).
+    """Non-empty rows of a CSV, as (row number from 1, stripped cells).
 
     Raises:
-        UserError: if it cannot be read, is not in UTF-8 or not CSV, or has rows of another length than the first; the line
-            names the row.
+        UserError: if it cannot be read, is not UTF-8 or not CSV, or has rows of different lengths; the message names the row.
     """
     rows, number = [], 0
     try:
-        # Strict: a quote that is opened and never closed would swallow the rest of the file.
+        # Strict: an unclosed quote would swallow the rest of the file.
         for number, row in enumerate(csv.reader(io.StringIO(utf8_text(path), newline=""), strict=True), 1):
             cells = list(map(str.strip, row))
             if any(cells):
                 rows.append((number, cells))
     except csv.Error as error:
-        raise UserError(f"{path}: row {number + 1} is not CSV ({error}); mend it, or copy the file again") from None
+        raise UserError(f"{path}: row {number + 1} is not CSV ({error}); fix it, or copy the file again") from None
     for number, cells in rows:
         width = len(rows[0][1])
         while len(cells) > width and not cells[-1]:
@@ -34,7 +33,7 @@ def csv_rows(path):
 
 
 def utf8_text(path):
-    """Text of a file in UTF-8. Raises UserError, which names the line, if it cannot be read or is in another encoding."""
+    """Text of a UTF-8 file. Raises UserError, naming the line, if it cannot be read or has another encoding."""
     try:
         return read_bytes(path).decode("utf-8-sig")
     except OSError as error:
@@ -45,6 +44,6 @@ def utf8_text(path):
 
 
 def read_bytes(path):
-    """Content of a file; OSError if it is no regular file."""
+    """Content of a file. Raises OSError if it is not a regular file."""
     stat_file(path)
     return Path(path).read_bytes()

@@ -1,1 +1,1 @@
-"""What a model's parameters give away of the recordings it was trained on: attacks by membership, and what they find."""
+"""Leakage of training recordings by a model's parameters: membership inference attacks and their results."""

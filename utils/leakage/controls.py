@@ -1,4 +1,4 @@
-"""Controls of the leak report: attacks find nothing where there is nothing, and nearly all that a model knows by heart."""
+"""Controls of the leak report: attacks find nothing where nothing can leak, and almost everything in an overfitted model."""
 
 import subprocess
 import sys
@@ -42,7 +42,7 @@ def make_controls(runs, passes, folder, changes):
 
 
 def overfitted(run, folder, changes):
-    """Train an adapter until it knows its training split by heart: its row of ``make_controls``, a dictionary.
+    """Overfit an adapter to its training split, and return its row of ``make_controls``, a dictionary.
 
     Labels are drawn at random, so that it can learn nothing but the utterances themselves (Zhang et al. 2017, "Understanding
     deep learning requires rethinking generalization"). φ is of the last epoch: the best by validation would be an early one.

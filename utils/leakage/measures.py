@@ -1,4 +1,4 @@
-"""How well attack scores tell members from others. Plain functions of numbers."""
+"""How well attack scores separate members from non-members. Plain functions of numbers."""
 
 import numpy as np
 

@@ -15,7 +15,7 @@ from utils.identity import fold_digest, told_fold
 from utils.leakage.families import LEFT_OUT, WITHDRAWN, row_of, start_of
 from utils.methods import METHODS
 
-# torch and all that is built on it are imported within functions: runs are found and named without it.
+# torch is imported within functions: finding and naming runs does not need it.
 
 TEXTS = ("task", "segment_id", "session", "split", "label")
 COLUMNS = (*TEXTS, "phi", "phi_untrained")

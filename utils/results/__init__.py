@@ -1,6 +1,6 @@
 """Run folders → one table of scores → tables, measures, and the published numbers. No torch but for what tests models again."""
 
-# What evaluate.py lets the user choose, here so that --help need not load pandas.
+# Choices of evaluate.py's flags, here so that --help need not load pandas.
 METRIC_TITLES = {"f1_weighted": "weighted F1", "f1_macro": "macro F1", "ua": "UA", "wa": "WA"}
 # Macro F1 over the classes that occur in the test split; the published one counts those that are only predicted, too.
 OCCURRING = "f1_macro_occurring"

@@ -1,4 +1,4 @@
-"""Rows of models that are not told the corpus, from finished runs; nothing is trained: ``bash run-combine.sh``.
+"""Task-agnostic rows, combined from finished runs without training: ``bash run-combine.sh``.
 
 Of the adapters of several corpora: one chosen for each utterance, by centres or by entropy, the mean of their probabilities, or
 the mean of their weights. Of finetune: the weighted mean of the models before and after a corpus was learned (WiSE-FT, Wortsman
@@ -16,7 +16,7 @@ from utils.flags import Parser, count, named_path, seed_number
 from utils.methods import COMBINED, METHODS, SEQUENCE, START, task_folder
 from utils.training.arguments import add_reopening_flags, ending
 
-# torch and all that is built on it are imported within functions: --help need not wait for it.
+# torch is imported within functions to keep --help fast.
 
 ALPHAS = tuple(number / 10 for number in range(11))
 HALF = 0.5
@@ -40,19 +40,19 @@ class Job(NamedTuple):
     evaluations: int
 
     def folder(self, output_root, row):
-        """Where a row's run lies."""
+        """Path of a row's run folder."""
         last = self.parents[-1]
         name = task_folder(self.sequence) if METHODS[row].in_order else "+".join(self.sequence)
         return run_folder(output_root, f"{row}{self.suffix}", last.fold, name)
 
     @property
     def suffix(self):
-        """What the parents' experiment names end in, such as -seed13."""
+        """Suffix of the parents' experiment names, such as -seed13."""
         return ending(Namespace(**self.parents[-1].config["arguments"]))
 
 
 def combine(output_root, folds=None, seeds=None, overwrite=False, **changes):
-    """Make all rows for which there are finished runs under the methods' own names.
+    """Make all rows for which finished runs exist under the methods' own names.
 
     Args:
         output_root: where the runs lie, and the rows are written to.
@@ -128,7 +128,7 @@ def adapter_jobs(runs, tell):
 
 
 def weight_jobs(runs, digests, tell):
-    """A Job for each run of finetune of which the model that it started from is there."""
+    """A Job for each run of finetune whose starting model exists."""
     for (row, sequence, key), after in sorted(runs.items(), key=lambda item: item[0]):
         if row != "finetune":
             continue
@@ -145,7 +145,7 @@ def _rows_of(name):
 
 
 def _parents(job, output_root, digests):
-    """What config.json says of a row's models."""
+    """Facts about a row's models for config.json."""
     found = digests(*(run.path / BEST_MODEL for run in job.parents))
     return [{"run": run.path.relative_to(output_root).as_posix(), "sha256": digest} for run, digest in zip(job.parents, found)]
 
@@ -289,15 +289,13 @@ def _write(folder, row, job, parents, run, model, tasks, answers, scores, more, 
 def main():
     parser = Parser(
         prog="python -m utils.results.combine",
-        description="Make the rows that are not told the corpus from finished runs of adapter, task_a and finetune.",
+        description="Make the task-agnostic rows from finished runs of adapter, task_a and finetune.",
         example="python -m utils.results.combine --folds 0 1",
     )
-    parser.add_argument("--output_root", type=named_path, default="outputs", help="folder of the runs, and of what is made")
-    parser.add_argument("--folds", type=count, nargs="+", metavar="K", help="only these folds (default: all that were run)")
-    parser.add_argument(
-        "--seeds", type=seed_number, nargs="+", metavar="N", help="only these seeds (default: all that were run)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="also make again what is finished")
+    parser.add_argument("--output_root", type=named_path, default="outputs", help="folder of the runs, also for the output")
+    parser.add_argument("--folds", type=count, nargs="+", metavar="K", help="only these folds (default: all available)")
+    parser.add_argument("--seeds", type=seed_number, nargs="+", metavar="N", help="only these seeds (default: all available)")
+    parser.add_argument("--overwrite", action="store_true", help="also remake finished rows")
     add_reopening_flags(parser)
     args = vars(parser.parse_args())
     combine(Path(args.pop("output_root")), **args)

@@ -16,9 +16,9 @@ from utils.methods import METHODS
 from utils.results.card import SCORES
 from utils.training.arguments import add_encoder_flags
 
-# torch and all that is built on it are imported within functions: --help need not wait for it.
+# torch is imported within functions to keep --help fast.
 
-# Flags that the file and its card hold: how the model was trained, and what it must be given.
+# Flags stored in the file and its card: training settings and input lengths.
 ARGUMENTS = (
     *("lr", "batch_size", "num_epochs", "mixed_precision", "max_text_len", "max_seq_len", "ewc_lambda", "ewc_online"),
     *("ewc_gamma", "fisher_batch_size", "without_pretraining", "encoder_seed"),
@@ -104,7 +104,7 @@ def write_export(path, state, facts, tokenizer, centroids=None):
 
 
 def _leakage(run_folder, digest):
-    """What leakage.py measured of a run, a list of rows; None where it did not."""
+    """The results of leakage.py for a run, a list of rows; None if there are none."""
     path = run_folder / LEAKAGE
     if not path.exists():
         return None
@@ -115,7 +115,7 @@ def _leakage(run_folder, digest):
 
 
 def _require_no_contradiction(run_folder, facts):
-    """Raise UserError if what was measured cannot be true of a model with the ε that is claimed, which is of its last task."""
+    """Raise UserError if the measured leak contradicts the ε claimed for the model's last task."""
     of_task = [row["epsilon_bound"] for row in facts["leakage"] or () if row["tested"] == facts["task"]]
     bounds = [bound for bound in of_task if bound is not None]
     claimed = (facts["privacy"] or {}).get("epsilon")
@@ -149,13 +149,13 @@ def push(path, name, private=False, with_fisher=False):
     files = {FILE: path, "README.md": exported.card.encode()}
     if with_fisher:
         if not fisher.exists() or read_fisher(fisher)["model"] != state_digest(exported.state):
-            raise UserError(f"{fisher} is not there, or of another model: export the run again, --with_fisher")
+            raise UserError(f"{fisher} is missing, or of another model: export the run again with --with_fisher")
         files[Path(FILE).with_suffix(FISHER).name] = fisher
     return list(files), upload(name, files, private)
 
 
 def _fisher_of(run_folder, digest, encoders):
-    """The Fisher information of a run's model, of the usual batch size if there are several; computed where there is none."""
+    """The Fisher information of a run's model, preferably of the default batch size; computed if there is none."""
     from utils.training.fisher import FILE, FISHER, make_fisher, read_fisher
 
     usual = run_folder / FILE.format(FISHER, 10)
@@ -167,7 +167,7 @@ def _fisher_of(run_folder, digest, encoders):
 
 
 def require_writable(path, overwrite, run_folders, with_fisher=False):
-    """Raise UserError if ``path`` cannot be exported to: it has no folder, it exists, or it lies among the files of a run."""
+    """Raise UserError if ``path`` has no folder, exists, or is among the files of a run."""
     if path.is_dir() or path.suffix == ".md":
         raise UserError(f"{path} is a folder, or ends as the model card beside it will: name a file, such as model.safetensors")
     require_folder(path)
@@ -190,12 +190,12 @@ def load_export(path, text_model=None, speech_model=None):
 
 
 def exported_state(model, config):
-    """The tensors that a file holds of a model: what was trained, and random encoders, which are in no other file."""
+    """A model's tensors for the file: the trained ones, and random encoders, which are in no other file."""
     return model.state_dict() if config["arguments"].get("without_pretraining") else model.checkpoint_state()
 
 
 def exported_facts(model, config, metrics):
-    """What stands for config.json in the file: nothing of a machine, a recording, or a user's names."""
+    """Facts in place of config.json in the file, without any about machines, recordings, or users' names."""
     from models.encoders import architecture
     from utils.identity import fold_digest, told_withdrawn
     from utils.training.checkpoints import EXPORT_FORMAT
@@ -250,24 +250,24 @@ def main():
         example="python -m utils.results.export outputs/adapter/fold_0/KEMDy19 adapter.safetensors",
     )
     parser.add_argument(
-        "source", type=named_path, metavar="RUN_FOLDER", help="folder of a finished run; alone: an exported file"
+        "source", type=named_path, metavar="RUN_FOLDER", help="folder of a finished run; without FILE also an exported file"
     )
     parser.add_argument("file", type=named_path, metavar="FILE", nargs="?", help="file to write, such as model.safetensors")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE and what is written beside it")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE and the files beside it")
     parser.add_argument(
         "--with_fisher",
         action="store_true",
-        help=f"also write (and upload) the run's Fisher information, which EWC needs: FILE's name with {FISHER}",
+        help=f"also write (and upload) the run's Fisher information for EWC: FILE's name with {FISHER}",
     )
     parser.add_argument(
         "--with_centroids",
         action="store_true",
-        help="put an adapter's centroids into FILE, by which its task is recognised: they are means of people's utterances",
+        help="include an adapter's centroids, used to recognise its task; they are means of people's utterances",
     )
     parser.add_argument(
         "--push", type=_repository, metavar="OWNER/NAME", help="upload the exported file and its card to the Hugging Face hub"
     )
-    parser.add_argument("--private", action="store_true", help="the repository of --push is to be private")
+    parser.add_argument("--private", action="store_true", help="make the repository of --push private")
     add_encoder_flags(parser, "run's %s encoder (default: the run's, if it is on this machine)")
     args = parser.parse_args()
     path = args.file or args.source

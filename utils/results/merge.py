@@ -1,4 +1,4 @@
-"""The weighted mean of two models' weights, as a file like any other: ``python -m utils.results.merge A B --output FILE``."""
+"""Export the weighted mean of two models' weights: ``python -m utils.results.merge A B --output FILE``."""
 
 import sys
 
@@ -7,9 +7,9 @@ from utils.flags import Parser, between, named_path
 from utils.identity import arguments_that_matter
 from utils.training.arguments import add_encoder_flags
 
-# torch and all that is built on it are imported within functions: --help need not wait for it.
+# torch is imported within functions to keep --help fast.
 
-# In what two models had better not differ.
+# Facts in which the two models should agree.
 DIFFERING = {
     "seed": "their new layers were drawn apart, and the mean is worse for it (by .02 to .04 of F1 for adapters of the "
     "synthetic demonstration)",
@@ -18,7 +18,7 @@ DIFFERING = {
 
 
 def mean_state(one, other, alpha):
-    """(1 - alpha) one + alpha other, tensor by tensor; of equal ones, and for 0 and 1, bit for bit what they are.
+    """(1 - alpha) one + alpha other, tensor by tensor; exact for equal tensors and for alpha 0 and 1.
 
     Args:
         one, other: state dicts of one architecture; what is no floating-point tensor is taken from ``one``.
@@ -34,7 +34,7 @@ def mean_state(one, other, alpha):
 
 
 def require_alike(one, other, first, second):
-    """Raise UserError unless a mean of two models' weights is a model.
+    """Raise UserError unless two models' weights can be averaged.
 
     Args:
         one, other: their config.json, or the facts of an exported file.
@@ -93,7 +93,7 @@ def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, spee
     arguments |= {name: max(of["arguments"][name] for of in (one, other)) for name in ("max_text_len", "max_seq_len")}
     sequence = list(dict.fromkeys(one["sequence"] + other["sequence"]))
     folds = one["corpora"] | other["corpora"]
-    # What each was kept from, the other may have been trained on.
+    # Each may have been trained on the other's held-out data.
     folds |= {name: "several folds" for name, fold in one["corpora"].items() if folds[name] != fold}
     facts = one | {
         "method": "merged",
@@ -133,7 +133,7 @@ def _withdrawn_of_both(one, other):
 def main():
     parser = Parser(
         prog="python -m utils.results.merge",
-        description="Write the weighted mean of two models' weights as a file that serves as any exported one.",
+        description="Write the weighted mean of two models' weights as an exported file.",
         example="python -m utils.results.merge a.safetensors b.safetensors --output mean.safetensors",
     )
     for name, which in (("first", "A"), ("second", "B")):

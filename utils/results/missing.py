@@ -1,4 +1,4 @@
-"""The commands that make the runs which tables lack."""
+"""The commands for runs missing in the tables."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from utils.methods import ALONE, COMBINED, JOINT, KEMDY, METHODS
 from utils.results.tuning import tuning_variables, varied_flags
 from utils.training.arguments import flag_words, training_parser
 
-# Flags that the run scripts set themselves, or that say nothing about a missing run.
+# Flags that the run scripts set themselves, or that are irrelevant for a missing run.
 NOT_REPEATED = {
     *("task", "after", "together", "sequence", "labels", "experiment", "exp_name", "seed", "num_fold", "output_root"),
     *("overwrite", "checkpoint", "fisher"),
@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def missing_commands(found, rows, orders, output_root, folds=None):
-    """The commands for what rows that are trained lack, in an order in which they can be run.
+    """The commands for missing runs of trained rows, in an order in which they can be run.
 
     Args:
         found: from ``utils.results.runs.find_runs``; their seeds, folds and flags are those that are missed.

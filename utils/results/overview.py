@@ -1,4 +1,4 @@
-"""What evaluate.py prints unless more is asked for: a row's scores and what it forgot, side by side."""
+"""The default output of evaluate.py: each row's scores and forgetting, side by side."""
 
 from utils.methods import JOINT, SEQUENCE
 from utils.results import METRIC_TITLES

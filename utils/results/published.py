@@ -36,7 +36,7 @@ def published_estimate(setting, corpus, metric):
 
 
 def incomparable_corpora(runs):
-    """The corpora whose scores are not set beside the published ones, and why: ``{name: reason}``."""
+    """The corpora whose scores are not compared with the published ones, and why: ``{name: reason}``."""
     reasons = {}
     for name, corpus in ((name, corpus) for run in runs for name, corpus in run.config["corpora"].items()):
         if name not in KEMDY or not corpus["is_kemdy"]:

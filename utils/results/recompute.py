@@ -20,7 +20,7 @@ CACHED_IN_HALF = 1e-2
 
 @dataclass(frozen=True)
 class Verdict:
-    """``same``: does the checkpoint give the stored metrics? ``text`` is the answer in one line."""
+    """``same``: whether the checkpoint reproduces the stored metrics; ``text``: the verdict in one line."""
 
     same: bool
     text: str

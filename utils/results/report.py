@@ -1,4 +1,4 @@
-"""What evaluate.py prints: tables from runs and the sentences that they are read with."""
+"""The tables of evaluate.py, with captions and notes."""
 
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ from utils.results.runs import (
 from utils.results.statistics import FEWEST_FOLDS, RESAMPLES, bootstrap, different_resamples, holm
 from utils.results.tables import Change, PairedDifference, Table
 
-# Measures of which less is better.
+# Measures for which lower is better.
 LESS_IS_BETTER = ("forgetting", "intransigence")
 SYNTHETIC = "SYNTHETIC corpora or encoders: a demonstration, not a result."
 
@@ -37,7 +37,7 @@ def _numbers(values):
 
 
 def then(order):
-    """An order of tasks as titles have it."""
+    """An order of tasks, for titles."""
     return ", then ".join(order)
 
 
@@ -213,7 +213,7 @@ def _say(names, one, several):
 
 
 def _what_methods_are_given(results):
-    """Which rows are told the task at test time, and which need recordings of earlier tasks."""
+    """Which rows get the task identity at test time, and which need recordings of earlier tasks."""
     told, untold = (results.rows_that(lambda m, told=told: m.told_task == told and not m.answers) for told in (True, False))
     several, lines = results.rows_that(lambda m: m.answers), []
     if told and untold:
@@ -518,7 +518,7 @@ def parameter_table(results):
 
 
 def notes(results, output_root):
-    """What a reader must know of all tables: synthetic or not, what was left out, and what differs between rows."""
+    """Notes on all tables: synthetic or not, what was left out, and differences between rows."""
     lines = [SYNTHETIC] if results.synthetic else []
     lines += results.left_out
     every_seed = {run.key[1] for run in results.of_row(*results.rows)}
@@ -537,7 +537,7 @@ def notes(results, output_root):
 
 
 def row_notes(results):
-    """In what each row under another name than its method's differs from that row, or else from the first baseline."""
+    """How each row not named after its method differs from the method's row, or else from the first baseline."""
     lines = []
     for row in results.rows:
         method = results.method(row).name
@@ -579,7 +579,7 @@ def _groups(values):
 
 
 def other_starts(results, output_root):
-    """A line for each run that was not made of the models that lie there now: the start's, its own row's, or those combined."""
+    """A line for each run whose starting or combined models have changed since."""
     models = {(run.experiment, run.sequence, run.key): run.path / BEST_MODEL for run in results.runs}
     starts = []
     for run in results.of_row(*results.rows):

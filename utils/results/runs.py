@@ -17,7 +17,7 @@ from utils.results import CALIBRATION, METRIC_TITLES, OCCURRING, RECALL, TESTS
 from utils.results.statistics import FEWEST_FOLDS, interval, p_value, probability_within
 
 COLUMNS = ("experiment", "method", "sequence", "trained", "fold", "seed", "tested", "when", "metric", "value")
-# Rows that paired differences are formed to unless others are named.
+# Default baselines of paired differences.
 BASELINES = ("finetune", "adapter")
 # In what the runs of one row may differ: which of the grid they are, and what each starts from.
 MAY_DIFFER = {"--num_fold", "--seed", "--exp_name", "--init_name", "--alpha", "starting model", "sequence of tasks"}
@@ -68,7 +68,7 @@ class FoundRun:
 
     @property
     def is_combined(self):
-        """Was it made of finished runs, without training?"""
+        """Whether it was combined from finished runs, without training."""
         return self.method is not None and METHODS[self.method].how == COMBINED
 
     @property
@@ -78,7 +78,7 @@ class FoundRun:
 
     @property
     def train_half(self):
-        """The seed of the coins that kept its training utterances (see leakage.py), None where all were."""
+        """The seed of --train_half (see leakage.py), None if all training utterances were kept."""
         return self.config.get("arguments", {}).get("train_half")
 
     @property
@@ -138,7 +138,7 @@ def usual_rows(found):
 
 
 def is_lambda_point(run):
-    """May the run be a point of the curve along λ?"""
+    """Return whether the run may be a point of the curve along λ."""
     return run.method == "ewc" and "ewc_lambda" in run.config["arguments"] and not run.trial_of and run.train_half is None
 
 
@@ -243,7 +243,7 @@ class Results:
         return ratios
 
     def method(self, row):
-        """The Method of a row."""
+        """Return the Method of a row."""
         return self._methods[row]
 
     def of_row(self, *rows):
@@ -289,7 +289,7 @@ class Results:
 
     @cached_property
     def is_published_pair(self):
-        """Are the tasks those of the published study alone?"""
+        """Whether all tasks are those of the published study."""
         return set(self.tasks) <= set(KEMDY)
 
     @cached_property

@@ -86,14 +86,14 @@ def score(named, task, fold=None, without_text=False, experiment=None, **changes
 
 
 def _run_of(facts, task, fold, changes):
-    """A Run to test a model in, which has no folder of its own."""
+    """A Run for testing a model, without a folder."""
     from argparse import Namespace
 
     from utils.training.run import Run
 
     told = {name: facts[name] for name in ("k_fold", "seed", "sequence")}
     told |= {"task": task, "num_fold": fold, "exp_name": facts["method"], "text_model": facts["encoders"]["text"]["name"]}
-    # A merged model has only the arguments that both of its parents had.
+    # A merged model has only the arguments common to both parents.
     args = {"data_root": "data", "output_root": "outputs", "skip_bad_files": False, "batch_size": 32, "mixed_precision": "auto"}
     args |= {**facts["arguments"], **told, **changes}
     if args["mixed_precision"] != "no":  # bf16 where this machine has it
@@ -253,12 +253,12 @@ def main():
     )
     parser.add_argument("model", type=named_path, metavar="MODEL", help="a run folder, an exported file, or hub:OWNER/NAME")
     parser.add_argument("--task", type=corpus_name, required=True, help="corpus to test on: a folder under --data_root")
-    parser.add_argument("--num_fold", type=count, metavar="K", help="which fold's test split (default: the model's own)")
+    parser.add_argument("--num_fold", type=count, metavar="K", help="fold of the test split (default: the model's own)")
     parser.add_argument("--output", type=named_path, required=True, metavar="FILE.json", help="score file to write")
     parser.add_argument("--without_text", action="store_true", help="also test with every transcript empty")
     parser.add_argument("--exp_name", type=folder_name, metavar="ROW", help="row in tables (default: the run's, or the method)")
     parser.add_argument(
-        "--skip_bad_files", action="store_true", help="test without the sound files that cannot be used, which otherwise end it"
+        "--skip_bad_files", action="store_true", help="test without unusable audio files instead of refusing to start"
     )
     add_reopening_flags(parser)
     args = vars(parser.parse_args())

@@ -8,9 +8,9 @@ from scipy import stats
 from utils.metrics import matrix_scores
 
 CONFIDENCE = 0.95
-# With fewer folds there is no interval: on one degree of freedom it says nothing.
+# With fewer folds there is no interval: with one degree of freedom it is uninformative.
 FEWEST_FOLDS = 3
-# A difference within ± this is none that matters.
+# Region of practical equivalence: ± this difference.
 NEGLIGIBLE = 0.01
 RESAMPLES = 2_000
 

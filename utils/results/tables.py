@@ -57,7 +57,7 @@ class Table:
         return list(next(iter(self.rows.values()), {}))
 
     def has_cells(self):
-        """Is any of its cells more than a dash?"""
+        """Return whether any cell has a value."""
         return any(cell is not None for row in self.rows.values() for cell in row.values())
 
     @cached_property
@@ -145,7 +145,7 @@ class Table:
 
 
 def cell_text(cell, digits):
-    """A cell as people read it."""
+    """Format a cell for people."""
     if cell is None:
         return MISSING
     if isinstance(cell, bool):

@@ -1,4 +1,4 @@
-"""Trials of hyperparameters: which there are, and the rows of tables that are made of them.
+"""Hyperparameter trials: drawing them, and the table rows made from them.
 
 Every method gets as many trials, each with one learning rate of a common list and, where the method has a knob, one value of
 it, drawn at random (Bergstra & Bengio 2012, Random Search for Hyper-Parameter Optimization). A trial is an ordinary run with
@@ -229,16 +229,16 @@ _rate.__name__ = "float"  # argparse names the type of what is no number
 def parse_args():
     parser = Parser(
         prog="python -m utils.results.tuning",
-        description="The trials of methods for run-tune.sh, or with --choose_on those that are chosen, one a line.",
+        description="List the trials of methods for run-tune.sh, or with --choose_on the selected ones, one per line.",
         example="python -m utils.results.tuning ewc lwf --number 4",
     )
-    parser.add_argument("methods", nargs="*", metavar="METHOD", help="methods (default: all that are trained, but references)")
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help="methods (default: all trained ones except references)")
     parser.add_argument("--rates", nargs="+", type=_rate, default=RATES, metavar="LR", help="learning rates to try")
     parser.add_argument("--number", type=positive_int, default=TRIALS, metavar="N", help="trials of each method")
-    parser.add_argument("--choose_on", type=count, nargs="+", metavar="K", help="choose the trial by these folds")
-    parser.add_argument("--output_root", type=named_path, default="outputs", help="where the runs lie")
-    parser.add_argument("--seeds", type=seed_number, nargs="+", default=[12], help="choose for these seeds")
-    parser.add_argument("--order", nargs="+", default=[], metavar="TASK", help="choose for this order")
+    parser.add_argument("--choose_on", type=count, nargs="+", metavar="K", help="select the trial on these folds")
+    parser.add_argument("--output_root", type=named_path, default="outputs", help="folder with the experiments")
+    parser.add_argument("--seeds", type=seed_number, nargs="+", default=[12], help="select for these seeds")
+    parser.add_argument("--order", nargs="+", default=[], metavar="TASK", help="select for this order of tasks")
     args = parser.parse_args()
     if args.number > len(args.rates):
         parser.error(f"TRIALS={args.number}, and LRS names {len(args.rates)} learning rates: each is tried once")

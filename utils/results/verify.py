@@ -40,7 +40,7 @@ def read_expected(path):
 
 
 def _fault(row):
-    """What is wrong with a row, or None."""
+    """The fault of a row, or None."""
     if not isinstance(row, dict):
         return "not a JSON object"
     required = REQUIRED if "what" in row else (*REQUIRED, "row", "column")
@@ -150,6 +150,6 @@ def _verdict(row, value):
 
 
 def exit_code(table):
-    """1 if a row misses, or if no verified row could be compared though there are any; else 0."""
+    """1 if a row differs, or if there are verified rows but none could be compared; else 0."""
     verdicts = {row["verdict"] for row in table.rows.values()}
     return int(MISSES in verdicts or (NO_RUNS in verdicts and MATCHES not in verdicts))

@@ -1,17 +1,17 @@
-# Sourced: what a signal to a script (Slurm's warning, Ctrl-C) does to the runs that it has started.
-RESUMABLE=75  # what a script ends with that a signal has interrupted, as a run does that resumes after a whole epoch
+# Sourced: forwards signals to a script (Slurm's warning, Ctrl-C) to the runs that it has started.
+RESUMABLE=75  # exit code of scripts and runs that were interrupted by a signal and can be resumed
 
-# interruptible COMMAND...: runs it, passes a signal on to it and waits for its end. Returns its code, or RESUMABLE after a signal
-# (launchers hide the codes of the processes that they start), to the script or to the command alone.
+# interruptible COMMAND...: runs it, forwards signals and waits for its end. Returns its code, or RESUMABLE after a signal to
+# the script or to the command alone (launchers hide the exit codes of their processes).
 interruptible() {
   local code=0 process children= child
   "$@" <&0 &
   process=$!
-  # Its children too: not every launcher passes on what it is told. TERM also for Ctrl-C, to which a process that was started in
-  # the background is deaf until it listens.
+  # Its children too: not every launcher forwards signals. TERM also for Ctrl-C, since background processes ignore INT until
+  # they install a handler.
   trap 'children+=" $(pgrep -P "$process" || true)"; kill -TERM $process $children 2>/dev/null || true' INT TERM
   wait "$process" || code=$?
-  # A signal ends the waiting, not the process.
+  # A signal ends the wait, not the process.
   while kill -0 "$process" 2>/dev/null; do
     code=0
     wait "$process" || code=$?

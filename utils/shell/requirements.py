@@ -1,4 +1,4 @@
-"""Does this Python satisfy requirements.txt? Exit code 0 if so; else 1, with one line on stderr that names what it lacks.
+"""Check whether this Python satisfies requirements.txt: exit code 0, or 1 with one line on stderr that lists what is missing.
 
 Only the standard library: it runs before anything is installed.
 """
@@ -11,7 +11,7 @@ OLDEST_PYTHON = (3, 11)
 
 
 def unsatisfied(requirements):
-    """What of a file of ``name==version`` lines is not installed in that version, as a list of texts."""
+    """Packages in a file of ``name==version`` lines that are not installed in that version, as a list of texts."""
     lacking = []
     for line in Path(requirements).read_text(encoding="utf-8").splitlines():
         name, _, pinned = line.split("#")[0].strip().partition("==")

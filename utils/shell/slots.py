@@ -1,9 +1,9 @@
 """Run shell commands on several devices, one at a time on each: slots.py DEVICE... <commands, one a line
 
-A command finds its device in CUDA_VISIBLE_DEVICES, and what it prints has its number before it. Those after an empty line wait
-for all before it. When one fails, the others are run all the same, and the exit code is 1. After SIGTERM, SIGINT or SIGHUP, or
-when a command was interrupted, no other is started; those that run get SIGTERM, and the exit code is 75 when they have ended.
-Only the standard library of Python 3.8.
+A command gets its device in CUDA_VISIBLE_DEVICES, and its output lines are prefixed with its number. Commands after an empty
+line wait for all before it. If one fails, the others still run, and the exit code is 1. After SIGTERM, SIGINT or SIGHUP, or an
+interrupted command, no other is started, running ones get SIGTERM, and the exit code is 75 once they have ended.
+Needs only the standard library of Python 3.8.
 """
 
 import os
@@ -15,16 +15,16 @@ from collections import deque
 
 RESUMABLE = 75
 INTERRUPTED = (RESUMABLE, 130, 143, -signal.SIGINT, -signal.SIGTERM)
-# Waited for, and not handled when they come: one that comes just before a wait, or while a command is started, is not lost.
+# Blocked and waited for instead of handled, so that none is lost just before a wait or while a command is started.
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
-# Prints the lines of a command with its number; deaf to signals, as it is started.
+# Prefixes a command's lines with its number; inherits the blocked signals.
 NUMBERED = ["bash", "-c", 'while IFS= read -r line || [ -n "$line" ]; do printf "%s | %s\\n" "$0" "$line"; done']
-# Commands whose mean time tells how long the others will take: the latest, since those that are done already take none.
+# The time left is estimated from the latest commands only, since skipped ones take no time.
 LATEST = 10
 
 
-def say_progress(done, total, seconds, slots):
-    """Print how many commands are done, and how long the others will take, from the seconds that the latest ones took."""
+def print_progress(done, total, seconds, slots):
+    """Print how many commands are done, and the estimated time left, from the seconds of the latest ones."""
     left = sum(seconds) / len(seconds) * (total - done) / slots
     time_left = f"{left / 60:.0f} min" if left < 6000 else f"{left / 3600:.0f} h"
     about = f", about {time_left} left" if done < total else ""
@@ -34,7 +34,7 @@ def say_progress(done, total, seconds, slots):
 def main(devices):
     signals = {number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}  # nohup
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    for number in signals:  # what a shell ignores in the background would be ignored by the commands too
+    for number in signals:  # commands would inherit signals that a background shell ignores
         signal.signal(number, lambda *_: None)
 
     def in_a_group_of_its_own():
@@ -72,7 +72,7 @@ def main(devices):
                 stop = True
                 continue
             seconds.append(time.monotonic() - started)
-            say_progress(number - len(running), total, seconds, len(devices))
+            print_progress(number - len(running), total, seconds, len(devices))
             if process.returncode:
                 print(f"failed with exit code {process.returncode}: {process.args[-1]}", file=sys.stderr, flush=True)
                 code = code or 1

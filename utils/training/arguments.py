@@ -27,14 +27,14 @@ from utils.methods import ALONE, JOINT, KEMDY, METHODS, SEQUENCE
 
 TEXT_MODEL = "skt/kobert-base-v1"
 SPEECH_MODEL = "facebook/wav2vec2-base-960h"
-# In what order and how often training draws utterances (utils/data/batches.py).
+# How training samples utterances (utils/data/batches.py).
 SAMPLERS = ("balanced", "weighted_loss", "capped")
 # Packages that --log_with can name (utils/training/progress.py).
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 def corpus_name(text):
-    """The name of a corpus, which is that of its folder; names joined by + are those of sequences."""
+    """A corpus name, equal to its folder's name; names joined by + denote sequences."""
     if not is_corpus_name(folder_name(text)):
         raise argparse.ArgumentTypeError(
             f"{text!r} cannot be a corpus's name: rename its folder, without +, a leading dot, joint"
@@ -47,7 +47,7 @@ def training_parser(description, *methods):
 
     Args:
         description: one sentence for ``--help``.
-        methods: names of the methods that the script trains; the first one's flags are the defaults.
+        methods: names of the methods that the script trains, the default first.
     """
     example = f"python {METHODS[methods[0]].script} --task KEMDy20 --num_fold 0 --batch_size 8"
     parser = Parser(description=description, example=example)
@@ -62,7 +62,7 @@ def training_parser(description, *methods):
             type=corpus_name,
             nargs="+",
             metavar="TASK",
-            help=f"those of --task {JOINT} (default: KEMDy's)",
+            help=f"corpora of --task {JOINT} (default: KEMDy's)",
         )
     else:
         run.add_argument("--task", type=corpus_name, required=True, help="corpus to train on: a folder under --data_root")
@@ -72,37 +72,37 @@ def training_parser(description, *methods):
             type=corpus_name,
             nargs="+",
             metavar="TASK",
-            help="what was learned before, in this order (default: the other corpus of KEMDy, or as --checkpoint says)",
+            help="earlier tasks, in order (default: those of --checkpoint, or the other corpus of KEMDy)",
         )
-    run.add_argument("--labels", nargs="+", metavar="LABEL", help="the classes, in order (default: the corpus's own)")
+    run.add_argument("--labels", nargs="+", metavar="LABEL", help="class names, in order (default: the corpus's own)")
     run.add_argument(
         "--exp_name",
         type=folder_name,
         help=f"folder of the experiment under --output_root (default: {' or '.join(methods)})",
     )
-    run.add_argument("--experiment", type=folder_name, help="its name in tables, without a seed (default: --exp_name)")
+    run.add_argument("--experiment", type=folder_name, help="its name in tables, without the seed (default: --exp_name)")
     run.add_argument(
-        "--trial_of", type=folder_name, metavar="ROW", help="this is one trial of a tuned row of tables, such as ewc_tuned"
+        "--trial_of", type=folder_name, metavar="ROW", help="mark as a trial of this tuned row of tables, such as ewc_tuned"
     )
-    run.add_argument("--seed", type=seed_number, default=12, help="seed of initialization and order; the folds never move")
-    run.add_argument("--num_fold", type=count, default=0, help="which fold, from 0")
+    run.add_argument("--seed", type=seed_number, default=12, help="seed of initialization and sampling, not of the folds")
+    run.add_argument("--num_fold", type=count, default=0, help="fold number, from 0")
     run.add_argument("--k_fold", type=positive_int, default=5, help="number of folds")
     run.add_argument(
         "--train_half",
         type=seed_number,
         metavar="SEED",
-        help="keep each training utterance by a fair coin, of this seed, for leakage.py; --exp_name then ends in -halfSEED",
+        help="keep each training utterance with probability 1/2, by this seed, for leakage.py; --exp_name gets -halfSEED",
     )
     run.add_argument(
         "--withdraw",
         type=word,
         nargs="+",
         metavar="SESSION",
-        help="leave sessions of --task out of every split, or, as TASK/SESSION, of another (so named run scripts can "
-        "pass them on); folds stay the whole corpus's",
+        help="exclude sessions of --task from every split, or, as TASK/SESSION, of another task (for run scripts); folds are "
+        "still those of the whole corpus",
     )
     run.add_argument("--overwrite", action="store_true", help="delete an existing run in this folder and restart")
-    run.add_argument("--keep_last", action="store_true", help="keep last_checkpoint.pt when the run is done")
+    run.add_argument("--keep_last", action="store_true", help="keep last_checkpoint.pt after the run has finished")
 
     training = parser.add_argument_group("training")
     training.add_argument("--lr", type=positive_float, default=1e-5, help="learning rate of AdamW")
@@ -112,10 +112,10 @@ def training_parser(description, *methods):
         "--sampler",
         choices=SAMPLERS,
         default="balanced",
-        help="balanced: each class as often as any other; weighted_loss: each utterance once an epoch, its loss weighted by "
-        "class; capped: balanced, but no utterance more than --cap times an epoch",
+        help="balanced: all classes equally often; weighted_loss: each utterance once per epoch, with a class-weighted loss; "
+        "capped: balanced, but each utterance at most --cap times per epoch",
     )
-    training.add_argument("--cap", type=positive_int, metavar="K", help="of --sampler capped")
+    training.add_argument("--cap", type=positive_int, metavar="K", help="maximum draws per epoch with --sampler capped")
     training.add_argument("--max_text_len", type=positive_int, default=256, help="maximum tokens per transcript")
     training.add_argument("--max_seq_len", type=between(float, *SECONDS), default=5, help="truncate audio to this many seconds")
     _add_places_and_machine(parser)
@@ -124,14 +124,14 @@ def training_parser(description, *methods):
 
 def _add_places_and_machine(parser):
     places = parser.add_argument_group("corpora, encoders, outputs")
-    places.add_argument("--data_root", type=named_path, default="data", help="folder that holds the corpora")
+    places.add_argument("--data_root", type=named_path, default="data", help="folder with the corpora")
     places.add_argument(
         "--skip_bad_files",
         action="store_true",
-        help="train without the sound files that cannot be used, which otherwise end the run before it starts",
+        help="train without unusable audio files instead of refusing to start",
     )
-    places.add_argument("--output_root", type=named_path, default="outputs", help="folder that all experiments are written to")
-    encoder_help = "hub name (NAME@REVISION if wanted) or folder of the %s encoder"
+    places.add_argument("--output_root", type=named_path, default="outputs", help="folder for all experiments")
+    encoder_help = "hub name (optionally NAME@REVISION) or folder of the %s encoder"
     places.add_argument("--text_model", type=encoder_name, default=TEXT_MODEL, help=encoder_help % "text")
     places.add_argument("--speech_model", type=encoder_name, default=SPEECH_MODEL, help=encoder_help % "speech")
 
@@ -141,70 +141,70 @@ def _add_places_and_machine(parser):
         "--mixed_precision",
         choices=("auto", "no", "bf16"),
         default="auto",
-        help="bf16 computes in bfloat16 where that is safe; auto does so on GPUs that have it",
+        help="bf16: bfloat16 autocast; auto: bf16 on GPUs that support it",
     )
     machine.add_argument(
         "--micro_batch_size",
         type=positive_int,
-        help="per-device micro-batch size (gradient accumulation): less memory, the same gradient but for dropout's masks",
+        help="per-device micro-batch size (gradient accumulation): less memory, same gradient except for dropout masks",
     )
     machine.add_argument(
         "--log_with",
         choices=TRACKERS,
-        help="also write losses, scores, learning rate and GPU memory for this tracker, offline, under --output_root",
+        help="also log losses, scores, learning rate and GPU memory with this tracker, offline, under --output_root",
     )
 
 
 def add_machine_flags(group):
-    """``--cpu`` and ``--num_workers``, of everything that runs a model."""
+    """Add ``--cpu`` and ``--num_workers``, for every script that runs a model."""
     group.add_argument("--cpu", action="store_true", help="do not use a GPU")
     group.add_argument(
         "--num_workers",
         type=count,
         default=min(4, available_cpus()),
-        help="threads that read sound ahead; 0 reads in the main one",
+        help="threads that prefetch audio; 0 reads in the main thread",
     )
 
 
 def add_reopening_flags(group):
-    """Flags of what reopens a finished run: those that take the place of the run's own only where they are named."""
+    """Add flags for reopening a finished run, which override the run's own only if given."""
     group.add_argument(
-        "--data_root", type=named_path, default=argparse.SUPPRESS, help="where the corpora lie now (default: as then)"
+        "--data_root", type=named_path, default=argparse.SUPPRESS, help="folder with the corpora (default: as in training)"
     )
-    add_encoder_flags(group, "%s encoder (default: as then, if it is on this machine)", default=argparse.SUPPRESS)
+    add_encoder_flags(group, "%s encoder (default: as in training, if on this machine)", default=argparse.SUPPRESS)
     add_machine_flags(group)
 
 
 def add_encoder_flags(group, words, **settings):
-    """``--text_model`` and ``--speech_model``; ``words`` with %s for the kind describe them."""
+    """Add ``--text_model`` and ``--speech_model``; ``words``, with %s for the kind, are their help."""
     for kind in ("text", "speech"):
         group.add_argument(f"--{kind}_model", type=encoder_name, help=f"hub name or folder of the {words % kind}", **settings)
 
 
 def _checkpoint(text):
-    """A path, of ``hub:OWNER/NAME`` that of the copy in the hub's cache."""
+    """A path; for ``hub:OWNER/NAME`` that of the copy in the hub's cache."""
     return local_path(text) if text.startswith(PREFIX) else named_path(text)
 
 
 def add_start_flags(parser):
-    """Flags of the methods that start from a model of earlier tasks."""
+    """Add flags for methods that start from a model of earlier tasks."""
     start = parser.add_argument_group("the model to start from")
     start.add_argument(
         "--checkpoint",
         type=_checkpoint,
-        help="best_model.pt, exported file, or hub:OWNER/NAME of the tasks before; without it, the model of --init_name, or of "
-        "this experiment's step before, for the same fold",
+        help="best_model.pt, exported file, or hub:OWNER/NAME of the earlier tasks (default: the model of --init_name, or of "
+        "this experiment's previous step, for the same fold)",
     )
     start.add_argument(
         "--init_name",
         type=folder_name,
-        help="experiment under --output_root that trained the first task (default: that which the method starts from, such as "
-        "task_a, with --exp_name's -seedN)",
+        help="experiment under --output_root that trained the first task (default: the method's starting point, such as "
+        "task_a, with the -seedN of --exp_name)",
     )
 
 
 def add_speech_cache_flags(parser):
-    """Flags of the scripts that can train over a frozen speech encoder, whose output never changes."""
+    """Add flags for scripts that can train over a frozen speech encoder, whose output can be cached."""
     cache = parser.add_argument_group("features of a frozen speech encoder")
     cache.add_argument("--no_speech_cache", action="store_true", help="run the speech encoder in every step, without a cache")
     cache.add_argument(
@@ -216,15 +216,13 @@ def add_speech_cache_flags(parser):
 
 
 def add_freeze_speech_flags(parser):
-    """``--freeze_speech``, and the flags of the cache."""
-    parser.add_argument(
-        "--freeze_speech", action="store_true", help="leave the speech encoder as it was pretrained, in evaluation mode"
-    )
+    """Add ``--freeze_speech`` and the flags of the cache."""
+    parser.add_argument("--freeze_speech", action="store_true", help="freeze the pretrained speech encoder, in evaluation mode")
     add_speech_cache_flags(parser)
 
 
 def parse_training_args(parser, argv=None):
-    """Parse, and refuse what no single flag can see to be wrong."""
+    """Parse the flags, and refuse invalid combinations."""
     args = parser.parse_args(argv)
     if args.k_fold < 2:
         parser.error(f"--k_fold {args.k_fold}: at least 2 folds are needed")
@@ -233,7 +231,7 @@ def parse_training_args(parser, argv=None):
     if args.max_text_len < 2:
         parser.error(f"--max_text_len {args.max_text_len}: [CLS] and [SEP] alone are 2 tokens")
     if (args.sampler == "capped") != (args.cap is not None):
-        parser.error("--cap K goes with --sampler capped, and that with it")
+        parser.error("--cap K and --sampler capped need each other")
     if args.labels and len(set(args.labels)) < max(len(args.labels), 2):
         parser.error("--labels: two or more, each once")
     if args.log_with and importlib.util.find_spec(args.log_with) is None:
@@ -242,13 +240,12 @@ def parse_training_args(parser, argv=None):
 
 
 def complete(args, method):
-    """Set what follows from the method: the experiment's names, and the order of the tasks. Returns ``args``.
+    """Set the arguments that follow from the method: experiment names, and the order of the tasks. Returns ``args``.
 
-    ``args.sequence`` are the names of the tasks in the order in which they are learned, this run's last; of joint those that
-    are learned together.
+    ``args.sequence`` are the names of the tasks in learning order, this run's last; for joint those that are learned together.
 
     Raises:
-        UserError: if what was learned before is not said, or tasks are named twice.
+        UserError: if the earlier tasks are unknown, or tasks are named twice.
     """
     if "sequence" in args:
         return args
@@ -266,7 +263,7 @@ def complete(args, method):
     else:
         args.sequence = [args.task]
     if getattr(args, "together", None) and args.task != JOINT:
-        raise UserError(f"--with goes with --task {JOINT}")
+        raise UserError(f"--with needs --task {JOINT}")
     if len(set(args.sequence)) < max(len(args.sequence), 2 if how != ALONE else 1):
         raise UserError(f"--task {args.task}: {', '.join(args.sequence)} are to be several corpora, each once")
     args.withdraw = sorted({_named_session(text, args) for text in args.withdraw or ()} - {None}) or None
@@ -274,12 +271,12 @@ def complete(args, method):
 
 
 def half_of(args):
-    """What ``--train_half`` adds to the names of experiments, such as -half3."""
+    """The suffix of experiment names for ``--train_half``, such as -half3."""
     return "" if args.train_half is None else f"-half{args.train_half}"
 
 
 def _named_session(text, args):
-    """SESSION or TASK/SESSION → TASK/SESSION; None of a corpus that is none of this run's: run scripts pass on one list."""
+    """SESSION or TASK/SESSION → TASK/SESSION; None for another run's corpus, since run scripts pass one list to all."""
     task, slash, _ = text.partition("/")
     if task in args.sequence:
         return text
@@ -297,7 +294,7 @@ def withdrawn_of(args, task):
 
 
 def ending(args):
-    """What sets ``--exp_name`` apart from ``--experiment``, such as -seed13; the start of the same seed has it too."""
+    """The suffix of ``--exp_name`` after ``--experiment``, such as -seed13, shared by the starting run of the same seed."""
     return args.exp_name.removeprefix(args.experiment) if args.exp_name.startswith(args.experiment) else ""
 
 
@@ -306,7 +303,7 @@ def _tasks_before(args):
         return args.after
     facts = {}
     if args.checkpoint is not None and args.checkpoint.is_file():
-        with suppress(UserError):  # what is wrong with it is said where it is read whole
+        with suppress(UserError):  # reported later, when the checkpoint is loaded
             facts = checkpoint_facts(args.checkpoint)
     if facts.get("sequence") and facts.get("method") != JOINT:
         if args.task in facts["sequence"]:
@@ -321,9 +318,9 @@ def _tasks_before(args):
 
 
 def command_for(args, method, same=False, **changes):
-    """The command that makes a run of ``method`` with the shared flags of ``args``, but for ``changes``.
+    """The command for a run of ``method`` with the shared flags of ``args``, updated by ``changes``.
 
-    ``same``: with its own flags as well, since ``args`` are of this method.
+    ``same``: also include method-specific flags, if ``args`` are of this method.
     """
     defaults = vars(training_parser("", method).parse_args(["--task", args.task]))
     values = {name: value for name, value in vars(args).items() if (value != defaults[name] if name in defaults else same)}

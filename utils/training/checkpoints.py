@@ -21,9 +21,9 @@ from utils.identity import read_run_config
 
 # Parts of an exported file's metadata.
 FACTS, CARD, DIGEST = "facts", "card", "sha256"
-# What its tensors begin with that are not the model's.
+# Prefix of its tensors that are not the model's.
 EXTRA = "extra/"
-# Raised when files of before are no longer read.
+# Increased when earlier files can no longer be read.
 EXPORT_FORMAT = 4
 # Buffers saved by older transformers versions, now non-persistent.
 FORMER_BUFFERS = ("text_encoder.embeddings.position_ids", "text_encoder.embeddings.token_type_ids")
@@ -31,7 +31,7 @@ FORMER_NAMES = {
     ".conv.weight_g": ".conv.parametrizations.weight.original0",
     ".conv.weight_v": ".conv.parametrizations.weight.original1",
 }
-# What zipfile and torch.load raise on a damaged file.
+# Exceptions of zipfile and torch.load for a damaged file.
 DAMAGED = (EOFError, LookupError, OSError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile)
 
 
@@ -40,15 +40,15 @@ def load_run(folder, text_model=None, speech_model=None):
 
     Args:
         folder: the run's folder.
-        text_model, speech_model: hub names or folders of its encoders. Without them those of config.json are loaded where
-            they are on this machine, as a folder or in the hub's cache: nothing is fetched that is not named here.
+        text_model, speech_model: hub names or folders of its encoders. By default those of config.json, which must be on this
+            machine, as a folder or in the hub's cache; nothing is downloaded that is not named here.
 
     Returns:
         (model, config): the model in evaluation mode with the parameters of its best epoch, its classes in the order of
         ``config["labels"]``, and config.json as a dictionary.
 
     Raises:
-        UserError: if a file cannot be used, the encoders are missing or are others now, or best_model.pt is not of this run.
+        UserError: if a file cannot be used, the encoders are missing or differ, or best_model.pt belongs to another run.
     """
     path = Path(folder) / BEST_MODEL
     if not path.exists():
@@ -72,26 +72,26 @@ def load_run(folder, text_model=None, speech_model=None):
 
 
 def encoder_of(arguments, kind, name):
-    """The encoder ``name`` as a run with these ``arguments`` (a dictionary) takes it: pretrained, or with random weights."""
+    """Load the encoder ``name`` for a run with these ``arguments`` (a dictionary): pretrained, or with random weights."""
     return load_encoder(
         kind, name, not arguments.get("without_pretraining", False), arguments.get("encoder_seed", ENCODER_SEED)
     )
 
 
 def assemble(config, text_encoder, speech_encoder):
-    """The model of a run, or of an exported file, over its encoders; its new layers are drawn from the current random state.
+    """Build the model of a run or exported file over its encoders; new layers are initialized from the current random state.
 
     Args:
         config: config.json, or an exported file's facts: their ``model``, ``labels`` and ``arguments`` are read.
         text_encoder, speech_encoder: as ``load_encoder`` returns them.
     """
     kind, arguments = model_class(config["model"]), config["arguments"]
-    settings = {name: arguments[name] for name in kind.SETTINGS if name in arguments}  # earlier files have not all of them
+    settings = {name: arguments[name] for name in kind.SETTINGS if name in arguments}  # earlier files lack some
     return kind(text_encoder, speech_encoder, len(config["labels"]), **settings)
 
 
 def require_same_encoders(model, config, path):
-    """Raise UserError unless the model's encoders are those that config.json says ``path`` was trained on."""
+    """Raise UserError unless the model's encoders are those recorded in config.json for ``path``."""
     for kind, then in config.get("encoders", {}).items():
         now = getattr(model, f"{kind}_encoder").provenance
         if then["fingerprint"] != now["fingerprint"]:
@@ -102,7 +102,7 @@ def require_same_encoders(model, config, path):
 
 
 def describe_mismatch(state, own):
-    """The first way in which a state dict does not fit a model's own, as a text; None if it fits."""
+    """Describe the first mismatch between a state dict and a model's own; None if it fits."""
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or extra:
         return f"it lacks {missing[0]}" if missing else f"it also holds {extra[0]}"
@@ -118,7 +118,7 @@ def read_config(path):
     """A run's config.json.
 
     Raises:
-        UserError: if it is not a JSON object, of another version of this code, or of a model that this code does not have.
+        UserError: if it is not a JSON object, or of another version of this code or an unknown model.
     """
     config = read_run_config(path)
     _require_known_model(config, path)
@@ -131,7 +131,7 @@ def _require_known_model(config, path):
 
 
 def is_export(path):
-    """Is this a file in safetensors format, as utils/results/export.py writes them? Detected by content, not by extension."""
+    """Return whether a file is in safetensors format, like exported files. Detected by content, not by extension."""
     try:
         with open(path, "rb") as file:
             return file.read(9)[8:] == b"{"  # after the length of the header
@@ -144,9 +144,9 @@ class Exported(NamedTuple):
 
     Attributes:
         state: the model's tensors, on the CPU.
-        facts: what stands for a run's config.json.
+        facts: facts in place of a run's config.json.
         card: the model card.
-        extras: further tensors by name: ``tokenizer/<file>`` (bytes) and, where they were exported, ``centroids``.
+        extras: further tensors by name: ``tokenizer/<file>`` (bytes) and, if exported, ``centroids``.
     """
 
     state: dict
@@ -156,13 +156,13 @@ class Exported(NamedTuple):
 
 
 def read_tensors(path):
-    """(tensors, metadata) of a safetensors file. Raises what safetensors does."""
+    """(tensors, metadata) of a safetensors file. Raises safetensors' errors."""
     with safe_open(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def read_export(path):
-    """Read a file that utils/results/export.py wrote; nothing in it can run. Returns an Exported.
+    """Read a file written by utils/results/export.py, without running any code in it. Returns an Exported.
 
     Raises:
         UserError: if the file is missing, damaged, or not one of those.
@@ -183,7 +183,7 @@ def read_export(path):
 
 
 def state_digest(state):
-    """SHA-256 of a state dict: names, shapes, types and numbers; the same for best_model.pt and the file exported of it."""
+    """SHA-256 of a state dict: names, shapes, dtypes and values; equal for best_model.pt and its exported file."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -192,19 +192,19 @@ def state_digest(state):
 
 
 def content_digest(tensors, facts, card):
-    """SHA-256 of all that an exported file holds: its tensors, the facts as JSON text, and the card."""
+    """SHA-256 of an exported file's content: its tensors, the facts as JSON text, and the card."""
     return hashlib.sha256(json.dumps([state_digest(tensors), facts, card]).encode()).hexdigest()
 
 
 def read_weights(path):
-    """The state dict of a checkpoint or of an exported file, whichever it is, with today's names.
+    """The state dict of a checkpoint or exported file, with current names.
 
     Raises:
         UserError: as ``read_state`` and ``read_export``.
     """
     if is_export(path):
         return read_export(path).state
-    # Older torch and transformers saved other names, the published code's files for one.
+    # Older torch and transformers used other names, for example in the published code's files.
     state, present = read_state(path), {}
     for name, tensor in state.items():
         translated = name
@@ -218,13 +218,13 @@ def read_weights(path):
 
 
 def read_file(path, hint="copy it again"):
-    """Read what torch.save wrote, tensors and plain numbers, on the CPU; nothing in the file can run.
+    """Read a torch.save file of tensors and plain numbers onto the CPU, without running any code in it.
 
-    The zip format, torch's own since 2020, holds a checksum of everything, which torch does not look at. The one before it has
-    none: of such a file a flipped bit is not noticed.
+    The zip format, used by torch since 2020, contains checksums, which torch does not verify. The older format has none: a
+    flipped bit in such a file is not detected.
 
     Raises:
-        UserError: if the file is corrupt, or holds anything else.
+        UserError: if the file is corrupt, or contains anything else.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -244,9 +244,9 @@ def read_state(path):
     """Read a plain state dict of tensors, as ``read_file``.
 
     Raises:
-        UserError: if the file is corrupt, or holds anything but tensors.
+        UserError: if the file is corrupt, or contains anything but tensors.
     """
     state = read_file(path)
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"{path} is refused: not a plain state dict of tensors")
-    return dict(state)  # without what an OrderedDict may carry along
+    return dict(state)  # drop an OrderedDict's attributes

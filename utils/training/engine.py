@@ -1,8 +1,8 @@
 """The one training loop and the one evaluation loop of all methods.
 
-A training that is killed, at whatever moment, and started again resumes after its last whole epoch and makes the same numbers,
-bit for bit on the same processor: every epoch has a random state and an order of its own, and last_checkpoint.pt holds what
-carries over from one to the next.
+A run that is killed at any moment and started again resumes after its last complete epoch with the same results, bit for bit on
+the same hardware: every epoch has its own random state and order, and last_checkpoint.pt contains all state that carries over
+between epochs.
 """
 
 import math
@@ -35,9 +35,9 @@ from utils.metrics import AVERAGES, calibration_error, f1_scores, fit_temperatur
 from utils.training.progress import signs_of_failure, time_left
 from utils.training.strategy import Strategy
 
-# Steps after which GPUs are asked whether all losses were finite; processors after each.
+# Steps between checks for finite losses on GPUs; on CPUs every step is checked.
 STEPS_BETWEEN_CHECKS = 20
-# Between lines on the progress of an epoch, where there is no terminal for a bar.
+# Between progress lines within an epoch, if there is no terminal for a bar.
 SECONDS_BETWEEN_LINES = 300
 
 
@@ -73,7 +73,7 @@ def to_device(batch, device):
 def micro_batches(batch, size):
     """Divide a batch into parts of at most ``size`` utterances (None: one part), re-trimmed to the longest of each.
 
-    A batch without utterances, which is None, has no part.
+    An empty batch, which is None, has no parts.
     """
     if batch is None:
         return []
@@ -92,7 +92,7 @@ def micro_batches(batch, size):
 
 
 def evaluate(run, model, dataset, description):
-    """Run a model over a split; every process gets the whole Evaluation. Arguments are those of ``logits_of``."""
+    """Run a model over a split; every process gets the whole Evaluation. Arguments as for ``logits_of``."""
     logits = logits_of(run, model, dataset, description)
     loss = cross_entropy(torch.from_numpy(logits), torch.from_numpy(dataset.labels)).item()
     return Evaluation(logits, dataset.labels, loss)
@@ -106,7 +106,7 @@ def logits_of(run, model, dataset, description):
         run: the Run.
         model: not wrapped for several processes.
         dataset: an UtteranceDataset, whose labels need not be the model's classes.
-        description: what the progress bar says.
+        description: label of the progress bar.
     """
     accelerator = run.accelerator
     loader = ordered_loader(
@@ -127,17 +127,17 @@ def logits_of(run, model, dataset, description):
 
 @dataclass
 class Training:
-    """What every epoch needs, and how far the training is.
+    """The state of a training.
 
     Attributes:
-        model: as the processes share it.
-        bare: the same, not wrapped for several processes.
-        optimizer, sampler, loader: its own.
-        strategy: what the method adds.
-        score: of an epoch's row; the best epoch has the highest.
-        class_weights: of the classes in the loss (classes,), or None.
-        epoch: the last whole one.
-        best_epoch, best_score: of the epochs that are done.
+        model: wrapped for several processes.
+        bare: the same model, not wrapped.
+        optimizer, sampler, loader: for the training split.
+        strategy: the method's additions.
+        score: function of an epoch's row; the best epoch has the highest score.
+        class_weights: class weights of the loss (classes,), or None.
+        epoch: the last complete one.
+        best_epoch, best_score: among the complete epochs.
     """
 
     bare: torch.nn.Module
@@ -154,7 +154,7 @@ class Training:
 
     @classmethod
     def of(cls, run, model, dataset, strategy):
-        """Train ``model`` on ``dataset`` with the run's batch size, rate and seed, or what the strategy replaces them by."""
+        """Train ``model`` on ``dataset`` with the run's batch size, learning rate and seed, or the strategy's replacements."""
         args, accelerator = run.args, run.accelerator
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=args.lr, fused=accelerator.device.type == "cuda")
@@ -184,7 +184,7 @@ class Training:
         )
 
     def restore(self, run, model):
-        """Restore what ``save`` wrote. Returns False where there is no last_checkpoint.pt."""
+        """Restore the state written by ``save``. Returns False if there is no last_checkpoint.pt."""
         last = run.read_last()
         if last is None:
             return False
@@ -203,22 +203,22 @@ def train_one_epoch(run, training, epoch):
     Args:
         run: the Run.
         training: a Training.
-        epoch: its number, of which the order of the utterances and all that is random in it follow.
+        epoch: its number, which determines the order of the utterances and all randomness.
 
     Returns:
-        ``train_loss``, the mean cross-entropy of the utterances, by class weights if there are any; where the strategy adds a
-        term or a penalty, its mean over the steps as ``penalty``.
+        ``train_loss``, the mean (class-weighted) cross-entropy of the utterances; if the strategy adds a term or a penalty, its
+        mean over the steps as ``penalty``.
 
     Raises:
-        UserError: if a loss is not finite; the line names its batch.
+        UserError: if a loss is not finite; the message names its batch.
     """
     accelerator, model, sampler, strategy = run.accelerator, training.model, training.sampler, training.strategy
-    # Every epoch has a random state of its own, which neither an evaluation nor a Fisher estimate before it moves. From 1 on: a
-    # trailing 0 would change nothing, and the sampler draws from (seed, epoch).
+    # Every epoch has its own random state, independent of an evaluation or Fisher estimate before it. Process numbers from 1: a
+    # trailing 0 would not change the seed, and the sampler uses (seed, epoch).
     set_seed(derived_seed(run.args.seed, epoch, 1 + accelerator.process_index))
     sampler.epoch = epoch
-    # Summed cross-entropy of this process's share of each batch, and what the strategy adds, on the device: asking for a number
-    # in every step would make the processor wait for it.
+    # Summed cross-entropy of this process's share of each batch, and the strategy's terms, on the device: reading a value in
+    # every step would synchronize with the GPU.
     losses, terms, penalties = torch.zeros(3, len(sampler), device=accelerator.device)
     adds = False
     started = told = time.monotonic()
@@ -230,7 +230,7 @@ def train_one_epoch(run, training, epoch):
         training.optimizer.zero_grad()
         parts = micro_batches(batch, run.args.micro_batch_size)
         for part in parts:
-            # Gradients of the parts add up; processes exchange them once, with the last.
+            # Gradients accumulate over the parts; processes synchronize once, with the last.
             with nullcontext() if part is parts[-1] else accelerator.no_sync(model):
                 loss, term = backward(accelerator, training, part, global_size)
             strategy.after_micro_batch()
@@ -268,7 +268,7 @@ def train_one_epoch(run, training, epoch):
 
 
 def backward(accelerator, training, batch, global_size):
-    """Add the gradient of a micro-batch's part in the mean over the global batch.
+    """Accumulate the gradient of a micro-batch's share of the mean over the global batch.
 
     Returns:
         The summed cross-entropy, and the strategy's term or None, both detached.
@@ -279,11 +279,11 @@ def backward(accelerator, training, batch, global_size):
     with accelerator.autocast():
         logits = training.model(batch["speech_inputs"], batch["text_inputs"])
         loss = cross_entropy(logits.float(), batch["labels"], training.class_weights, reduction="sum")
-        # Not wrapped: DistributedDataParallel writes the buffers in every pass, and a backward over two passes would fail.
+        # Not wrapped: DistributedDataParallel writes buffers in every forward pass, so backward over two passes would fail.
         term = training.strategy.loss(training.bare, batch, logits, count / global_size)
     if not count:
         loss = loss * 0.0
-    # Gradients are averaged over processes, so the mean over the global batch needs their number back.
+    # Gradients are averaged over processes: multiply by their number to get the mean over the global batch.
     whole = loss * (training.strategy.cross_entropy_weight * accelerator.num_processes / global_size)
     accelerator.backward(whole if term is None else whole + term * accelerator.num_processes)
     return loss.detach(), None if term is None else term.detach()
@@ -295,7 +295,7 @@ def require_finite(run, training, name, values):
     if not len(wrong):
         return
     if not run.accelerator.is_main_process:
-        sys.exit(1)  # one process says it
+        sys.exit(1)  # only one process prints the error
     step, sampler = int(wrong[0]), training.sampler
     names = training.loader.dataset.utterances["segment_id"].iloc[sampler.global_batches()[step]]
     raise UserError(
@@ -306,17 +306,17 @@ def require_finite(run, training, name, values):
 
 
 def train(run, model, tasks, strategy=None):
-    """Train on ``tasks[run.args.task]``, keep the best epoch in best_model.pt, and leave the model with its parameters.
+    """Train on ``tasks[run.args.task]``, save the best epoch as best_model.pt, and load it into the model.
 
-    Best is the highest micro F1 on the trained task's validation split, from epoch 1 on, the earliest of equals. The
-    validation split of every task is scored before the first epoch and after each. The task ``joint`` is all tasks' splits
-    pooled, for training (classes are balanced over the pool) and for validation.
+    The best epoch, from 1 on, has the highest micro F1 on the trained task's validation split; ties are resolved in favour of
+    the earliest. Every task's validation split is scored before the first epoch and after each. The task ``joint`` pools all
+    tasks' splits, for training (classes are balanced over the pool) and for validation.
 
     Args:
         run: a started Run.
         model: a FusionClassifier, of any kind; parameters with requires_grad are trained.
         tasks: ``{name: Task}``.
-        strategy: what the method adds, a Strategy; None is fine-tuning.
+        strategy: the method's Strategy; None is plain fine-tuning.
 
     Returns:
         The best epoch.
@@ -348,7 +348,7 @@ def train(run, model, tasks, strategy=None):
         if score > training.best_score:
             training.best_epoch, training.best_score = epoch, score
         _log_epoch(run, training, row)
-        # Before best_model.pt: a run that is killed between the two writes it from the checkpoint.
+        # Before best_model.pt: after a kill between the two, it is written from the checkpoint.
         training.save(run, model)
         if training.best_epoch == epoch:
             run.save_best(model)
@@ -369,17 +369,17 @@ def test(run, model, tasks):
 
 
 def test_and_finish(run, model, tasks, best_epoch, before=None):
-    """Test the best model on every task that it knows, and write predictions.csv and metrics.json.
+    """Test the best model on every task, and write predictions.csv and metrics.json.
 
-    metrics.json also has the ``temperature`` of the trained task's validation split, and of each test split the expected
-    calibration error without it (``ece``) and with it (``ece_calibrated``).
+    metrics.json also has the ``temperature`` fitted on the trained task's validation split, and for each test split the
+    expected calibration error without it (``ece``) and with it (``ece_calibrated``).
 
     Args:
         run: the Run.
         model: with the parameters of its best epoch.
         tasks: ``{name: Task}``.
         best_epoch: number of that epoch.
-        before: ``{name: Evaluation}`` of the test splits before the first epoch, where the model started from another.
+        before: ``{name: Evaluation}`` of the test splits before the first epoch, if the model started from another.
     """
     evaluations = test(run, model, tasks)
     temperature = _temperature(run, model, tasks)
@@ -413,7 +413,7 @@ def test_and_finish(run, model, tasks, best_epoch, before=None):
 
 
 def _temperature(run, model, tasks):
-    """Of the model on the validation split of the trained task, or of all tasks of joint."""
+    """Fit the temperature on the trained task's validation split, or on those of all tasks for joint."""
     trained = list(tasks) if run.args.task == JOINT else [run.args.task]
     valid = Evaluation.pooled([evaluate(run, model, tasks[name].splits["valid"], f"valid {name}") for name in trained])
     return fit_temperature(valid.logits, valid.labels)
@@ -426,13 +426,13 @@ def calibration(result, temperature):
 
 
 def progress_bar(run, iterable, description, leave=False, **settings):
-    """A bar on a terminal, in the main process; elsewhere the lines that are printed tell the progress."""
+    """A progress bar, on a terminal and in the main process only."""
     disable = None if run.accelerator.is_main_process and not run.quiet else True
     return tqdm(iterable, desc=description, leave=leave, disable=disable, **settings)
 
 
 def _log_epoch(run, training, row):
-    """Add an epoch's row to history.csv, and tell the trackers."""
+    """Add an epoch's row to history.csv, and log it with the trackers."""
     run.log_epoch(row)
     values = {name: value for name, value in row.items() if value is not None}
     values["lr"] = training.optimizer.param_groups[0]["lr"]
@@ -450,7 +450,7 @@ def _validate(run, model, tasks):
 
 
 def _only_class(run, result):
-    """The class that is predicted for every utterance of an Evaluation, None for several, or where the labels are of one."""
+    """The class predicted for every utterance of an Evaluation; None if there are several, or if all labels are the same."""
     predicted = set(result.predicted)
     return run.labels[predicted.pop()] if len(predicted) == 1 < len(set(result.labels)) else None
 
@@ -483,13 +483,13 @@ def _epoch_line(row, num_epochs, names, best_epoch):
 
 
 def prediction_table(task_name, dataset, probabilities, labels):
-    """One row an utterance: ids, true and predicted emotion, and the probability of every emotion, by their names.
+    """One row per utterance: ids, true and predicted emotion, and the probability of every emotion.
 
     Args:
-        task_name: of the task tested.
+        task_name: the tested task.
         dataset: its test split.
         probabilities: (n, classes).
-        labels: names of the classes.
+        labels: class names.
     """
     table = dataset.utterances[["segment_id", "session", "emotion"]].copy()
     table.insert(0, "task", task_name)

@@ -1,4 +1,4 @@
-"""What config.json says of a run, and what it would say now."""
+"""The facts in a run's config.json, and their present values."""
 
 import os
 import platform
@@ -33,11 +33,11 @@ PACKAGES = (
 
 
 def run_facts(run, model, tasks, started_from):
-    """config.json of a run that begins now, as a dictionary without the run's id.
+    """config.json of a new run, as a dictionary without the run's id.
 
     Args:
         run: the Run.
-        model: on the run's device, as it will be trained.
+        model: on the run's device, before training.
         tasks: ``{name: Task}``.
         started_from: facts of a StartingPoint, or None.
     """
@@ -87,7 +87,7 @@ def _encoder_facts(run, kind, encoder):
 
 
 def parameter_counts(model):
-    """Numbers of parameters: of the model, of those trained, and of those that a checkpoint holds."""
+    """Numbers of parameters: total, trained, and stored in a checkpoint."""
     return {
         "total": count_parameters(model),
         "trained": count_parameters(model, trained_only=True),
@@ -96,7 +96,7 @@ def parameter_counts(model):
 
 
 def corpus_facts(task, labels):
-    """Counts, no text, and no name of a file but of those that --skip_bad_files skips."""
+    """Counts only: no text, and no file names except those skipped by --skip_bad_files."""
     corpus = task.corpus
     counts = {split: task.splits[split].utterances["emotion"].value_counts() for split in SPLITS}
     return {
@@ -121,9 +121,9 @@ def corpus_facts(task, labels):
 
 
 def present_facts(args, config):
-    """What a run's config.json would say now of corpora, encoders and starting model, without loading a model.
+    """The present facts of a run's corpora, encoders and starting model, without loading a model.
 
-    Of what is not on this machine any more it says what ``config`` does: there is nothing to compare.
+    Facts are copied from ``config`` for anything that is no longer on this machine and cannot be compared.
 
     Args:
         args: the run's flags.
@@ -150,7 +150,7 @@ def present_facts(args, config):
             continue
         if digests.of_encoder(folder) == then["files"]:
             encoders[kind] = then
-        else:  # other files may hold the same encoder
+        else:  # other files may contain the same encoder
             encoders[kind] = load_encoder(kind, folder, then["pretrained"], seed).provenance
     privacy, started_from = config.get("privacy"), config["started_from"]
     if privacy:
@@ -161,45 +161,37 @@ def present_facts(args, config):
 
 
 def require_known_tokens(text_encoder, tasks, args):
-    """Check that a text encoder has a position and an embedding for every token of the transcripts.
-
-    Raises:
-        UserError: if it has not.
-    """
+    """Raise UserError unless a text encoder has a position and an embedding for every token of the transcripts."""
     encoded = [ids for task in tasks.values() for split in task.splits.values() for ids in split.input_ids]
     longest, largest = max(map(len, encoded)), max(map(max, encoded))
     room, known = max_tokens(text_encoder), text_encoder.config.vocab_size
     if room is not None and longest > room:
         raise UserError(
-            f"--max_text_len {args.max_text_len}: a transcript has {longest} tokens, and --text_model {args.text_model} reads "
-            f"at most {room}; name that or less"
+            f"--max_text_len {args.max_text_len}: a transcript has {longest} tokens, but --text_model {args.text_model} "
+            f"accepts at most {room}; use that or less"
         )
     if largest >= known:
         raise UserError(
-            f"--text_model {args.text_model}: its vocabulary has a token {largest}, its weights know {known}; they are not of "
-            "one model"
+            f"--text_model {args.text_model}: its vocabulary has a token {largest}, but its weights only {known} embeddings; "
+            "they do not match"
         )
 
 
 def require_room(folder, parameters):
-    """Check that the disk has room for an unfinished run, what lies in its folder counted in.
-
-    Raises:
-        UserError: if it has not.
-    """
-    # AdamW keeps two numbers for each that is trained; the new checkpoint is whole before the old one goes.
+    """Raise UserError unless there is enough disk space for an unfinished run, including its existing files."""
+    # AdamW has two moments per trained parameter; the new checkpoint is complete before the old one is removed.
     best, trained = (4 * parameters[kind] for kind in ("stored", "trained"))
     there = sum((folder / name).stat().st_size for name in (BEST_MODEL, LAST_CHECKPOINT) if (folder / name).exists())
     needed, free = best + 2 * (best + 2 * trained) - there, shutil.disk_usage(folder.parent).free
     if needed > free:
         raise UserError(
-            f"--output_root: {folder} needs {needed / 1e9:.2f} GB while the run is under way, and {free / 1e9:.2f} GB are "
-            "free: make room, or name another folder"
+            f"--output_root: {folder} needs {needed / 1e9:.2f} GB during training, but only {free / 1e9:.2f} GB are "
+            "free: free disk space, or name another folder"
         )
 
 
 def _commit():
-    """Commit of the code, with ``+changes`` where it was edited since; None outside a git checkout."""
+    """Commit of the code, with ``+changes`` if there are uncommitted ones; None outside a git checkout."""
 
     def git(*arguments):
         return subprocess.run(
@@ -207,7 +199,7 @@ def _commit():
         ).stdout.strip()
 
     try:
-        # The demonstration draws its pictures again, which changes no code.
+        # The demo redraws its figures, which are not code.
         changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)figures")
         return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):

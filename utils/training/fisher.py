@@ -1,9 +1,8 @@
-"""How much a finished run's task needs each parameter: ``python -m utils.training.fisher RUN_FOLDER [--importance mas]``.
+"""Parameter importance for a finished run's task: ``python -m utils.training.fisher RUN_FOLDER [--importance mas]``.
 
-Either the Fisher information F, or the importance Ω of memory aware synapses (MAS). It belongs to the earlier task, whose
-recordings it is computed from, and lies beside that task's best_model.pt as ``fisher-b<batch size>.pt`` or
-``mas-b<batch size>.pt``: the numbers, the digest of the model that they are of, and what they were computed on. F is handed on
-with an exported model as ``NAME.fisher.safetensors``.
+Either the Fisher information F, or the importance Ω of memory aware synapses (MAS). It is computed from the earlier task's
+recordings and saved beside that task's best_model.pt as ``fisher-b<batch size>.pt`` or ``mas-b<batch size>.pt``, with digests
+of the model and the utterances. With an exported model, F is shared as ``NAME.fisher.safetensors``.
 """
 
 import json
@@ -25,11 +24,11 @@ FACTS, DIGEST = "fisher", "sha256"
 
 
 def importance(run, model, dataset, batch_size, kind=FISHER):
-    """How much a model's answers on a training set depend on each parameter, in evaluation mode and table order.
+    """Parameter importance on a training set, in evaluation mode and table order.
 
     FISHER: the diagonal Fisher information F = Σ_b n_b g_b² / N, with g_b the gradient of the mean cross-entropy (true labels)
     of batch b of n_b utterances. With batches of 1 this is the exact empirical Fisher information (Kirkpatrick et al. 2017);
-    larger batches, as published, give smaller values, so that λ depends on the batch size.
+    larger batches, as published, give smaller values, so that the effective λ depends on the batch size.
 
     MAS: Ω = Σ_b n_b |g_b| / N, with g_b the gradient of the mean of ‖logits‖² over batch b; no labels are needed. Exact with
     batches of 1 (Aljundi et al. 2018, "Memory aware synapses: learning what (not) to forget").
@@ -59,7 +58,7 @@ def importance(run, model, dataset, batch_size, kind=FISHER):
         batch = to_device(batch, accelerator.device)
         logits = model(batch["speech_inputs"], batch["text_inputs"])
         of = cross_entropy(logits, batch["labels"]) if kind == FISHER else logits.pow(2).sum(dim=1).mean()
-        # SpecAugment's mask embedding takes no part in evaluation mode: its importance is zero.
+        # SpecAugment's mask embedding is unused in evaluation mode: its importance is zero.
         gradients = torch.autograd.grad(of, list(parameters.values()), allow_unused=True)
         share = len(batch["labels"]) / len(dataset)
         for name, gradient in zip(parameters, gradients):
@@ -67,29 +66,29 @@ def importance(run, model, dataset, batch_size, kind=FISHER):
                 total[name].addcmul_(gradient, gradient, value=share)
             elif gradient is not None:
                 total[name].add_(gradient.abs(), alpha=share)
-        del gradients, gradient  # as large as the model: not beside those of the next batch
+        del gradients, gradient  # as large as the model: free them before the next batch
     if accelerator.num_processes > 1:
         total = {name: accelerator.reduce(values) for name, values in total.items()}
     return total
 
 
 def guarded(run, start, model, tasks):
-    """What a penalty needs of every earlier task of a run's sequence, first to last.
+    """Parameters and importances for the penalty of every earlier task of a run's sequence, first to last.
 
-    Each importance is taken from ``--fisher``, from beside the task's best_model.pt, or computed there under that folder's
-    lock, while other runs that need it wait; where that folder cannot be written, in the run's own.
+    Each importance is read from ``--fisher`` or from beside the task's best_model.pt, or computed there under that folder's
+    lock, while other runs that need it wait; if that folder is not writable, in the run's own.
 
     Args:
         run: a started Run with the flags ``importance``, ``fisher`` and ``fisher_batch_size``.
         start: its StartingPoint.
-        model: on the run's device, with the parameters of ``start``, as it also is afterwards.
+        model: on the run's device, with the parameters of ``start``, which are restored afterwards.
         tasks: ``{name: Task}``.
 
     Returns:
         A list of (parameters after the task, F or Ω), both ``{name: tensor}``.
 
     Raises:
-        UserError: if one is needed, not there and cannot be computed, since the task's corpus is not here.
+        UserError: if one is missing and cannot be computed because the task's corpus is missing.
     """
     for path in run.args.fisher or []:
         if not path.is_file():
@@ -125,7 +124,7 @@ def _importance_of(run, point, model, task):
             f"RUN_FOLDER{'' if kind == FISHER else f' --importance {kind}'}' makes it)"
         )
     with folder_lock(run, beside.parent) as writable:
-        if kept := _kept(run, places, facts, model):  # another run has made it meanwhile
+        if kept := _kept(run, places, facts, model):  # another run may have computed it meanwhile
             return kept
         values = importance(run, model, task.splits["train"], batch_size, kind)
         if run.accelerator.is_main_process:
@@ -137,13 +136,13 @@ def _importance_of(run, point, model, task):
 
 
 def make_fisher(folder, batch_size=10, kind=FISHER, **changes):
-    """Compute F or Ω of a finished run, beside its best_model.pt, unless it is there.
+    """Compute F or Ω of a finished run, beside its best_model.pt, unless it exists.
 
     Args:
         folder: the run's folder.
         batch_size: for estimating it.
         kind: FISHER or MAS.
-        changes: flags that take the place of the run's own, as ``reopen`` takes them.
+        changes: flags that override the run's own, as for ``reopen``.
 
     Raises:
         UserError: as ``reopen``, if ewc.py cannot start from the run, or if the folder cannot be written.
@@ -163,7 +162,7 @@ def make_fisher(folder, batch_size=10, kind=FISHER, **changes):
 
 
 def write_fisher(path, kept):
-    """Write F in safetensors format, to hand on.
+    """Write F in safetensors format, to share it.
 
     Args:
         path: the file to write.
@@ -180,7 +179,7 @@ def write_fisher(path, kept):
 
 
 def read_fisher(path):
-    """Read ``fisher-b<batch size>.pt``, ``mas-b<batch size>.pt`` or what ``write_fisher`` wrote.
+    """Read ``fisher-b<batch size>.pt``, ``mas-b<batch size>.pt`` or a file from ``write_fisher``.
 
     Returns:
         A dictionary: ``fisher`` (F or Ω, {parameter name: tensor}), ``kind``, ``task``, ``model`` (a digest), ``batch_size``
@@ -198,7 +197,7 @@ def read_fisher(path):
         kept = read_file(path, hint="remove it, and it is computed again")
         if not isinstance(kept, dict) or "fisher" not in kept:
             raise other
-        return {"kind": FISHER, **kept}  # earlier files did not say
+        return {"kind": FISHER, **kept}  # earlier files lack the kind
     try:
         fisher, metadata = read_tensors(path)
     except SafetensorError as error:
@@ -211,7 +210,7 @@ def read_fisher(path):
 
 
 def _kept(run, places, facts, model):
-    """The values of the first of some files that is of this kind, this model and these utterances, or None."""
+    """The values in the first file that matches kind, model and utterances, or None."""
     from utils.training.checkpoints import describe_mismatch
 
     found = {}
@@ -222,7 +221,7 @@ def _kept(run, places, facts, model):
                 continue
             kept = read_fisher(path)
             if all(kept.get(name) == value for name, value in facts.items()):
-                found["fisher"] = kept["fisher"]  # as large as the model: read once
+                found["fisher"] = kept["fisher"]  # as large as the model: read only once
                 return str(path)
             if kept.get("task") == facts["task"]:
                 run.print(f"{path} is not used: it is of another model, other utterances, another batch size or kind")
@@ -241,12 +240,12 @@ def _kept(run, places, facts, model):
 
 @contextmanager
 def folder_lock(run, folder):
-    """Hold a run folder's lock, in the main process. Gives whether it can be written, in that process."""
+    """Hold a run folder's lock in the main process. Yields whether that process can write to it."""
     lock = None
     if run.accelerator.is_main_process:
         try:
             lock = LockFile(lock_of(folder), this_process(), wait=True)
-        except OSError:  # a folder of somebody else's, or on a disk that is read only
+        except OSError:  # another user's folder, or a read-only disk
             pass
     try:
         yield lock is not None
@@ -259,8 +258,8 @@ def folder_lock(run, folder):
 def main():
     parser = Parser(
         prog="python -m utils.training.fisher",
-        description="Compute the Fisher information, or the importance of MAS, of a finished run's model on the corpus that it "
-        "was trained on. ewc.py needs it where the model is handed on and the corpus is not.",
+        description="Compute the Fisher information, or the importance of MAS, of a finished run's model on its training "
+        "corpus. ewc.py needs it if the model is shared without the corpus.",
         example="python -m utils.training.fisher outputs/task_a/fold_0/KEMDy19",
     )
     parser.add_argument("run_folder", type=named_path, help="such as outputs/task_a/fold_0/KEMDy19")
@@ -268,9 +267,9 @@ def main():
         "--batch_size",
         type=positive_int,
         default=10,
-        help="for estimating it; it and thus the effective λ depend on it",
+        help="batch size; the estimate and thus the effective λ depend on it",
     )
-    parser.add_argument("--importance", choices=tuple(WORDS), default=FISHER, help="which of the two")
+    parser.add_argument("--importance", choices=tuple(WORDS), default=FISHER, help="what to compute")
     add_reopening_flags(parser)
     args = vars(parser.parse_args())
     make_fisher(args.pop("run_folder"), args.pop("batch_size"), args.pop("importance"), **args)

@@ -1,4 +1,4 @@
-"""The emotions of recordings, by one model or by several adapters: the preprocessing of training, and answers as a table."""
+"""Predict emotions with one model or several adapters, with the preprocessing of training; results are tables."""
 
 import math
 import warnings
@@ -23,36 +23,36 @@ from utils.machine import available_cpus
 from utils.training import routing
 from utils.training.sources import load_model
 
-# How several adapters give one answer.
+# How predictions of several adapters are combined.
 WAYS = ("routed", "entropy", "mean")
-# Recordings (or windows of them) that are looked at, sorted by length, and answered for together.
+# Recordings (or windows) that are sorted by length and predicted together.
 CHUNK = 256
-# Of them, recordings of which a decoded copy lies on disk.
+# Maximum number of them with a decoded copy on disk.
 TEMPORARY = 32
-# Of the model's digest, in a row.
+# Digits of the model's digest in a row.
 DIGITS = 12
-# Columns that are never missing, but may be empty.
+# Columns that are always present, but may be empty.
 TEXTS = ("predicted", "adapter", "task_by", "model", "error")
 
 
 def load(
     models, adapter=None, calibrated=False, text_model=None, speech_model=None, device=None, batch_size=16, num_workers=None
 ):
-    """A Predictor. Its arguments are those of ``predict.load_predictor``, and:
+    """Make a Predictor. Arguments as for ``predict.load_predictor``, and:
 
     Args:
         models: a list of run folders, exported files, or hub names.
-        num_workers: threads that read sound ahead.
+        num_workers: threads that prefetch audio.
 
     Raises:
-        UserError: if a model cannot be used, or the models cannot answer together.
+        UserError: if a model cannot be used, or the models cannot be combined.
     """
     sources = []
     for named in models:
         source = load_model(named, text_model, speech_model)
         if sources:
             _require_together(sources[0], source)
-            # It is frozen, and the same: once in memory is enough.
+            # Frozen and identical: share one copy in memory.
             source.model.speech_encoder = sources[0].model.speech_encoder
         sources.append(source)
     sources, how = _answering(sources, adapter)
@@ -66,14 +66,14 @@ def load(
 
 def _require_together(first, other):
     if not (routing.is_adapter(first.facts) and routing.is_adapter(other.facts)):
-        raise UserError(f"{first.path} and {other.path}: only adapters answer together; give one model")
+        raise UserError(f"{first.path} and {other.path}: only adapters can be combined; give one model")
     for kind, of in first.facts["encoders"].items():
         if of["fingerprint"] != other.facts["encoders"][kind]["fingerprint"]:
-            raise UserError(f"{first.path} and {other.path} are adapters of different {kind} encoders: give those of one base")
+            raise UserError(f"{first.path} and {other.path} are adapters of different {kind} encoders: all need the same one")
 
 
 def _answering(sources, adapter):
-    """The sources that answer, and how."""
+    """The sources to use, and how they are combined."""
     if adapter is None and len(sources) == 1:
         return sources, "given"
     if not routing.is_adapter(sources[0].facts):
@@ -81,7 +81,7 @@ def _answering(sources, adapter):
     tasks = [source.facts["task"] for source in sources]
     choices = f"{', '.join(dict.fromkeys(tasks))}, {', '.join(WAYS[:-1])} or {WAYS[-1]}"
     if adapter is None:
-        raise UserError(f"{len(sources)} adapters are given: say which answers by --adapter {choices}")
+        raise UserError(f"{len(sources)} adapters are given: choose with --adapter {choices}")
     if adapter not in WAYS:
         if tasks.count(adapter) != 1:
             raise UserError(
@@ -102,7 +102,7 @@ def _answering(sources, adapter):
 def _require_centroids(sources):
     for source in sources:
         if source.facts["arguments"].get("without_pretraining"):
-            raise UserError(f"--adapter routed: {source.path} is over random encoders, by which no corpus is told from another")
+            raise UserError(f"--adapter routed: {source.path} is over random encoders, which cannot tell corpora apart")
         if source.centroids is None:
             make = f"make them with 'python -m utils.training.routing {source.path}'"
             ask = "ask for one that was exported with --with_centroids"
@@ -110,12 +110,12 @@ def _require_centroids(sources):
 
 
 class Item(NamedTuple):
-    """A recording that was looked at.
+    """A recording whose file was read.
 
     Attributes:
         recording: the Recording.
         sound: the Decoded of its file.
-        pieces: (start, seconds) in the file of all that a model hears of it, one after another.
+        pieces: (start, seconds) in the file, one per model input.
     """
 
     recording: Recording
@@ -124,19 +124,19 @@ class Item(NamedTuple):
 
 
 class Predictor:
-    """Answers for recordings, as ``load_predictor`` returns it.
+    """Predicts the emotions of recordings; returned by ``load_predictor``.
 
     Attributes:
-        labels: the classes of all models that answer.
-        max_seq_len: seconds that they hear of a recording.
-        max_text_len: tokens that they read of its transcript.
+        labels: the classes of all models used.
+        max_seq_len: max audio length in seconds.
+        max_text_len: max transcript length in tokens.
     """
 
     def __init__(self, sources, how, calibrated, device, batch_size, num_workers):
         self.sources, self.how, self.device, self.batch_size, self.num_workers = sources, how, device, batch_size, num_workers
         arguments = sources[0].facts["arguments"]
         self.max_seq_len = arguments["max_seq_len"]
-        # In training no transcript was longer than the encoder's positions.
+        # In training no transcript exceeded the encoder's positions.
         room = max_tokens(sources[0].model.text_encoder) or arguments["max_text_len"]
         self.max_text_len = min(arguments["max_text_len"], room)
         self.labels = routing.union([source.facts["labels"] for source in sources])
@@ -153,17 +153,17 @@ class Predictor:
         """Predict the emotion of recordings.
 
         Args:
-            files: a path, or several; sound of any rate, number of channels and format.
+            files: a path, or several; audio of any format, sample rate and channel count.
             texts: a transcript for each file, or None.
-            windows: average over windows of the model's length, where a recording is longer.
-            segments: a row for each of these windows.
+            windows: average over windows of the model's max audio length if a recording is longer.
+            segments: one row per window.
 
         Returns:
-            A table with a row for each file, in their order: file_name, predicted, score, the probability of each label as
-            p_<label>, entropy (nats), adapter, task_by, model, and error, "" where nothing is wrong with a file.
+            A table with a row per file, in order: file_name, predicted, score, the probability of each label as p_<label>,
+            entropy (nats), adapter, task_by, model, and error ("" if there is none).
 
         Raises:
-            ValueError: if there is not one text for each file.
+            ValueError: if the number of texts differs from the number of files.
         """
         recordings, noted = recordings_of(files, texts), Counter()
         rows = [row for chunk in self.answers(recordings, noted, windows, segments) for row in chunk]
@@ -172,28 +172,28 @@ class Predictor:
         return pd.DataFrame(rows, columns=self.columns(segments))
 
     def columns(self, segments=False):
-        """Names of the columns, in their order."""
+        """Names of the columns, in order."""
         probabilities = [f"p_{label}" for label in self.labels]
         place = ["file_name", *(["start", "end"] if segments else [])]
         return [*place, "predicted", "score", *probabilities, "entropy", "adapter", "task_by", "model", "error"]
 
     def notes(self, noted):
-        """What a user should know of the recordings, as lines.
+        """Notes on the recordings for the user, as lines.
 
         Args:
-            noted: the Counter that ``answers`` has filled.
+            noted: the Counter filled by ``answers``.
         """
         lines, of = [], f"of {noted['recordings']:,} recordings"
         if noted["longer"]:
             lines.append(
-                f"{noted['longer']:,} {of} are longer than {self.max_seq_len:g} s, and only that much is heard: --windows "
-                "averages over the whole recording, --segments gives a row for each part"
+                f"{noted['longer']:,} {of} are longer than {self.max_seq_len:g} s and are truncated: --windows averages "
+                "over the whole recording, --segments gives a row for each part"
             )
         if noted["silent"]:
-            lines.append(f"{noted['silent']:,} {of} are of nothing but silence, or of channels that cancel each other out")
+            lines.append(f"{noted['silent']:,} {of} contain only silence, or channels that cancel each other out")
         if noted["long texts"]:
             lines.append(
-                f"{noted['long texts']:,} {of} have a transcript of more than {self.max_text_len} tokens, which is cut"
+                f"{noted['long texts']:,} {of} have a transcript of more than {self.max_text_len} tokens, which is truncated"
             )
         if noted["without text"]:
             lines.append(
@@ -202,12 +202,12 @@ class Predictor:
         return lines
 
     def answers(self, recordings, noted, windows=False, segments=False):
-        """Rows for Recordings, chunk by chunk in their order: lists of ``{column: value}`` without what is missing.
+        """Yield rows for Recordings, chunk by chunk in order: lists of ``{column: value}`` without missing values.
 
         Args:
             recordings: a list of Recordings.
             noted: a Counter to fill.
-            windows, segments: as ``predict`` takes them.
+            windows, segments: as for ``predict``.
         """
         if windows and segments:
             raise ValueError("windows and segments: choose one")
@@ -258,13 +258,13 @@ class Predictor:
         input_ids = self._tokenized(["" if problem else item.recording.text for item, problem in zip(items, problems)], noted)
         pieces = [(index, *piece) for index, item in enumerate(items) for piece in item.pieces]
         probabilities, features = np.zeros((len(pieces), len(self.sources), len(self.labels))), {}
-        # By length, so that little is padded.
+        # By length, to reduce padding.
         lengths = [(min(seconds, self.max_seq_len), len(input_ids[index])) for index, _, seconds in pieces]
         order = sorted(range(len(pieces)), key=lengths.__getitem__, reverse=True)
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
         def read(batch):
-            """Those pieces of a batch that can be read, and both inputs; of the others the problem is kept."""
+            """The readable pieces of a batch, and both inputs; records the problems of the others."""
             waveforms = {}
             for at in batch:
                 index, start, seconds = pieces[at]
@@ -287,7 +287,7 @@ class Predictor:
         if not pieces:
             bar.update(len(items))
 
-        # The pieces that make a row: one of them, or all of a recording; none where it has a problem.
+        # The pieces of each row: one of them, or all of a recording; none if it has a problem.
         parts, first = [], 0
         for index, item in enumerate(items):
             own = range(first, first := first + len(item.pieces))
@@ -306,7 +306,7 @@ class Predictor:
         return rows
 
     def _heard(self, item, start, seconds):
-        """Waveform (samples,) of a piece. Raises UserError if its file is no longer the one that was looked at."""
+        """Waveform (samples,) of a piece. Raises UserError if its file has changed."""
         waveform = read_waveform(item.sound.path, self.max_seq_len, seconds, start)
         if not unchanged(item.recording.path, item.sound.header):
             raise UserError("changed while it was read")
@@ -314,13 +314,13 @@ class Predictor:
 
     @torch.inference_mode()
     def _run(self, speech_inputs, text_inputs):
-        """All models on a batch: probabilities (batch, models, labels), and features (batch, width) where they are routed."""
+        """Run all models on a batch: probabilities (batch, models, labels), and features (batch, width) if routed."""
         speech_inputs, text_inputs = (
             {name: values.to(self.device) for name, values in inputs.items()} for inputs in (speech_inputs, text_inputs)
         )
         features = ()
         if self.sources[0].model.FROZEN_SPEECH:
-            # Of the frozen encoder, and so the same for all adapters.
+            # The encoder is frozen, so its output is the same for all adapters.
             frames, mask = speech_features(self.sources[0].model.speech_encoder, **speech_inputs)
             speech_inputs = {"features": frames, "attention_mask": mask}
             if self.pristine_text_encoder is not None:
@@ -332,7 +332,7 @@ class Predictor:
         return np.stack(found, axis=1), features
 
     def _combined(self, parts, probabilities, features):
-        """The answer for each list of pieces, as the columns that it fills."""
+        """The prediction for each list of pieces, as ``{column: value}``."""
         if not parts:
             return []
         means = np.stack([probabilities[own].mean(axis=0) for own in parts], axis=1)
@@ -362,7 +362,7 @@ class Predictor:
 
 
 def ahead(futures, count):
-    """Results of an iterable's futures, in order; ``count`` of them are begun before the first is waited for."""
+    """Yield the results of futures, in order, keeping ``count`` of them in flight."""
     begun = deque()
     for future in futures:
         begun.append(future)

@@ -1,19 +1,19 @@
-"""DP-SGD (Abadi et al. 2016, "Deep learning with differential privacy") on what a task's adapters train, through opacus.
+"""DP-SGD (Abadi et al. 2016, "Deep learning with differential privacy") for a task's adapters, using opacus.
 
-In each step every utterance of the training split is drawn with probability q = B / N, independently of the others. The
-gradient of each one's cross-entropy is clipped to norm C; their sum, with normal noise of standard deviation σC in every
-number, is divided by B and given to AdamW. σ is the smallest with which the RDP accountant finds ε after the steps of all
-epochs. The epochs are fixed and the last one is taken: a choice by validation scores would not be covered.
+In each step every utterance of the training split is drawn independently with probability q = B / N. Per-sample gradients of
+the cross-entropy are clipped to norm C; their sum, plus Gaussian noise of standard deviation σC per coordinate, is divided by B
+and passed to AdamW. σ is the smallest for which the RDP accountant gives ε after the steps of all epochs. The number of epochs
+is fixed and the last epoch is used: a selection by validation score would not be covered.
 
-ε and δ bound what the trained parameters tell about one **utterance** of this run's training split. A speaker or a session
-has hundreds of utterances and is not protected as a whole. Not covered are the size of the split; the names of the classes and
-their weights, which are to be public; the validation and test splits, of which history.csv, metrics.json (its temperature too)
-and predictions.csv tell; the training loss in history.csv, log.txt and what --log_with writes, which has no noise; and a choice
-of settings by trials on the same recordings. Of several models that were trained on them, as of other seeds, the ε add up.
+ε and δ bound what the trained parameters reveal about one **utterance** of this run's training split. A speaker or a session
+has hundreds of utterances and is not protected as a whole. Not covered are: the size of the split; class names and weights,
+which must be public; the validation and test splits, which affect history.csv, metrics.json (including its temperature) and
+predictions.csv; the training loss in history.csv, log.txt and the --log_with trackers, which has no noise; and a selection of
+settings by trials on the same recordings. For several models trained on them, such as other seeds, the ε add up.
 
-Draws and noise follow from a random number that is drawn when a run starts, and not from --seed, which everybody is told: who
-can repeat the noise can take it off. It is kept in last_checkpoint.pt, so that a killed run repeats itself, and removed with it
-when the run is done (not with --keep_last). The noise is torch's pseudo-random float32, not opacus' secure mode.
+Sampling and noise use a random seed drawn at the start of a run instead of --seed, which is public: whoever can reproduce the
+noise can subtract it. It is stored in last_checkpoint.pt, so that a killed run can repeat it, and removed with that file when
+the run has finished (but not with --keep_last). The noise is torch's pseudo-random float32, not opacus' secure mode.
 """
 
 import secrets
@@ -30,16 +30,16 @@ from utils.flags import FLOATS
 from utils.training.strategy import Strategy
 
 ACCOUNTANT = "rdp"
-# How far below ε the accountant's may stay.
+# Tolerated gap between ε and the accountant's value.
 TOLERANCE = 0.005
-# After so many steps all that is trained must have moved.
+# All trained parameters must have changed after this many steps.
 STEPS_TO_MOVE = 2
 
 
 class PoissonBatchSampler(Sampler):
-    """Global batches into which each utterance is drawn with probability ``batch_size / count``, independently of all others.
+    """Poisson sampling: each utterance is in a global batch with probability ``batch_size / count``, independently.
 
-    They differ in size, and may be empty; an epoch has N / B of them, rounded. One process only.
+    Batches differ in size and may be empty; an epoch has N / B of them, rounded. Single process only.
 
     Args:
         count: N, utterances of the split.
@@ -55,7 +55,7 @@ class PoissonBatchSampler(Sampler):
         return round(self.count / self.batch_size)
 
     def global_size(self, step):
-        """By what the sum over a step's batch is divided: the expected size, for the real one is private."""
+        """The divisor of the sum over a step's batch: the expected size, since the real one is private."""
         return self.batch_size
 
     def global_batches(self):
@@ -73,32 +73,32 @@ def class_weights(args):
     """Content of ``--class_weights``, ``{label: weight}``; None without it.
 
     Raises:
-        UserError: if it is not such a file.
+        UserError: if the file is malformed.
     """
     if not args.class_weights:
         return None
     weights = read_json(args.class_weights)
     for label, weight in weights.items():
         if type(weight) not in (int, float) or not FLOATS[0] <= weight <= FLOATS[1]:
-            raise UserError(f"{args.class_weights}: the weight of {label} is {weight!r:.20}, and has to be a positive number")
+            raise UserError(f"{args.class_weights}: the weight of {label} is {weight!r:.20}, but must be a positive number")
     return weights
 
 
 def privacy_facts(run, tasks):
-    """What config.json says of a run with ``--epsilon``: what is claimed, and the numbers that give it to an accountant.
+    """Facts in the config.json of a run with ``--epsilon``: the guarantee, and the accountant's inputs.
 
     Raises:
-        UserError: if there are several processes, if the split is smaller than a batch, if no noise gives ε, or if the class
-            weights are not those of the classes.
+        UserError: if there are several processes, if the split is smaller than a batch, if no noise achieves ε, or if the class
+            weights do not match the classes.
     """
     from opacus.accountants.utils import get_noise_multiplier
 
     args, utterances = run.args, len(tasks[run.args.task].splits["train"])
     if run.accelerator.num_processes > 1:
-        raise UserError("--epsilon: draws and noise are those of one process; start it as one")
+        raise UserError("--epsilon supports only a single process; start one")
     if args.batch_size > utterances:
         raise UserError(
-            f"--batch_size {args.batch_size}: the training split has {utterances} utterances; with --epsilon name less"
+            f"--batch_size {args.batch_size}: the training split has {utterances} utterances; with --epsilon use at most that"
         )
     weights = class_weights(args)
     if weights and weights.keys() != set(run.labels):
@@ -108,7 +108,7 @@ def privacy_facts(run, tasks):
         "steps": args.num_epochs * len(PoissonBatchSampler(utterances, args.batch_size, seed=0)),
     }
     try:
-        # Whether finer orders would give less noise is nothing that a user can change.
+        # opacus suggests finer orders, which users cannot set.
         with warnings.catch_warnings(action="ignore", category=UserWarning):
             sigma = get_noise_multiplier(
                 target_epsilon=args.epsilon, target_delta=args.delta, accountant=ACCOUNTANT, epsilon_tolerance=TOLERANCE, **plan
@@ -129,11 +129,11 @@ def privacy_facts(run, tasks):
 
 
 class PrivateTraining(Strategy):
-    """DP-SGD in the place of the loop's own draws and gradients, and the last epoch as the best.
+    """DP-SGD instead of the loop's own sampling and gradients, with the last epoch as the best.
 
     Args:
         run: the started Run.
-        facts: as ``privacy_facts`` gives them.
+        facts: from ``privacy_facts``.
     """
 
     def __init__(self, run, facts):
@@ -142,16 +142,16 @@ class PrivateTraining(Strategy):
         self.run, self.facts = run, facts
         self.accountant = create_accountant(ACCOUNTANT)
         self.secret = secrets.randbits(128)
-        # Gradients are clipped as they are, of the sum, and divided by the expected size of a batch behind the noise.
+        # Clipping needs gradients of the sum; they are divided by the expected batch size after adding noise.
         self.cross_entropy_weight = float(run.args.batch_size)
 
     def prepare(self, model, optimizer, dataset):
         from opacus.grad_sample import GradSampleHooks
         from opacus.optimizers import DPOptimizer
 
-        # Its hooks take gradients at outputs alone.
+        # opacus' hooks only use output gradients.
         warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
-        model.remove_dropout()  # opacus records gradients of utterances in training mode alone
+        model.remove_dropout()  # opacus records per-sample gradients only in training mode
         try:
             GradSampleHooks(model, loss_reduction="sum")
         except NotImplementedError as error:
@@ -175,7 +175,7 @@ class PrivateTraining(Strategy):
 
     @property
     def steps(self):
-        """That are done."""
+        """Number of finished steps."""
         return sum(steps for _, _, steps in self.accountant.history)
 
     def after_micro_batch(self):
@@ -185,20 +185,20 @@ class PrivateTraining(Strategy):
 
     def after_backward(self):
         for parameter in self.trained.values():
-            # All that was drawn is clipped and added up; where nobody was, noise alone makes the step.
+            # Everything drawn is already clipped and summed; an empty batch makes a step of noise alone.
             parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)
-        # A seed for each step needs no state. The last number sets it apart from the sampler's.
+        # A seed per step needs no state. The last number separates it from the sampler's.
         self.noise.manual_seed(derived_seed(self.secret, self.steps, 1))
 
     def after_step(self):
         self.accountant.step(noise_multiplier=self.facts["noise_multiplier"], sample_rate=self.facts["sample_rate"])
         if self.steps == STEPS_TO_MOVE:
-            # A model and an optimizer may lose sight of one another, and nobody would notice (opacus#820).
+            # Model and optimizer may silently become disconnected (opacus#820).
             still = [name for name, parameter in self.trained.items() if torch.equal(parameter, self.before[name])]
             if still:
                 raise UserError(
-                    f"after {STEPS_TO_MOVE} steps {len(still)} of {len(self.trained)} trained tensors are where they were "
-                    f"({still[0]}, …): take a higher --lr"
+                    f"after {STEPS_TO_MOVE} steps {len(still)} of {len(self.trained)} trained tensors are unchanged "
+                    f"({still[0]}, …): use a higher --lr"
                 )
 
     def state_dict(self):

@@ -1,12 +1,12 @@
-"""Following a run: the time that is left, trackers of its scores, and warnings where training plainly fails."""
+"""Monitoring a run: time left, trackers, and warnings if training is failing."""
 
 import os
 from itertools import pairwise
 from statistics import mean
 
-# Epochs in a row that the training loss rises, and that one class alone is predicted, before a warning.
+# Consecutive epochs of rising training loss, and of predicting a single class, before a warning.
 RISES, EPOCHS_OF_ONE_CLASS = 3, 2
-# What wandb would record of its own, such as the command and what is printed, which name folders and utterances.
+# Disables what wandb records by itself, such as the command and the output, which contain folder names and utterance ids.
 NOTHING_OF_ITS_OWN = {
     **{"console": "off", "x_disable_meta": True, "x_disable_machine_info": True, "x_disable_stats": True},
     **{"disable_git": True, "save_code": False, "host": "-", "silent": True},
@@ -14,14 +14,14 @@ NOTHING_OF_ITS_OWN = {
 
 
 def time_left(run, epochs_done, seconds=None):
-    """About how long a run and those after it in its sweep take: ``; run 3 of 20, about 4 h left``, or ``; about 8 min left``.
+    """Estimated time left for a run and its sweep: ``; run 3 of 20, about 4 h left``, or ``; about 8 min left``.
 
-    Empty where it is less than a minute.
+    Empty if it is less than a minute.
 
     Args:
-        run: the Run; its epochs so far are the measure.
-        epochs_done: of the run, the part of an unfinished one included.
-        seconds: of an epoch, where none is finished.
+        run: the Run; the estimate uses its epochs so far.
+        epochs_done: number of epochs, including the fraction of an unfinished one.
+        seconds: per epoch, if none is finished.
     """
     number, total = map(int, os.environ.get("SWEEP_RUN", "1 of 1").split(" of "))  # set by utils/shell/sweep.sh
     epochs = run.args.num_epochs * (total - number + 1) - epochs_done
@@ -32,9 +32,9 @@ def time_left(run, epochs_done, seconds=None):
 
 
 def start_tracker(run):
-    """The tracker that ``--log_with`` names, started: it writes below ``--output_root`` and sends nothing.
+    """Start the tracker of ``--log_with``, which writes below ``--output_root`` and sends nothing.
 
-    It is told numbers alone, by the names in history.csv; no flags, which hold paths and sessions.
+    It gets only numbers, under their names in history.csv; no flags, which contain paths and sessions.
     """
     from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
 
@@ -45,7 +45,7 @@ def start_tracker(run):
         tracker = WandBTracker(run.args.exp_name, mode="offline", dir=str(root), name=name, settings=NOTHING_OF_ITS_OWN)
     else:
         for variable in [variable for variable in os.environ if variable.startswith("TRACKIO_")]:
-            del os.environ[variable]  # they name a server to send to
+            del os.environ[variable]  # they would make it send to a server
         os.environ["TRACKIO_DIR"] = os.path.abspath(root / "trackio")
         tracker = TrackioTracker(run.args.exp_name, name=name, auto_log_cpu=False, auto_log_gpu=False)
     tracker.start()
@@ -53,16 +53,16 @@ def start_tracker(run):
 
 
 def tensorboard_folder(run):
-    """Where TensorBoard's files of a run lie: by its name under ``<output root>/tensorboard``."""
+    """Folder of a run's TensorBoard files, under ``<output root>/tensorboard``."""
     return run.args.output_root / "tensorboard" / run.path.relative_to(run.args.output_root)
 
 
 def signs_of_failure(losses, only_classes):
-    """What shows that a training fails, as ``{kind: sentence}``.
+    """Signs of failing training, as ``{kind: sentence}``.
 
     Args:
-        losses: of training, of every epoch.
-        only_classes: for each epoch the one class that was predicted for all of validation, or None.
+        losses: the training loss of every epoch.
+        only_classes: for each epoch the single class predicted for the whole validation split, or None.
     """
     signs, losses, only_classes = {}, losses[-RISES - 1 :], only_classes[-EPOCHS_OF_ONE_CLASS:]
     if len(losses) > RISES and all(before < after for before, after in pairwise(losses)):

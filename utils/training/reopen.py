@@ -1,4 +1,4 @@
-"""A finished run, rebuilt: what tests it again, or computes more of it, begins with this."""
+"""Rebuild a finished run, to re-evaluate it or to compute more from it."""
 
 from argparse import Namespace
 
@@ -15,12 +15,12 @@ def reopen(folder, changes, names=None, quiet=True, cached=False, classes=None):
 
     Args:
         folder: the run's folder.
-        changes: flags that take the place of the run's own, such as ``cpu``, ``num_workers``, ``data_root``, ``text_model`` and
-            ``speech_model``. Encoders that are not named here are not fetched.
-        names: of the tasks; without it the one that it was trained on.
+        changes: flags that override the run's own, such as ``cpu``, ``num_workers``, ``data_root``, ``text_model`` and
+            ``speech_model``. Encoders that are not named here are not downloaded.
+        names: of the tasks; by default the one that it was trained on.
         quiet: print nothing.
-        cached: take a frozen speech encoder's output from the cache as training did, if the run lies where it was trained.
-        classes: by which the utterances are labelled; by default the model's.
+        cached: use cached speech features as in training, if the run is where it was trained.
+        classes: class names for the labels; by default the model's.
 
     Returns:
         (run, model, config, tasks).
@@ -30,7 +30,7 @@ def reopen(folder, changes, names=None, quiet=True, cached=False, classes=None):
     """
     model, config = load_run(folder, changes.get("text_model"), changes.get("speech_model"))
     encoders = {f"{kind}_model": getattr(model, f"{kind}_encoder").provenance["name"] for kind in ("text", "speech")}
-    AcceleratorState._reset_state(reset_partial_state=True)  # a run that was reopened before may have had another precision
+    AcceleratorState._reset_state(reset_partial_state=True)  # a previously reopened run may have another precision
     run = Run(Namespace(**config["arguments"] | encoders | changes), config["method"], quiet)
     run.labels = classes or config["labels"]
     corpora, speech = read_corpora(run, names or [config["task"]]), None

@@ -1,8 +1,8 @@
-"""Which model answers where nobody says which corpus an utterance is from: ``python -m utils.training.routing RUN_FOLDER``.
+"""Choose a model when the corpus of an utterance is unknown: ``python -m utils.training.routing RUN_FOLDER``.
 
 Three ways: the nearest centre of frozen features (S-Prompts, Wang et al., NeurIPS 2022), the model with the lowest prediction
-entropy, or the mean of all models' probabilities. The centres of a task lie beside its adapter's best_model.pt as centroids.pt:
-they are means of the features of people's utterances, so they are handed on only where that is asked for.
+entropy, or the mean of all models' probabilities. The centres of a task are saved beside its adapter's best_model.pt as
+centroids.pt: they are means of features of people's utterances, so they are only shared on request.
 """
 
 import os
@@ -14,16 +14,16 @@ from utils.files import BEST_MODEL, CENTROIDS, atomic_write
 from utils.flags import Parser, named_path
 from utils.training.arguments import add_reopening_flags
 
-# torch and all that is built on it are imported within functions: --help need not wait for it.
+# torch is imported within functions to keep --help fast.
 
 CENTRES = 5
 
 
 def routing_features(text_encoder, frames, frame_mask, text_inputs):
-    """Features by which a task is recognised: the mean of valid speech frames beside BERT's pooled output, each of length 1.
+    """Features for task recognition: the mean speech frame and BERT's pooled output, each normalized to length 1.
 
     Args:
-        text_encoder: a BERT as it was pretrained, without adapters and with its own LayerNorms.
+        text_encoder: the pretrained BERT, without adapters and with its original LayerNorms.
         frames: (batch, frames, hidden) of the frozen speech encoder.
         frame_mask: (batch, frames), true on the utterance's frames.
         text_inputs: ``input_ids`` and ``attention_mask``, both (batch, tokens).
@@ -41,7 +41,7 @@ def routing_features(text_encoder, frames, frame_mask, text_inputs):
 
 
 def is_adapter(facts):
-    """Is a model the adapters of one task, of which several can answer together? ``facts``: config.json, or an export's."""
+    """Return whether a model is one task's adapters, which can be combined. ``facts``: config.json, or an export's."""
     return facts["model"] == "adapter" and len(facts["sequence"]) == 1
 
 
@@ -89,10 +89,10 @@ def entropy(probabilities):
 
 
 def answer(how, probabilities, features=None, centroids=None):
-    """One answer from several models.
+    """Combine the predictions of several models.
 
     Args:
-        how: "routed" (nearest centre), "entropy" (the surest model, the first of equals) or "mean" (of probabilities).
+        how: "routed" (nearest centre), "entropy" (the most confident model) or "mean" (of probabilities).
         probabilities: of each model (n, classes), all over the same classes.
         features: (n, d) of ``routing_features``, for "routed".
         centroids: (k, d) of each model, for "routed".
@@ -108,7 +108,7 @@ def answer(how, probabilities, features=None, centroids=None):
 
 
 def pristine_text_encoder(run):
-    """The text encoder of a run as it was before it got adapters, on the run's device."""
+    """The text encoder of a run without adapters, on the run's device."""
     from utils.training.checkpoints import encoder_of
 
     return encoder_of(vars(run.args), "text", run.args.text_model).to(run.accelerator.device)
@@ -119,10 +119,10 @@ def split_features(run, text_encoder, speech_encoder, dataset, description):
 
     Args:
         run: the Run.
-        text_encoder: as ``pristine_text_encoder`` returns it.
-        speech_encoder: the frozen one; it is not run where the dataset gives out its cached features.
+        text_encoder: from ``pristine_text_encoder``.
+        speech_encoder: the frozen one; not used if the dataset returns cached features.
         dataset: an UtteranceDataset.
-        description: what the progress bar says.
+        description: label of the progress bar.
     """
     import torch
 
@@ -145,11 +145,11 @@ def split_features(run, text_encoder, speech_encoder, dataset, description):
 
 
 def centroids_of(folder, run, model, task):
-    """The centres of an adapter's task: centroids.pt beside the adapter, made there if it is missing.
+    """The centres of an adapter's task: centroids.pt beside the adapter, computed if it is missing.
 
     Args:
         folder: the adapter's run folder.
-        run, model, task: the adapter's, as ``reopen`` returns them.
+        run, model, task: the adapter's, from ``reopen``.
 
     Raises:
         UserError: if the file is damaged.
@@ -176,7 +176,7 @@ def centroids_of(folder, run, model, task):
 def main():
     parser = Parser(
         prog="python -m utils.training.routing",
-        description="Make the centres by which utterances of an adapter's corpus are recognised, beside the adapter.",
+        description="Compute the centres by which utterances of an adapter's corpus are recognised, beside the adapter.",
         example="python -m utils.training.routing outputs/adapter/fold_0/KEMDy19",
     )
     parser.add_argument("run_folder", type=named_path, help="of an adapter, such as outputs/adapter/fold_0/KEMDy19")
@@ -189,7 +189,7 @@ def main():
         raise UserError(f"{folder} holds no {BEST_MODEL}, or cannot be written: name the run folder of an adapter")
     run, model, config, tasks = reopen(folder, args, quiet=False, cached=True)
     if not is_adapter(config):
-        raise UserError(f"{folder} is a run of {config['method']}: only adapters are chosen among by centres")
+        raise UserError(f"{folder} is a run of {config['method']}: only adapters have centres")
     centroids_of(folder, run, model, tasks[config["task"]])
     print(f"centres of {config['task']}: {folder / CENTROIDS}")
 

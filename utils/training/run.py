@@ -1,13 +1,13 @@
 """A training run and its output folder ``outputs/<exp_name>/fold_<k>/<task>/``.
 
-best_model.pt      what the method trained, as a plain state dict of tensors
-config.json        what is needed to rebuild the rest, or to refuse a wrong base
+best_model.pt      the trained parameters, as a plain state dict of tensors
+config.json        facts to rebuild the rest of the model, or to refuse a wrong base
 history.csv        one row per epoch
-log.txt            what was printed, with times
-metrics.json       test scores of each task that the model knows; written last, so it marks a finished run
+log.txt            the printed lines, with times
+metrics.json       test scores on each task; written last, so it marks a finished run
 predictions.csv    the test splits, one row per utterance
 
-An unfinished run also has last_checkpoint.pt, from which it resumes. A lock beside the folder keeps a second process out.
+An unfinished run also has last_checkpoint.pt, from which it resumes. A lock beside the folder excludes other processes.
 """
 
 import os
@@ -60,15 +60,15 @@ from utils.training.progress import start_tracker, tensorboard_folder
 ENCODERS = ("text_model", "speech_model")  # flags that are a folder or a hub name
 HINT = "name another --exp_name, or --overwrite"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Of the GPU's allocator, of CUDA where another process has the memory, of its libraries, and of the CPU's allocator.
+# Messages of the GPU's allocator, of CUDA and its libraries, and of the CPU's allocator.
 NO_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 
 
 class Run:
-    """One run: its device and processes, its seeds, and its folder, which only the main process writes.
+    """One run: its device and processes, its seeds, and its folder, written only by the main process.
 
-    Used as ``with Run(...) as run``: within it the folder is this run's own, and SIGTERM and Ctrl-C end the process at once,
-    with exit code 75 where the same command resumes after a whole epoch.
+    Used as ``with Run(...) as run``: within it the folder is locked, and SIGTERM and Ctrl-C end the process immediately, with
+    exit code 75 if the same command resumes after a complete epoch.
 
     Args:
         args: parsed flags (see utils/training/arguments.py).
@@ -80,8 +80,8 @@ class Run:
         privacy: facts of DP-SGD, or None; set by ``start``.
 
     Raises:
-        UserError: if the processes do not divide the batch, if a launcher's variables in the environment are not whole, if too
-            few files may be open, or if a GPU was granted and cannot be used.
+        UserError: if the batch size is not divisible by the number of processes, if a launcher's environment variables are
+            incomplete, if the limit of open files is too low, or if a GPU was granted but cannot be used.
     """
 
     def __init__(self, args, method, quiet=False):
@@ -102,7 +102,7 @@ class Run:
         try:
             if self.precision == "auto":
                 self.precision = "no" if on_cpu or not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
-            # A fallback must be said to Accelerator, or each of several processes takes itself for the first.
+            # Accelerator must be told about the CPU, or each of several processes considers itself the first.
             self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=self.precision)
         except RuntimeError as error:  # other processes may have filled the GPU
             raise _out_of_memory(error) or error from None
@@ -112,12 +112,12 @@ class Run:
         if args.batch_size % processes:
             below = args.batch_size // processes * processes
             fitting = " or ".join(str(size) for size in (below, below + processes) if size)
-            raise UserError(f"--batch_size {args.batch_size} is not divided by {processes} processes: take {fitting}")
+            raise UserError(f"--batch_size {args.batch_size} is not divisible by {processes} processes: use {fitting}")
         if without_gpu:
-            self.print("no GPU found: running on the CPU (--cpu asks for it)")
+            self.print("no GPU found: running on the CPU (--cpu to silence this)")
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():  # signals reach no other
+        if threading.current_thread() is threading.main_thread():  # others cannot handle signals
             self._handlers = {number: signal.signal(number, self._leave) for number in SIGNALS}
         self._show_warning, warnings.showwarning = warnings.showwarning, self._warn
         return self
@@ -133,7 +133,7 @@ class Run:
             tracker.finish()
         if self._lock is not None:
             if self._lock.is_held():
-                with suppress(OSError):  # a start that was refused leaves nothing
+                with suppress(OSError):  # a refused run leaves no empty folder
                     self.path.rmdir()
             self._lock.release()
             for folder in self._made:
@@ -143,7 +143,7 @@ class Run:
             raise ended_by from None
 
     def _leave(self, number, frame):
-        """End the process at once: files are written whole, and an interrupted epoch is repeated."""
+        """End the process immediately: files are written atomically, and an interrupted epoch is repeated."""
         with suppress(RuntimeError, OSError):  # the signal may have come inside a print; the reader may be gone
             sys.stdout.flush()
         if self.accelerator.is_main_process:
@@ -155,13 +155,13 @@ class Run:
         os._exit(RESUMABLE if self._resumable else 128 + number)
 
     def print(self, line):
-        """Print a line once, whatever the number of processes; unlike ``print`` it leaves progress bars whole."""
+        """Print a line in the main process only, without breaking progress bars."""
         if self.accelerator.is_main_process and not self.quiet:
             tqdm.write(printable(line))
             self._log(line)
 
     def _log(self, line):
-        """Add a line to log.txt: from ``start`` on, for until then the run may be refused, and its folder another's."""
+        """Add a line to log.txt, only after ``start``: until then the run may be refused, and the folder another's."""
         if not self.accelerator.is_main_process:
             return
         line = " ".join(printable(line).splitlines())
@@ -176,11 +176,11 @@ class Run:
         self._log(f"{category.__name__}: {message}")
 
     def is_finished(self):
-        """Is this very run done already? It is then skipped, and said so; otherwise its folder is this process's own.
+        """Return whether this run has already finished, and print that it is skipped; otherwise lock its folder.
 
         Raises:
-            UserError: if another run lies in the folder, finished or not (see utils/identity.py), if the folder of a run that
-                is to be made cannot be written, or another process is writing it.
+            UserError: if the folder contains another run, finished or not (see utils/identity.py), is not writable, or is
+                being written by another process.
         """
         state = self.from_main_process(self._find_or_claim)
         self._resumes = state == "unfinished"
@@ -199,7 +199,7 @@ class Run:
         return state
 
     def _find(self):
-        """Is what lies in the folder this run, "finished" or "unfinished", or is it "new"?"""
+        """State of this run in the folder: "finished", "unfinished" or "new"."""
         kept = [name for name in (METRICS, LAST_CHECKPOINT, BEST_MODEL) if (self.path / name).exists()]
         if self.args.overwrite or not kept:
             return "new"
@@ -210,7 +210,7 @@ class Run:
         finished = METRICS in kept
         now = config | {"arguments": self.arguments(), "sequence": self.args.sequence}
         wanted = self.args.labels or config["labels"]
-        # The order of the classes is the starting model's, and another order of tasks names the same ones in another.
+        # Class order comes from the starting model; another task order lists the same classes in another order.
         now["labels"] = config["labels"] if finished and set(wanted) == set(config["labels"]) else wanted
         if finished and self.args.mixed_precision == "auto":  # a finished run of either precision counts
             now["arguments"]["mixed_precision"] = config["arguments"].get("mixed_precision")
@@ -218,13 +218,13 @@ class Run:
         if not finished:
             return "unfinished" if kept != [BEST_MODEL] else "new"
         self._require_same(config, now | present_facts(self.args, config))
-        # A later start of it may have asked to keep it.
+        # --keep_last may have been set when the run was resumed.
         keep_last = any(of["arguments"].get("keep_last") for of in (config, *config.get("continued", [])))
         self._remove_progress(keep_last)
         return "finished"
 
     def _importances(self, more=""):
-        """Files of importances in the folder, all or those named further."""
+        """Importance files in the folder, optionally only those with ``more`` in their names."""
         return [path for kind in IMPORTANCES for path in self.path.glob(f"{kind}-b*{more}.pt")]
 
     def _require_same(self, then, now):
@@ -233,15 +233,15 @@ class Run:
             raise UserError(f"{self.path} holds another run ({'; '.join(differing)} changed): {HINT}")
 
     def _claim(self):
-        """Keep every other process out of the folder until this run ends."""
+        """Lock the folder until this run ends."""
         try:
             self._made = [folder for folder in self.path.parents if not folder.exists()]
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Beside the folder, which may be removed or moved away with the run still under way.
+            # Beside the folder, which may be removed or moved during the run.
             self._lock = LockFile(lock_of(self.path), this_process())
             self.path.mkdir(exist_ok=True)
             (self.path / ".probe.partial").touch()
-            for partial in self.path.glob(".*.partial"):  # and what a killed process was writing
+            for partial in self.path.glob(".*.partial"):  # including leftovers of a killed process
                 partial.unlink()
         except Locked as held:
             raise UserError(f"{self.path} is being written by {held}: wait for it, or name another --exp_name") from None
@@ -249,10 +249,10 @@ class Run:
             raise UserError(f"--output_root: {self.path} cannot be written ({error.strerror}); name another folder") from None
 
     def file(self, name):
-        """A file of the run folder, as ``atomic_write``, for the main process.
+        """Open a file of the run folder with ``atomic_write``, in the main process.
 
         Raises:
-            UserError: if the folder is not this run's any more: somebody removed or moved it, and another run may lie there.
+            UserError: if the folder was removed or moved, and may now belong to another run.
         """
         if not self._lock.is_held():
             raise UserError(
@@ -265,13 +265,13 @@ class Run:
             file.write(text.encode())
 
     def _remove_progress(self, keep_last):
-        """Remove what only an unfinished run needs."""
+        """Remove files that only an unfinished run needs."""
         for path in ([] if keep_last else [self.path / LAST_CHECKPOINT]) + self._importances("-of-*"):
             with suppress(OSError):
                 path.unlink()
 
     def from_main_process(self, function):
-        """``function()`` of the main process, in every process; a UserError that it raises is raised in all."""
+        """Run ``function()`` in the main process; every process gets its result or its UserError."""
         result, problem = None, None
         if self.accelerator.is_main_process:
             try:
@@ -285,29 +285,29 @@ class Run:
         return result
 
     def main_process_first(self, function):
-        """``function()`` in every process, in the main one before the others."""
+        """Run ``function()`` in every process, first in the main one."""
         result = []
         self.from_main_process(lambda: result.append(function()))
         return result[0] if result else function()
 
     def seed(self):
-        """Seed Python, numpy and torch, so that every process draws the same new layers."""
+        """Seed Python, numpy and torch, so that every process initializes new layers identically."""
         set_seed(self.args.seed)
 
     def start(self, model, tasks, labels, started_from=None):
-        """Move the model to the device and write config.json, in the place of whatever lay in the folder before.
+        """Move the model to the device and write config.json, replacing previous files in the folder.
 
-        A resumed run keeps what is there.
+        A resumed run keeps its files.
 
         Args:
-            model: as it will be trained.
+            model: before training.
             tasks: ``{name: Task}``.
             labels: names of the model's classes, in order.
-            started_from: facts of a StartingPoint, where there is one.
+            started_from: facts of a StartingPoint, if any.
 
         Raises:
-            UserError: if a transcript has more tokens, or other ones, than the text encoder knows, if a run that would be
-                resumed was begun with other corpora, encoders or another starting model, or if the disk is too small.
+            UserError: if a transcript is too long or has tokens unknown to the text encoder, if a run to be resumed was started
+                with other corpora, encoders or another starting model, or if there is too little disk space.
         """
         require_known_tokens(model.text_encoder, tasks, self.args)
         model.to(self.accelerator.device)
@@ -346,10 +346,10 @@ class Run:
         self._resumable = True
 
     def read_last(self):
-        """Read what ``save_last`` wrote, None where there is nothing to resume from.
+        """Read the state written by ``save_last``; None if there is nothing to resume from.
 
         Raises:
-            UserError: if it is damaged or of another run, or the best model that goes with it is gone.
+            UserError: if it is damaged or of another run, or best_model.pt is missing.
         """
         path = self.path / LAST_CHECKPOINT
         if not (self._resumes and path.exists()):
@@ -376,14 +376,14 @@ class Run:
             self._write(HISTORY, pd.DataFrame(self.history).to_csv(index=False))
 
     def save_best(self, model):
-        """Write what the model's method trained as best_model.pt."""
+        """Write the trained parameters as best_model.pt."""
         if self.accelerator.is_main_process:
-            # To an open file: the bytes that torch.save writes otherwise depend on the file's name.
+            # To an open file: otherwise torch.save stores the file's name, and the bytes depend on it.
             with self.file(BEST_MODEL) as file:
                 torch.save({name: tensor.detach().cpu().clone() for name, tensor in model.checkpoint_state().items()}, file)
 
     def load_best(self, model):
-        """Give the model the parameters of its best epoch, in every process."""
+        """Load the parameters of the best epoch into the model, in every process."""
         self.accelerator.wait_for_everyone()
         model.load_checkpoint_state(read_state(self.path / BEST_MODEL))
 
@@ -396,7 +396,7 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def arguments(self):
-        """The flags as config.json stores them: with whole paths, the same from every directory, however they were written."""
+        """The flags as stored in config.json, with absolute paths."""
         arguments = {}
         for name, value in vars(self.args).items():
             if isinstance(value, Path) or name in ENCODERS and os.path.isdir(value):
@@ -408,7 +408,7 @@ class Run:
 
 
 def _out_of_memory(error):
-    """The UserError of an error that says so, None of any other."""
+    """A UserError for an out-of-memory error, None for any other."""
     if not isinstance(error, RuntimeError) or not any(words in str(error) for words in NO_MEMORY):
         return None
     beside = os.environ.get("RUNS_PER_GPU", "1")
@@ -420,5 +420,5 @@ def _out_of_memory(error):
 
 
 def precision_name(mixed_precision, device_type):
-    """What a model is computed in, in words."""
+    """Name of the precision that a model is computed in."""
     return "bf16" if mixed_precision == "bf16" else "float32" if device_type == "cpu" else "TF32"

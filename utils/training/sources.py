@@ -1,4 +1,4 @@
-"""A model by where it lies: a run folder, an exported file, or ``hub:OWNER/NAME``."""
+"""Load a model from a run folder, an exported file, or ``hub:OWNER/NAME``."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,17 +24,17 @@ from utils.training.checkpoints import (
 
 
 class Source(NamedTuple):
-    """A model and what goes with it.
+    """A loaded model with its facts.
 
     Attributes:
         path: the run folder, or the exported file.
         model: in evaluation mode, on the CPU.
-        facts: config.json of a run, or what an exported file holds in its place; ``labels``, ``arguments`` and ``temperature``
-            (None where it was not measured) are in both.
+        facts: config.json of a run, or an exported file's facts; both have ``labels``, ``arguments`` and ``temperature`` (None
+            if it was not fitted).
         tokenizer: of the text encoder.
-        centroids: (clusters, features) for routing, of an adapter where they were made; else None.
-        digest: SHA-256 of the trained tensors, the same for a run and the file exported of it.
-        metrics: metrics.json of a run, None of an exported file.
+        centroids: (clusters, features) for routing, of an adapter that has them; otherwise None.
+        digest: SHA-256 of the trained tensors, equal for a run and its exported file.
+        metrics: metrics.json of a run, None for an exported file.
     """
 
     path: Path
@@ -51,13 +51,13 @@ def load_model(named, text_model=None, speech_model=None):
 
     Args:
         named: a run folder, an exported file, or ``hub:OWNER/NAME``.
-        text_model, speech_model: hub names or folders of the encoders, as ``load_run`` and ``load_export`` take them.
+        text_model, speech_model: hub names or folders of the encoders, as for ``load_run`` and ``load_export``.
 
     Returns:
         A Source.
 
     Raises:
-        UserError: if there is none, or it cannot be used.
+        UserError: if there is none, or if it cannot be used.
     """
     path, metrics = local_path(named), None
     if path.is_dir():
@@ -85,17 +85,16 @@ def load_export(path, text_model=None, speech_model=None):
 
     Args:
         path: the file.
-        text_model, speech_model: hub names or folders of the encoders that adapters of pretrained ones were trained on.
-            Without them the hub names in the file are loaded if they are in the hub's cache: nothing is fetched that is not
-            named here. The same holds for models over a frozen speech encoder. All other models are whole in their file and
-            need no encoders.
+        text_model, speech_model: hub names or folders of the pretrained encoders, for adapters and for models over a frozen
+            speech encoder. By default the hub names in the file, which must be in the hub's cache; nothing is downloaded that
+            is not named here. All other models are complete in their file and need no encoders.
 
     Returns:
-        (model, facts): the model in evaluation mode, and what the file holds in the place of config.json; the model's classes
-        are ``facts["labels"]``, in this order.
+        (model, facts): the model in evaluation mode, and the facts in place of config.json; the model's classes are
+        ``facts["labels"]``, in this order.
 
     Raises:
-        UserError: if the file cannot be used, or the encoders are missing or are others.
+        UserError: if the file cannot be used, or the encoders are missing or differ.
     """
     exported = read_export(path)
     return _of_export(exported, path, text_model, speech_model), exported.facts

@@ -1,4 +1,4 @@
-"""What a run begins with: its corpora as tasks, its model, and, in a sequence, the model of the tasks before."""
+"""Set up a run: its corpora as tasks, its model, and, in a sequence, the model of the earlier tasks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from utils.training.arguments import command_for, ending, withdrawn_of
 from utils.training.checkpoints import assemble, describe_mismatch, encoder_of, read_weights, require_same_encoders
 from utils.training.engine import test
 
-# More of the text than this unknown means that a vocabulary is not used as it was made, not that words are rare.
+# A larger share of unknown tokens means a wrong vocabulary rather than rare words.
 MANY_UNKNOWN = 0.2
 
 
@@ -33,10 +33,10 @@ def read_corpora(run, names, may_lack=()):
     Args:
         run: the Run.
         names: of the corpora.
-        may_lack: those of them that may be missing: a line says so, and they are left out.
+        may_lack: those that may be missing; they are skipped with a printed note.
 
     Raises:
-        UserError: if a corpus is missing or not in its form, or holds sound that cannot be used (without --skip_bad_files).
+        UserError: if a corpus is missing or malformed, or has unusable audio files (without --skip_bad_files).
     """
     corpora = {}
     for name in names:
@@ -46,7 +46,7 @@ def read_corpora(run, names, may_lack=()):
             except UserError:
                 run.print(f"{name} is not under {run.args.data_root}: there will be no scores on it")
                 continue
-        # The first to come looks at every file and leaves an index for the others.
+        # The main process indexes all files for the others.
         corpus = run.main_process_first(lambda name=name: read_corpus(run.args.data_root, name))
         corpora[name] = corpus.without(withdrawn_of(run.args, name))
         if not run.args.skip_bad_files:
@@ -60,17 +60,17 @@ def labels_of(args, corpora):
 
 
 def make_tasks(run, corpora, labels, speech=None, tokenizer=None):
-    """Corpora → ``{name: Task}``, tokenised for this run's text encoder.
+    """Make ``{name: Task}`` from corpora, tokenised for this run's text encoder.
 
     Args:
         run: the Run.
         corpora: ``{name: Corpus}``.
         labels: the model's classes, in order.
-        speech: ``{name: SpeechFeatures}`` of a frozen encoder; without it, sound.
+        speech: ``{name: SpeechFeatures}`` of a frozen encoder; by default waveforms are used.
         tokenizer: by default that of ``--text_model``.
 
     Raises:
-        UserError: if a corpus has a label that is no class, or a split is empty.
+        UserError: if a corpus has a label that is not a class, or a split is empty.
     """
     args, tasks = run.args, {}
     if tokenizer is None:
@@ -100,13 +100,13 @@ def make_tasks(run, corpora, labels, speech=None, tokenizer=None):
 
 
 def _unknown_share(task, tokenizer):
-    """Share of the transcripts' tokens, [CLS] and [SEP] aside, that are [UNK], in the split that has most of them."""
+    """Share of [UNK] among the transcripts' tokens, without [CLS] and [SEP], in the split where it is largest."""
     tokens = [[token for ids in split.input_ids for token in ids[1:-1]] for split in task.splits.values()]
     return max(split.count(tokenizer.unk_token_id) / max(len(split), 1) for split in tokens)
 
 
 def new_model(run, labels):
-    """The model of a run's method and flags over its encoders, with new layers drawn from the run's seed."""
+    """Build the model for a run's method and flags, with new layers initialized from the run's seed."""
     args = vars(run.args)
     run.seed()
     encoders = (encoder_of(args, kind, args[f"{kind}_model"]) for kind in ("text", "speech"))
@@ -114,12 +114,12 @@ def new_model(run, labels):
 
 
 def _tasks_for(run, model, corpora, labels):
-    """``make_tasks``; the output of a frozen speech encoder, which never changes, is computed once and cached."""
+    """``make_tasks`` with cached features if the speech encoder is frozen."""
     return make_tasks(run, corpora, labels, features_of(run, model.speech_encoder, corpora) if model.FROZEN_SPEECH else None)
 
 
 def begin(run):
-    """Start a run from the encoders alone.
+    """Start a run from the encoders only.
 
     Args:
         run: a Run that is not finished.
@@ -136,15 +136,14 @@ def begin(run):
 
 
 def continue_sequence(run):
-    """Start a run from the best model of the tasks before, and test that model on all tasks.
+    """Start a run from the best model of the earlier tasks, and test that model on all tasks.
 
     Args:
-        run: a Run that is not finished; its flags are those of ``utils.training.arguments.add_start_flags`` too.
+        run: a Run that is not finished, with the flags of ``utils.training.arguments.add_start_flags``.
 
     Returns:
-        (start, tasks, model, before): the StartingPoint, ``{name: Task}`` in the order in which they are learned (an earlier
-        one whose corpus is not here is left out), the model of its method, and its Evaluation on each test split before the
-        first epoch.
+        (start, tasks, model, before): the StartingPoint, ``{name: Task}`` in learning order (without earlier ones whose corpus
+        is missing), the model of its method, and its Evaluation on each test split before the first epoch.
     """
     args = run.args
     start = StartingPoint.find(run)
@@ -167,12 +166,12 @@ def continue_sequence(run):
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """The best model of the tasks before, from which a run of a sequence starts.
+    """The best model of the earlier tasks, from which a run of a sequence starts.
 
     Attributes:
-        path: its best_model.pt, or a file that utils/results/export.py made of it.
-        config: the config.json beside it, {} where there is none; of an exported file what it says itself.
-        sequence: the tasks that it has learned.
+        path: its best_model.pt, or its exported file.
+        config: the config.json beside it, {} if there is none; for an exported file its facts.
+        sequence: the tasks that it was trained on.
     """
 
     path: Path
@@ -181,11 +180,11 @@ class StartingPoint:
 
     @classmethod
     def find(cls, run):
-        """The checkpoint named by ``--checkpoint``, or that of the tasks before under its usual name, for the same fold.
+        """The checkpoint named by ``--checkpoint``, or that of the earlier tasks under its default name, for the same fold.
 
         Raises:
-            UserError: if there is none, or its config.json is damaged, or says that it is not a model of the tasks before,
-                in this order, that was kept from the test sessions of this run's fold.
+            UserError: if there is none, its config.json is damaged, or it is not a model of the earlier tasks, in this order,
+                trained without the test sessions of this run's fold.
         """
         args, before = run.args, run.args.sequence[:-1]
         path = starting_checkpoint(args)
@@ -239,7 +238,7 @@ class StartingPoint:
             )
 
     def require_same_folds(self, tasks):
-        """Raise UserError if the test sessions of a task are not those that the checkpoint was kept from."""
+        """Raise UserError if the checkpoint may have been trained on a task's test sessions."""
         for name, then in self.config.get("corpora", {}).items():
             if name in tasks and told_fold(then) != tasks[name].fold_digest:
                 raise UserError(
@@ -248,9 +247,9 @@ class StartingPoint:
                 )
 
     def require_same_withdrawn(self, args, tasks):
-        """Raise UserError if the checkpoint was not kept from just the sessions that ``--withdraw`` names.
+        """Raise UserError unless the checkpoint was trained without exactly the sessions named by ``--withdraw``.
 
-        Who has not the recordings of a task need not name its sessions.
+        Sessions of a task whose recordings are not here need not be named.
         """
         for name in self.sequence:
             named, then = withdrawn_of(args, name), told_withdrawn(self.config, name)
@@ -261,10 +260,10 @@ class StartingPoint:
                 )
 
     def load_into(self, model):
-        """Give a model the checkpoint's parameters.
+        """Load the checkpoint's parameters into a model.
 
         Raises:
-            UserError: if the checkpoint is corrupt, could run code, is not finite, or of another architecture or encoders.
+            UserError: if the checkpoint is corrupt, could run code, is not finite, or has another architecture or encoders.
         """
         require_same_encoders(model, self.config, self.path)
         state = read_weights(self.path)
@@ -277,7 +276,7 @@ class StartingPoint:
         model.load_checkpoint_state(state)
 
     def facts(self, output_root):
-        """What config.json says of it; ``output_root`` keeps the digests of files."""
+        """The facts for config.json; file digests are cached in ``output_root``."""
         (digest,) = FileDigests(Path(output_root) / DIGESTS)(self.path)
         return {"checkpoint": str(self.path), "sha256": digest, "sequence": list(self.sequence)} | {
             name: self.config.get(name) for name in ("method", "task")
@@ -288,10 +287,10 @@ class StartingPoint:
 
         Args:
             args: the run's flags.
-            model: has the parameters of this one, and of each while it is given out.
+            model: has the parameters of this one, and of each while it is yielded.
 
         Raises:
-            UserError: if one of them is not here, or is not what the next one was trained from.
+            UserError: if one of them is missing, or is not the one that the next was trained from.
         """
         points, digests = [self], FileDigests(Path(args.output_root) / DIGESTS)
         while len(points[0].sequence) > 1:
@@ -302,7 +301,7 @@ class StartingPoint:
                 raise UserError(
                     f"{path}: the model of {', then '.join(sequence)} is not here, and this run needs it; copy it there"
                 )
-            if started_from.get("sha256") not in (None, *digests(path)):  # an exported file does not say it
+            if started_from.get("sha256") not in (None, *digests(path)):  # exported files lack it
                 raise UserError(
                     f"{path} is not the model of {', then '.join(sequence)} that {points[0].path} was trained from: train the "
                     "latter again (--overwrite), or copy the former model back"
@@ -319,7 +318,7 @@ def _words(value):
 
 
 def _command_for_start(run, labels=None):
-    """The command that makes what a run starts from; with other labels, the first of its sequence."""
+    """The command that trains a run's starting point; with other labels, the first of its sequence."""
     args = run.args
     before = args.sequence[:-1]
     if labels or len(before) == 1:
@@ -330,7 +329,7 @@ def _command_for_start(run, labels=None):
         same = (*model_class(run.method.model).SETTINGS, "epsilon", "delta", "clip")
         changes |= {name: vars(args).get(name) for name in same}
         changes["withdraw"] = [text for text in args.withdraw or () if text.startswith(f"{before[0]}/")] or None
-        if args.trial_of:  # what starts there is tuned, and not the start
+        if args.trial_of:  # the starting point itself is not tuned
             changes |= {"trial_of": None, "lr": None}
         return command_for(args, starts_from, task=before[0], **changes)
     changes = {"task": before[-1], "after": before[:-1], "sequence": None, "overwrite": None}

@@ -1,42 +1,42 @@
-"""What a method adds to fine-tuning."""
+"""Hooks by which a method extends fine-tuning."""
 
 
 class Strategy:
-    """The hooks of the training loop; as they stand here they are fine-tuning.
+    """The hooks of the training loop; the defaults are plain fine-tuning.
 
-    The loop scales for several processes and micro-batches. A method with random draws of its own takes them from a generator
-    that it seeds in ``prepare`` and whose state is in ``state_dict``, so that a resumed run repeats them.
+    The loop does the scaling for several processes and micro-batches. A method with its own random draws uses a generator that
+    it seeds in ``prepare`` and whose state is in ``state_dict``, so that a resumed run repeats them.
 
     Attributes:
-        cross_entropy_weight: of the cross-entropy on the new utterances, in the loss whose gradient is taken.
+        cross_entropy_weight: weight of the cross-entropy on the new utterances in the loss.
     """
 
     cross_entropy_weight = 1.0
 
     def prepare(self, model, optimizer, dataset):
-        """Called once, before the first epoch or the one that a run resumes with.
+        """Called once, before the first epoch of a new or resumed run.
 
         Args:
-            model: not wrapped for several processes, on the run's device, with the parameters that it starts from, also where
-                a run is resumed.
+            model: not wrapped for several processes, on the run's device, with the run's initial parameters, even if the run
+                is resumed.
             optimizer: of its trained parameters.
-            dataset: the UtteranceDataset that is trained on.
+            dataset: the UtteranceDataset to train on.
 
         Returns:
-            A dictionary of what takes the place of the loop's own: ``optimizer``, ``sampler`` (see BalancedBatchSampler),
-            ``class_weights`` of the loss (classes,), and ``score``, a function of an epoch's row in history.csv, of which the
-            best epoch has the highest value.
+            A dictionary of replacements for the loop's own: ``optimizer``, ``sampler`` (see BalancedBatchSampler),
+            ``class_weights`` of the loss (classes,), and ``score``, a function of an epoch's row in history.csv that is highest
+            for the best epoch.
         """
         return {}
 
     def loss(self, model, batch, logits, share):
-        """A term beside the cross-entropy, such as distillation or replay.
+        """An additional loss term, such as distillation or replay.
 
         Args:
-            model: in training mode, not wrapped for several processes; gradients of further passes are exchanged as well.
+            model: in training mode, not wrapped for several processes; gradients of further passes are synchronized too.
             batch: ``speech_inputs``, ``text_inputs``, ``labels`` and ``indices`` (into the dataset) of a micro-batch.
             logits: (utterances, classes), of this batch.
-            share: of the utterances of the global batch that are in this one.
+            share: fraction of the global batch's utterances in this micro-batch.
 
         Returns:
             The mean over this batch times ``share``, so that the terms of all micro-batches and processes add up to the mean
@@ -55,14 +55,14 @@ class Strategy:
         """Called after each optimizer step, without autograd."""
 
     def after_task(self, run, model, dataset):
-        """Called when the model has the parameters of its best epoch; what it writes lies beside best_model.pt.
+        """Called when the model has the parameters of its best epoch; may write files beside best_model.pt.
 
-        Again, where the run was killed before it was finished.
+        Called again if the run is killed before it has finished.
         """
 
     def state_dict(self):
-        """What a resumed run needs and no file holds: tensors and plain numbers."""
+        """State that a resumed run needs, as tensors and plain numbers."""
         return {}
 
     def load_state_dict(self, state):
-        """Restore what ``state_dict`` gave, after ``prepare``."""
+        """Restore the result of ``state_dict``; called after ``prepare``."""
