@@ -267,7 +267,7 @@ def test_wrong_calls_are_one_line(outputs, call_main, tmp_path, wavs):
         ((model, "--wav", wav, "--output", "x.txt"), "must end in .csv or .jsonl"),
         ((model, "--wav", wav, "--output", tmp_path / "gone" / "x.csv"), "cannot be written"),
         ((model, "--csv", tmp_path / "none.csv", "--output", tmp_path / "none.csv"), "is the table that --csv names"),
-        ((tmp_path / "gone", "--wav", wav), "gone is neither a run folder nor an exported file"),
+        ((tmp_path / "gone", "--wav", wav), "gone does not exist"),
         ((model / "best_model.pt", "--wav", wav), "best_model.pt is neither a run folder nor an exported file"),
         ((tmp_path, "--wav", wav), "is not a finished run of one model (it has no metrics.json)"),
         ((unfinished, "--wav", wav), "is not a finished run of one model (it has no metrics.json)"),

@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, example, **settings):
-        super().__init__(**{"formatter_class": HelpFormatter} | settings)
+        super().__init__(**{"formatter_class": HelpFormatter, "allow_abbrev": False} | settings)
         self.example = example
 
     def format_help(self):

@@ -76,7 +76,7 @@ def load_model(named, text_model=None, speech_model=None):
         files = {name: of.numpy().tobytes() for name, of in exported.extras.items() if name.startswith("tokenizer/")}
         tokenizer, centroids = tokenizer_from_files(files), exported.extras.get("centroids")
     else:
-        raise UserError(f"{named} is neither a run folder nor an exported file")
+        raise UserError(f"{named} {'is neither a run folder nor an exported file' if path.exists() else 'does not exist'}")
     return Source(path, model, facts, tokenizer, centroids, state_digest(model.checkpoint_state()), metrics)
 
 
