@@ -202,7 +202,7 @@ def test_a_dry_run_whose_reader_has_seen_enough_is_no_failure(script):
 @pytest.mark.parametrize(
     "odd",
     [
-        *("GPUS=all is not a number", "EXP_NAME=x would put", "ORDER=A: a sequence has two", "SEEDS: 012 is not a number"),
+        *("GPUS=all is not a number", "EXP_NAME=x would put", "ORDER=A: a sequence has two", "SEEDS: 012 is not a valid --seed"),
         "RUNS_PER_GPU=0 is not a number",
     ],
 )
