@@ -15,6 +15,7 @@ from invented import ENCODERS, FOUR, A, B, C, all_methods, change, invent, three
 
 import evaluate
 from utils.methods import METHODS, PAPER
+from utils.results.runs import find_runs, stray_within
 
 OTHER_TEXT = ENCODERS | {"text": ENCODERS["text"] | {"fingerprint": "2" * 64}}
 
@@ -431,3 +432,11 @@ def test_recompute_tells_a_run_that_is_not_as_it_says(ask, outputs, tmp_path):
     code, stdout, _ = ask(tmp_path, "--recompute", "--cpu", "--num_workers", 0)
     wrong, right = (next(line for line in stdout.splitlines() if line.startswith(name)) for name in ("adapter/", "task_a/"))
     assert code == 1 and "is not the model that was tested" in wrong and " yes " in right
+
+
+def test_a_session_withdrawn_from_one_corpus_leaves_a_row_of_several_whole(tmp_path):
+    invent(tmp_path, "adapter", [A], {A: 0.5}, withdrawn={A: ["1"]})
+    invent(tmp_path, "adapter", [B], {B: 0.5})
+    assert stray_within("adapter", find_runs(tmp_path)) is None
+    invent(tmp_path, "adapter", [A], {A: 0.5}, fold=1)
+    assert "differ in set of withdrawn sessions of KEMDy19" in stray_within("adapter", find_runs(tmp_path))

@@ -174,7 +174,7 @@ def test_it_may_be_deleted_while_a_run_uses_it(corpus, encoder, tmp_path):
 def test_a_disk_that_is_too_small_or_closed_is_one_line(corpus, encoder, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(UserError, match="take .* MB, and .* has .* MB left.*--no_speech_cache"):
+    with pytest.raises(UserError, match="take .* MB, but .* has .* MB left.*--no_speech_cache"):
         make(corpus, encoder, tmp_path)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot be stored.*--speech_cache"):
@@ -186,7 +186,7 @@ def test_features_that_the_precision_cannot_hold_are_refused(corpus, encoder, tm
         encoder.encoder.layer_norm.weight *= 1e6
         for layer in encoder.encoder.layers:
             layer.final_layer_norm.weight *= 1e6
-    with pytest.raises(UserError, match="float16 can hold.*--speech_cache_precision float32"):
+    with pytest.raises(UserError, match="not finite in float16.*--speech_cache_precision float32"):
         make(corpus, encoder, tmp_path)
     make(corpus, encoder, tmp_path, precision="float32")
 

@@ -31,7 +31,7 @@ LATER = {
 # Flags that name a path. The content is compared, not the path.
 PLACES = ("data_root", "checkpoint", "text_model", "speech_model", "fisher", "class_weights")
 # Recorded in config.json outside of the arguments.
-RECORDED_SEPARATELY = ("task", "after", "together", "sequence", "labels")
+RECORDED_SEPARATELY = ("task", "after", "together", "sequence", "labels", "withdraw")
 # Increased when earlier run folders lack facts needed to resume, skip or average them.
 FORMAT = 3
 # Files that an encoder is loaded from.
@@ -65,6 +65,7 @@ def identity(config):
     for name, corpus in config["corpora"].items():
         facts[f"corpus {name}"] = corpus["digest"]
         facts[f"folds of {name}"] = told_fold(corpus)
+        facts[f"set of withdrawn sessions of {name}"] = told_withdrawn(config, name)["digest"]
     facts |= {f"{kind} encoder": encoder["fingerprint"] for kind, encoder in config["encoders"].items()}
     facts["starting model"] = (config.get("started_from") or {}).get("sha256")
     facts["class weights"] = (config.get("privacy") or {}).get("class_weights")

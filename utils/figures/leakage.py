@@ -150,7 +150,7 @@ def draw_plane(results, table, orders, question):
     """
     of_question = table[(table["question"] == question) & (table["attack"] == shown_attack(table, question))]
     before, of_question = (of_question[of_question["when"] == when] for when in (BEFORE, AFTER))
-    figure, axes = style.subplots(2, len(orders), PAGE if len(orders) > 1 else COLUMN, 5.2, squeeze=False)
+    figure, axes = style.subplots(2, len(orders), PAGE if len(orders) > 1 else COLUMN, 6, squeeze=False)
     shown, styles, has_bounds, has_alpha = {}, row_styles(results.rows), False, False
     for column, order in zip(axes.T, orders):
         rarest = _rarest(results, order[0])
@@ -168,7 +168,7 @@ def draw_plane(results, table, orders, question):
             has_alpha |= _draw_alpha(axis, results, points, before, order, group, value)
             axis.axhline(0.5, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
             axis.set_title(", then ".join(order) if group == ALL else f"{rarest}, the rarest emotion of {order[0]}")
-            axis.set_ylabel(f"membership AUC on {order[0]}")
+            axis.set_ylabel(f"AUC on {order[0]}")
             axis.locator_params(axis="x", nbins=5)
         column[-1].set_xlabel(f"BWT, {METRIC_TITLE}")
     if not shown:
@@ -186,8 +186,8 @@ def draw_plane(results, table, orders, question):
         handles.append(Line2D([], [], label=f"{label(method)}, {symbol} {ends} (larger dots)", **look))
     if has_alpha:
         handles.append(Line2D([], [], color=METHODS["wise_ft"].colour, linewidth=0.8, label="means of weights, α 0 to 1"))
-    text = f"{ASKED[question]} {ATTACKS[shown_attack(table, question)]}, after the last task;\nAUC"
-    text += f"{' with its 95 % interval over sessions' if has_bounds else ''}, BWT: {averaged(*counts(results.of_row(*shown)))}"
+    text = f"{ASKED[question]} {ATTACKS[shown_attack(table, question)]}, after the last task\nmembership AUC"
+    text += f"{', 95 % interval over sessions' if has_bounds else ''}\nBWT, {averaged(*counts(results.of_row(*shown)))}"
     legend_below(figure, handles, 4 if len(orders) > 1 else 2, text)
     return figure
 
@@ -250,7 +250,7 @@ def _draw_points(axis, results, points, styles):
         if row not in on_line:
             beside.setdefault(round(transfer.mean, 3), []).append(row)
     # Those of one BWT, as all are that forget nothing, are drawn side by side.
-    shifts = {row: 5 * (index - (len(rows) - 1) / 2) for rows in beside.values() for index, row in enumerate(rows)}
+    shifts = {row: 4 * (index - (len(rows) - 1) / 2) for rows in beside.values() for index, row in enumerate(rows)}
     for row, (transfer, auc, bounds) in points.items():
         colour, marker = (METHODS[on_line[row]].colour, "o") if row in on_line else styles[row]
         shift = ScaledTranslation(shifts.get(row, 0) / 72, 0, axis.figure.dpi_scale_trans)
