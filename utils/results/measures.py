@@ -39,8 +39,8 @@ def result_matrix(results, row, order, metric):
 
     A run that learned task i is tested on tasks 1 to i, and so is the model it started from: row i, and R[i-1,i]. If the run
     did not test that model, R[i-1,i] comes from the model's own tests. With one model per task, later tasks do not change a
-    model, so that R[i,j] = R[j,j], and it has no score on tasks after its own. Combined models only exist after the second
-    task: row 1 is that of the method whose models are combined.
+    model, so that R[i,j] = R[j,j] for j < i, and there is no R[i,j] for j > i. Combined models exist from the second task on:
+    row 1 is that of the method whose models are combined.
 
     Args:
         results: Results.
