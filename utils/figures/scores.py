@@ -126,7 +126,7 @@ def _forgetting_panel(panel, results, rows, order, index, metric):
 
 
 def _references(results, order):
-    """Scores of START, the first SEQUENCE row and the majority class, for [(row or None, colour, line style, name)]."""
+    """Reference lines for START, the first SEQUENCE row and the majority class: [(row or None, colour, line style, name)]."""
     rows = {START: label(START)} if results.of_row(START) else {}
     if row := _fine_tuned(results):
         rows[row] = f"{label(row)}, {_moments(order)[1]}"
@@ -213,7 +213,7 @@ def _pooled(results, row, task):
 def draw_emotions(results, orders):
     """F1 of each class on earlier tasks when learned (rings) and after the last task (dots), with a panel per row.
 
-    Each class has a line of its own, so that names and numbers never overlap, even if many are 0. With one model per task, later
+    Each class has its own line, so that names and numbers never overlap, even if many are 0. With one model per task, later
     tasks change nothing, and dots are inside their rings. Such panels show the distance to the grey marks: the first row of the
     kind SEQUENCE after the last task.
     """
