@@ -31,7 +31,7 @@ class Table:
 
     Attributes:
         name: its name in csv and json.
-        title: heading above it in the other formats.
+        title: heading above the table.
         corner: heading of the column of row names.
         rows: ``{row name: {column name: cell}}``; a cell is an Estimate, a number, a str, a bool or None for a dash. All rows
             have the same columns.
