@@ -1,7 +1,7 @@
 """Measure this code against a plain implementation of the published procedure, side by side: ``python -m benchmarks``.
 
-Each measurement runs in a process of its own, plain and ours by turns, on the same synthetic data; the table gives medians and
-their ratio. Encoders have full size and random weights; ``--small`` is a quick look whose ratios mean little.
+Each measurement runs in a separate process, alternating between plain and ours, on the same synthetic data; the table reports
+medians and their ratio. Encoders are full-size with random weights; ``--small`` is a quick check without meaningful ratios.
 """
 
 import json
@@ -22,7 +22,7 @@ from utils.errors import UserError, one_line_errors
 from utils.files import write_json
 from utils.flags import Parser, named_path, positive_int
 
-# What is measured, in the table's order: (measurement, precision of ours, what the row says).
+# Measurements in the order of the table: (measurement, precision of ours, text of the row).
 ROWS = (
     ("start_up", "no", "start-up to the first step, second run on a corpus"),
     ("fusion", "no", "training step of the fusion model, float32"),
@@ -36,12 +36,12 @@ ROWS = (
 PER_STEP = ("fusion", "ewc", "adapter", "validation", "fisher")
 THREADS = (0, 1, 2, 4)
 EPOCHS, FOLDS, TRAINED_SHARE = 40, 5, 0.6
-# Dense bf16 operations a second, as the maker states them.
+# Dense bf16 FLOP/s, from the vendor's specifications.
 PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 
 
 def measure(what, side, folder, precision, args, num_workers=0):
-    """One measurement in a process of its own: ``{"value", "peak_bytes", "text"}``, the last what it printed before."""
+    """Run a measurement in a separate process: ``{"value", "peak_bytes", "text"}``, with its preceding output as text."""
     command = [sys.executable, "-m", "benchmarks.measure", what, side, str(folder), "--precision", precision]
     command += ["--num_workers", str(num_workers)]
     command += ["--steps", str(args.steps), "--batch_size", str(args.batch_size), *(["--small"] if args.small else [])]
@@ -55,7 +55,7 @@ def measure(what, side, folder, precision, args, num_workers=0):
 
 
 def machine():
-    """What the numbers depend on, in a line."""
+    """One line describing hardware and software."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     facts, processor = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
     models = re.findall(r"(?m)^model name\s*: (.*)", facts.read_text()) if facts.exists() else []
@@ -63,11 +63,11 @@ def machine():
 
 
 def take(rows, args):
-    """All measurements, plain and ours by turns.
+    """Run all measurements, alternating between plain and ours.
 
     Returns:
-        (results, failed): ``{(what, precision, side): [measurement, …]}``, and what the failed ones said, which are left out,
-        since the others took their time.
+        (results, failed): ``{(what, precision, side): [measurement, …]}``, and the messages of failed ones. A failure does not
+        end the benchmark, since the other measurements take a long time.
     """
     sizes = {"KEMDy19": 400, "KEMDy20": 500} if args.small else {"KEMDy19": 9627, "KEMDy20": 12828}
     results, failed = {}, []
@@ -87,8 +87,8 @@ def take(rows, args):
         for (what, precision), side in tqdm(turns, desc="measurements", disable=None):
             of = results.setdefault((what, precision, side), [])
             if side == "plain" and precision != "no" and (what, "no", side) in results:
-                results[what, precision, side] = results[what, "no", side]  # the published procedure knows float32 only
-            elif not (what == "written" and of):  # which is the same each time
+                results[what, precision, side] = results[what, "no", side]  # the published procedure only supports float32
+            elif not (what == "written" and of):  # deterministic, once is enough
                 of += attempt(what, side, folder, precision, args)
         wanted = args.only or ("flops", "features", "loading", "predict")
         for what in {"flops", "features", "predict"}.intersection(wanted):
@@ -105,7 +105,7 @@ def median(measurements, key="value"):
 
 
 def report(rows, results, args):
-    """The table and the sentences below it, as lines, and all numbers as a dictionary."""
+    """The table and the sentences below it as lines, and all numbers as a dictionary."""
     lines = [f"{machine()}; batches of {args.batch_size}, {'small' if args.small else 'full-size'} encoders", ""]
     numbers = {"machine": machine(), "arguments": {name: str(value) for name, value in vars(args).items()}}
     rows = [row for row in rows if all((*row[:2], side) in results for side in ("plain", "ours"))]
@@ -160,7 +160,7 @@ def report(rows, results, args):
 
 
 def _rate(numbers, flops, batch_size):
-    """Utterances and operations a second of fusion training in bf16, and their share of the card's peak."""
+    """Utterances/s and FLOP/s of fusion training in bf16, and the fraction of the GPU's peak."""
     seconds = numbers["ours"]
     numbers |= {"utterances_per_second": batch_size / seconds, "flops_per_second": flops / seconds}
     peak = next((rate for name, rate in PEAK_BF16.items() if name in machine()), None)

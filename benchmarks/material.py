@@ -1,4 +1,4 @@
-"""Corpora of noise in KEMDy's form, and encoders with random weights: enough to measure, with nothing to learn."""
+"""Noise corpora with KEMDy's file structure, and encoders with random weights: for measuring, with nothing to learn."""
 
 import os
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ VOCABULARY = 8002
 
 
 def make_corpus(root, name, utterances, seed=1):
-    """Write KEMDy19 or KEMDy20 with wavs of 3 to 6 s; they are links to a few files, which are read like as many others."""
+    """Write KEMDy19 or KEMDy20 with wavs of 3 to 6 s: links to a few files, which are read as if they were all different."""
     generator = np.random.default_rng(seed)
     (root / "annotation").mkdir(parents=True)
     (root / SYNTHETIC_MARKER).write_text("Noise, for measurements.\n")
@@ -50,7 +50,7 @@ def make_corpus(root, name, utterances, seed=1):
 
 @dataclass(frozen=True)
 class NumberTokenizer:
-    """Encodes the corpora's texts, which are token ids, as ``models.load_tokenizer``'s tokenizers do."""
+    """Encodes the corpora's texts, which are token ids, with the interface of ``models.load_tokenizer``'s tokenizers."""
 
     pad_token_id: int = 1
     unk_token_id: int = 0
@@ -60,7 +60,7 @@ class NumberTokenizer:
 
 
 def make_encoders(small, attention):
-    """(text encoder, speech encoder) with random weights, at full size or small."""
+    """(text encoder, speech encoder) with random weights, full-size or small."""
     text, speech = (SMALL_TEXT, SMALL_SPEECH) if small else ({}, {})
     text = BertModel(BertConfig(vocab_size=VOCABULARY, attn_implementation=attention, **text))
     speech = Wav2Vec2Model(Wav2Vec2Config(layerdrop=0.0, attn_implementation=attention, **speech))
@@ -70,5 +70,5 @@ def make_encoders(small, attention):
 
 
 def corpus_paths(folder):
-    """``{name: path}`` of the two corpora of a benchmark."""
+    """``{name: path}`` of a benchmark's two corpora."""
     return {name: Path(folder) / name for name in ("KEMDy19", "KEMDy20")}

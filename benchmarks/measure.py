@@ -47,26 +47,26 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load(folder):
-    """The task, with the datasets of this project."""
+    """Load the task, with this project's datasets."""
     corpus = read_corpus(folder, TASK, progress=False)
     args = Namespace(num_fold=0, k_fold=5, max_text_len=256)
     return make_task(corpus, args, corpus.labels, NumberTokenizer(), Sound(5))
 
 
 def encoders(args):
-    """(text encoder, speech encoder), with attention written out where the published procedure is measured."""
+    """(text encoder, speech encoder), with eager attention for the published procedure."""
     return make_encoders(args.small, "eager" if args.side == "plain" else "sdpa")
 
 
 def make_run(args):
-    """A Run on the CPU, or on a GPU where there is one, that writes nothing."""
+    """A Run on a GPU if available, else the CPU, that writes no files."""
     flags = ["--task", TASK, "--batch_size", str(args.batch_size), "--num_workers", "0", "--output_root", str(args.folder)]
     flags += ["--mixed_precision", args.precision]
     return Run(training_parser("", "task_a").parse_args(flags), "task_a", quiet=True)
 
 
 def shortened(dataset, count):
-    """The first ``count`` utterances of a dataset, again and again if it is smaller."""
+    """The first ``count`` utterances of a dataset, repeated if it is smaller."""
     part = UtteranceDataset.pooled([dataset] * -(-count // len(dataset)))
     part.utterances = part.utterances.iloc[:count]
     for name in ("labels", "rows", "input_ids"):
@@ -75,7 +75,7 @@ def shortened(dataset, count):
 
 
 def plain_batches(task, split, size, count):
-    """``count`` batches of a split as the published loader makes them; decoding is part of what is measured."""
+    """``count`` batches of a split as in the published loader; the measurement includes decoding."""
     dataset = published.PublishedDataset(task.splits[split].utterances, NumberTokenizer())
     for number in range(count):
         items = [dataset[index % len(dataset)] for index in range(number * size, (number + 1) * size)]
@@ -90,7 +90,7 @@ def wait():
 
 
 def timed(work, warm_up=None):
-    """Seconds that ``work`` takes, until the device is done with it."""
+    """Seconds that ``work`` takes, with the device synchronized."""
     if warm_up is not None:
         warm_up()
     wait()
@@ -109,7 +109,7 @@ def start_up(args):
         task = load(args.folder)
         BalancedBatchSampler(task.splits["train"].labels, args.batch_size, 12)
 
-    read_corpus(args.folder, TASK, progress=False)  # the index of an earlier run
+    read_corpus(args.folder, TASK, progress=False)  # writes the index, as an earlier run would
     return timed(ours)
 
 
@@ -159,7 +159,7 @@ def adapter(args):
 
 
 def _use_features(args, task, model):
-    """Features of as many utterances as are trained on; the time that they take is measured as ``features``."""
+    """Cache features of as many utterances as are trained on; their time is measured separately, as ``features``."""
     cache = args.folder / "speech_features"
     task.corpus.utterances = task.splits["train"].utterances.head(args.batch_size * args.steps)
     features = corpus_features(task.corpus, model.speech_encoder, 5, "float16", cache, DEVICE, lambda line: None)
@@ -169,7 +169,7 @@ def _use_features(args, task, model):
 
 
 def features(args):
-    """Seconds to compute the features of one batch's worth of utterances a step: of neighbours in length, as in a corpus."""
+    """Seconds to compute features of one batch of utterances per step, of similar length, as in a corpus sorted by length."""
     task = load(args.folder)
     model = AdapterFusionClassifier(*encoders(args), len(EMOTIONS))
     by_length = task.corpus.utterances.sort_values("duration")
@@ -209,7 +209,7 @@ def fisher(args):
 
 
 def written(args):
-    """Bytes, not seconds, that an adapter run leaves: the whole model three times, or what the task owns."""
+    """Bytes, not seconds, written by an adapter run: three copies of the model, or only task-specific parameters."""
     text, speech = encoders(args)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         path = Path(folder) / "model.pt"
@@ -219,7 +219,7 @@ def written(args):
 
 
 def loading(args):
-    """Seconds to read, cut, normalise and pad one batch of wavs with ``--num_workers``, over many batches."""
+    """Seconds to read, truncate, normalize and pad a batch of wavs with ``--num_workers``, averaged over many batches."""
     task, batches = load(args.folder), 100
     dataset = shortened(task.splits["train"], args.batch_size * batches)
     sampler = BalancedBatchSampler(dataset.labels, args.batch_size, 12)
@@ -228,7 +228,7 @@ def loading(args):
 
 
 def predict(args):
-    """Seconds an utterance of predict.py with an adapter, against its bare model on tensors that are ready, and to start."""
+    """Seconds per utterance of predict.py with an adapter, against the bare model on prepared tensors, and for start-up."""
     run, utterances = make_adapter_run(args), load(args.folder).corpus.utterances.head(args.batch_size * args.steps)
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import utils.training.predictor"], check=True)
@@ -266,11 +266,11 @@ def predict(args):
     for _ in range(4):
         for name, (what, count) in work.items():
             seconds[name].append(timed(what) / count)
-    return found | {name: statistics.median(times[1:]) for name, times in seconds.items()}  # the first turn warms up
+    return found | {name: statistics.median(times[1:]) for name, times in seconds.items()}  # the first round is warm-up
 
 
 def make_adapter_run(args):
-    """Run folder of an adapter over encoders with random weights, all written below the benchmark's folder."""
+    """Write a run folder of an adapter over random encoders, and these, to the benchmark's folder; returns its path."""
     run = args.folder / "adapter"
     if run.exists():
         return run
@@ -291,7 +291,7 @@ def make_adapter_run(args):
 
 
 def flops(args):
-    """Floating-point operations, not seconds, of one training step of our fusion model: forward and backward."""
+    """Floating-point operations, not seconds, of a training step of our fusion model: forward and backward."""
     task = load(args.folder)
     run = make_run(args)
     model = FusionClassifier(*encoders(args), len(EMOTIONS)).to(run.accelerator.device)
@@ -302,7 +302,7 @@ def flops(args):
 
 
 def profile(args):
-    """Print where the time of our fusion model's training goes."""
+    """Profile training steps of our fusion model, and print the result."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     with torch_profile(activities=activities) as result:
         seconds = fusion(args)

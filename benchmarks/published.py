@@ -1,8 +1,8 @@
-"""A plain implementation of the published procedure, to measure against: what is slow in it is left as it was.
+"""A plain implementation of the published procedure as a baseline, with its inefficiencies.
 
-The speech encoder runs in every step of adapter training, with its graph kept and back-propagated through; attention is written
-out; EWC's penalty stands in the autograd graph; the sampler opens every wav of the training set twice to count labels; text is
-encoded again for every item. Faults that change results and not times (see the README) are not repeated.
+The speech encoder runs in every step of adapter training and is back-propagated through; attention is eager; EWC's penalty is
+part of the autograd graph; the sampler opens every wav of the training set twice to count labels; text is tokenized again for
+every item. Bugs that affect results but not run time (see the README) are not reproduced.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ from utils.data.kemdy import EMOTIONS
 
 
 class Published:
-    """A model with the speech encoder as it comes, padding in its first norm included, in every step."""
+    """A model that runs the unmodified speech encoder, whose first norm includes padding, in every step."""
 
     def __init__(self, text_encoder, speech_encoder):
         norm = speech_encoder.feature_extractor.conv_layers[0].layer_norm
@@ -46,7 +46,7 @@ class PublishedFusion(Published, FusionClassifier):
 
 
 class PublishedAdapter(Published, AdapterFusionClassifier):
-    """The adapter model with the speech encoder in the graph, its gradients computed and thrown away."""
+    """The adapter model with the speech encoder in the graph, whose gradients are computed and discarded."""
 
     def __init__(self, text_encoder, speech_encoder):
         super().__init__(text_encoder, speech_encoder)
@@ -62,7 +62,7 @@ class PublishedAdapter(Published, AdapterFusionClassifier):
 
 
 class PublishedDataset(torch.utils.data.Dataset):
-    """Utterances whose wav is decoded and whose text is encoded whenever an item is asked for."""
+    """Utterances whose wav is decoded and whose text is tokenized on every access."""
 
     def __init__(self, utterances, tokenizer, max_seq_len=5):
         self.rows = utterances[["wav_path", "text", "emotion"]].to_numpy()
@@ -89,7 +89,7 @@ class PublishedDataset(torch.utils.data.Dataset):
 
 
 def balanced_weights(dataset):
-    """Sampling weights, by asking every item for its label: once to count, once to weigh."""
+    """Sampling weights; loads every item twice for its label, to count classes and to assign weights."""
     counts = np.zeros(len(EMOTIONS))
     for index in range(len(dataset)):
         counts[dataset[index][2]] += 1
@@ -97,7 +97,7 @@ def balanced_weights(dataset):
 
 
 def start_up(roots, tokenizer, fold):
-    """Read both corpora and make their samplers ready."""
+    """Read both corpora and create their samplers."""
     for root in roots:
         utterances = read_corpus(root.parent, root.name, progress=False).utterances
         train = utterances[utterances["session"].isin(fold)]
@@ -106,7 +106,7 @@ def start_up(roots, tokenizer, fold):
 
 
 def training_step(model, optimizer, batch, penalty=None):
-    """One step; ``penalty`` is (λ, {name: (F, θ*)}), built into the graph."""
+    """A training step; ``penalty`` is (λ, {name: (F, θ*)}), part of the graph."""
     speech_inputs, text_inputs, labels = batch
     loss = cross_entropy(model(speech_inputs, text_inputs), labels)
     if penalty is not None:
@@ -121,7 +121,7 @@ def training_step(model, optimizer, batch, penalty=None):
 
 
 def fisher_information(model, batches):
-    """Squared gradients of the mean cross-entropy over batches, weighted by their size."""
+    """Squared gradients of each batch's mean cross-entropy, weighted by batch size."""
     total = sum(len(labels) for *_, labels in batches)
     fisher = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     model.eval()

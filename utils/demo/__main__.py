@@ -1,7 +1,6 @@
-"""Makes the demonstration's material: ``python -m utils.demo data/demo`` puts KEMDy19, KEMDy20 and encoders/ there.
+"""Generate the demonstration's data: ``python -m utils.demo data/demo`` writes KEMDy19, KEMDy20 and encoders/ there.
 
-What is there already and was made with the same settings is left alone. The four parts are made in two processes side
-by side.
+Existing parts generated with the same settings are kept. The four parts are generated in two parallel processes.
 """
 
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -44,15 +43,15 @@ def main(arguments=None):
 
 
 def make(options):
-    """Make what is missing.
+    """Generate missing parts.
 
-    Raises UserError where a folder holds something else, or something made with other settings.
+    Raises UserError if a folder has other content, or a part generated with other settings.
     """
     root, pretraining = options.root, (options.seed, options.pretraining_steps)
     sizes = (options.seed, options.sessions, options.utterances)
     speech, text = (root / "encoders" / kind for kind in ("speech", "text"))
     acted, free = ((root / name, corpora.describe(name, *sizes), corpora.make_corpus, (name, *sizes)) for name in CORPORA)
-    # The longest first, so that two processes end at about the same time.
+    # The longest first, so that both processes finish at about the same time.
     jobs = [
         (speech, encoders.describe("speech", *pretraining), encoders.make_speech_encoder, pretraining),
         free,
@@ -67,7 +66,7 @@ def make(options):
 
 
 def is_missing(folder, notice):
-    """Has `folder` to be made? Raises UserError where it holds something else."""
+    """Return whether `folder` must be generated. Raises UserError if it has other content."""
     if not folder.exists():
         return True
     found = folder / SYNTHETIC_MARKER
@@ -80,8 +79,8 @@ def is_missing(folder, notice):
 
 
 def run(jobs, processes):
-    """Do the jobs (folder, notice, function, arguments) and say in one line each what was made."""
-    # A fresh process for each, with one thread: what is made depends neither on what was made before nor on the cores.
+    """Run the jobs (folder, notice, function, arguments) and print one line for each result."""
+    # A fresh single-threaded process for each: results depend neither on earlier jobs nor on the number of cores.
     with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=1) as pool:
         started = [pool.submit(corpora.timed, function, folder, *arguments) for folder, _, function, arguments in jobs]
         try:

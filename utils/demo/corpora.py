@@ -1,8 +1,8 @@
-"""Two synthetic corpora in the form of KEMDy19 and KEMDy20 on disk: Korean sentences spoken by espeak-ng.
+"""Two synthetic corpora with the file structure of KEMDy19 and KEMDy20: Korean sentences spoken by espeak-ng.
 
-KEMDy19-like: actors, scenes, all emotions equally often, an expressive voice, the intimate style of speech.
+KEMDy19-like: actors, scenes, balanced emotions, an expressive voice, the intimate style of speech.
 KEMDy20-like: free talk, mostly neutral, other speakers, a weaker and noisier expression, polite style with fillers,
-other words (some in common). In both, an emotion shows in the words and in the voice, each only part of the time.
+other words (some in common). In both, emotions are cued by words and by prosody, each in only some utterances.
 """
 
 import _ctypes
@@ -23,8 +23,8 @@ from utils.files import SYNTHETIC_MARKER
 
 ABLATIONS = {"voice": "voice-only", "words": "words-only"}
 
-# Prosody of an emotion beside the speaker's own: pitch and pitch range in points of espeak's 0 to 100, speed and
-# loudness as factors.
+# Prosody of an emotion relative to the speaker's own: pitch and pitch range in points on espeak's scale of 0 to 100,
+# speed and loudness as factors.
 PROSODY = {
     "angry": (10, 40, 1.15, 1.7),
     "disgust": (-20, 8, 0.82, 1.1),
@@ -34,7 +34,7 @@ PROSODY = {
     "sad": (-16, -28, 0.76, 0.6),
     "surprise": (40, 45, 0.92, 1.3),
 }
-# Mean valence and arousal that raters give, 1 to 5.
+# Mean valence and arousal ratings, 1 to 5.
 AFFECT = {
     "angry": (1.8, 4.2),
     "disgust": (2.0, 3.3),
@@ -44,7 +44,7 @@ AFFECT = {
     "sad": (1.9, 2.2),
     "surprise": (3.2, 4.1),
 }
-# Voices are espeak-ng's variants; no variant speaks in two of the three.
+# Voices are espeak-ng variants; no variant is in two of the three sets.
 VOICES = {
     "KEMDy19": {"F": ("f1", "f2", "f3", "anika"), "M": ("m2", "m3", "m7", "michel")},
     "KEMDy20": {"F": ("f4", "f5", "Annie", "linda"), "M": ("m5", "m6", "pablo", "Gene2")},
@@ -53,8 +53,8 @@ VOICES = {
         "M": ("Lee", "Mario", "norbert", "Denis", "Alex", "travis"),
     },
 }
-# words: see sentences.compose. voice: how much of PROSODY is applied, its standard deviation from clip to clip (points,
-# points, factor), the base speed in words a minute, and the level of the room's noise beside the voice.
+# words: see sentences.compose. voice: how much of PROSODY is applied, its standard deviation between clips (points,
+# points, factor), the base speed in words per minute, and the level of room noise relative to the voice.
 STYLES = {
     "KEMDy19": {
         "words": dict(explicit=0.65, exclaim=0.3, filler=0.1, time=0.3, context=0.3, polite=0.3)
@@ -71,7 +71,7 @@ PRIORS = {
     "KEMDy19": dict.fromkeys(EMOTIONS, 1 / 7),
     "KEMDy20": {"angry": 0.04, "disgust": 0.03, "fear": 0.025, "happy": 0.10, "neutral": 0.73, "sad": 0.035, "surprise": 0.04},
 }
-SEVERAL_LABELS = 0.04  # share of segments, beside the others, on which the raters are split
+SEVERAL_LABELS = 0.04  # additional segments with split ratings, as a fraction of the others
 LABEL_ORDER = {
     "KEMDy19": ("neutral", "happy", "sad", "angry", "fear", "disgust", "surprise"),
     "KEMDy20": ("happy", "surprise", "angry", "neutral", "disgust", "fear", "sad"),
@@ -84,17 +84,17 @@ DIALOGUES = {
     "KEMDy19": [f"script{i:02d}" for i in range(1, 7)] + [f"impro{i:02d}" for i in range(1, 5)],
     "KEMDy20": [f"script{i:02d}" for i in range(1, 7)],
 }
-MAX_SESSIONS = 20  # of KEMDy19's own numbering
-MAX_UTTERANCES = 500  # of a KEMDy19 session; a dialogue's counter has three digits
-KEMDY20_UTTERANCES = 1.5  # segments of a session, beside KEMDy19's
+MAX_SESSIONS = 20  # KEMDy19's own numbering
+MAX_UTTERANCES = 500  # per KEMDy19 session; a dialogue's counter has three digits
+KEMDY20_UTTERANCES = 1.5  # segments per session, relative to KEMDy19
 
 
 class Synthesiser:
     """Korean speech by espeak-ng, as a context manager: `say` returns float32 (samples,) at 16 kHz.
 
-    The library is unloaded at the end, because it carries state from one clip to the next: a fresh one makes the same
-    seed give the same samples. Raises UserError where espeak-ng does not start or does not know a voice, ImportError
-    where espeakng-loader is not installed.
+    The library is unloaded at the end, because it carries state from one clip to the next: only a freshly loaded one
+    gives the same samples for the same seed. Raises UserError if espeak-ng does not start or lacks a voice, ImportError
+    if espeakng-loader is not installed.
     """
 
     RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4  # espeak_PARAMETER in speak_lib.h
@@ -112,7 +112,7 @@ class Synthesiser:
             raise UserError("espeak-ng does not start: install espeakng-loader again")
         self.chunks = []
         prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-        self.callback = prototype(self._collect)  # kept here, or it is freed while espeak still calls it
+        self.callback = prototype(self._collect)  # keep a reference, or it is freed while espeak still calls it
         self.library.espeak_SetSynthCallback(self.callback)
         self.library.espeak_ng_SetRandSeed(ctypes.c_long(self.seed))
         return self
@@ -127,7 +127,7 @@ class Synthesiser:
         return 0
 
     def say(self, text, voice, pitch, pitch_range, speed):
-        """`text` scaled to a root mean square of 1; pitch and its range 0 to 100, speed in words a minute."""
+        """Synthesize `text`, scaled to a root mean square of 1; pitch and its range 0 to 100, speed in words per minute."""
         import torch
         from torchaudio.functional import resample
 
@@ -146,7 +146,7 @@ class Synthesiser:
 
 
 def draw_speaker(rng, voices, sex):
-    """A speaker: an espeak-ng variant with a base pitch and range (points of 100) and a speed (factor) of his or her own."""
+    """Draw a speaker: an espeak-ng variant with an individual base pitch and range (points of 100) and speed (factor)."""
     return {
         "voice": voices[sex][rng.integers(len(voices[sex]))],
         "pitch": 45 + rng.normal(0, 5),
@@ -156,7 +156,7 @@ def draw_speaker(rng, voices, sex):
 
 
 def speak(rng, synthesiser, text, speaker, emotion, style):
-    """`text` in the speaker's voice, coloured by the emotion: int16 (samples,) at 16 kHz, silent for a moment at both ends."""
+    """`text` in the speaker's voice with the emotion's prosody: int16 (samples,) at 16 kHz, with short silence at both ends."""
     pitch, pitch_range, speed, loudness = PROSODY[emotion]
     share, (pitch_noise, range_noise, speed_noise) = style["expression"], style["noise"]
     voice = synthesiser.say(
@@ -167,7 +167,7 @@ def speak(rng, synthesiser, text, speaker, emotion, style):
         speed=style["speed"] * speaker["speed"] * speed**share * np.exp(rng.normal(0, speed_noise)),
     )
     loudness = loudness**share * np.exp(rng.normal(0, 0.15))
-    # Vocal effort flattens the spectrum: a raised voice is brighter, a low one duller.
+    # Vocal effort flattens the spectrum: a loud voice is brighter, a soft one duller.
     brightness = float(np.clip(np.log2(loudness), -0.6, 0.8))
     voice[1:] -= brightness * voice[:-1]
     voice /= np.sqrt(np.mean(voice**2))
@@ -179,9 +179,9 @@ def speak(rng, synthesiser, text, speaker, emotion, style):
 
 
 def make_corpus(folder, name, seed, sessions, utterances):
-    """Make the corpus `name` (KEMDy19 or KEMDy20) in `folder`; returns its size in words.
+    """Generate the corpus `name` (KEMDy19 or KEMDy20) in `folder`; returns a description of its size.
 
-    `utterances` is the number of segments with one label in a KEMDy19 session; KEMDy20 has half as many again. The same
+    `utterances` is the number of single-label segments per KEMDy19 session; KEMDy20 has 1.5 times as many. The same
     seed and sizes give the same bytes.
     """
     from tqdm import tqdm
@@ -200,7 +200,7 @@ def make_corpus(folder, name, seed, sessions, utterances):
 
 
 def describe(name, seed, sessions, utterances):
-    """The line of the corpus's SYNTHETIC file: what it is, and the settings that make it again."""
+    """The line in the corpus's SYNTHETIC file: a description, and the settings that reproduce it."""
     return (
         f"Everything in this folder is synthesised: a look-alike of {name} with invented sentences spoken by espeak-ng "
         f"(seed {seed}, {sessions} sessions, {utterances} utterances)."
@@ -213,7 +213,7 @@ def write_notice(folder, line):
 
 @contextmanager
 def unfinished(folder):
-    """An empty folder beside `folder`, renamed to it at the end: what an interruption leaves is not mistaken for a corpus."""
+    """An empty folder beside `folder`, renamed to it at the end, so that an interrupted one is not mistaken for a corpus."""
     temporary = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -225,10 +225,10 @@ def unfinished(folder):
 
 
 def draw_session(rng, name, session, sessions, utterances):
-    """The segments of a session in order, a dict each."""
+    """Draw the segments of a session in order, one dict each."""
     total = utterances if name == "KEMDy19" else round(KEMDY20_UTTERANCES * utterances)
     prior = np.array([PRIORS[name][emotion] for emotion in EMOTIONS])
-    if name == "KEMDy19":  # actors cover the emotions evenly
+    if name == "KEMDy19":  # acted emotions are balanced
         emotions = [EMOTIONS[i % len(EMOTIONS)] for i in rng.permutation(total) + rng.integers(len(EMOTIONS))]
     else:
         emotions = list(rng.choice(EMOTIONS, total, p=prior))
@@ -240,7 +240,7 @@ def draw_session(rng, name, session, sessions, utterances):
 
     if name == "KEMDy19":
         people = [("F", "F"), ("M", "M")]
-    else:  # a pair may be of one sex
+    else:  # both speakers may have the same sex
         people = [(f"User{user:03d}{sex}", sex) for user, sex in zip((2 * session - 1, 2 * session), rng.choice(["F", "M"], 2))]
     speakers = [draw_speaker(rng, VOICES[name], sex) for _, sex in people]
 
@@ -253,7 +253,7 @@ def draw_session(rng, name, session, sessions, utterances):
         separator = "" if name == "KEMDy19" else "_"
         segment = {"id": f"Sess{session:02d}_{dialogue}_{tag}{separator}{number:03d}", "dialogue": dialogue, "labels": emotions}
         segment |= {"letter": people[turn][1], "speaker": speakers[turn]}
-        # Where raters are split, the voice has the first of the labels and the words the last.
+        # With split ratings, the voice has the first label and the words the last.
         segment["text"] = compose(rng, emotions[-1], STYLES[name]["words"])
         segment["transcript"] = transcribe(rng, segment["text"])
         segments.append(segment)
@@ -261,7 +261,7 @@ def draw_session(rng, name, session, sessions, utterances):
 
 
 def transcribe(rng, text):
-    """What the transcript's file says: the text, now and then with a tag, a full stop or a space before it."""
+    """Content of the transcript file: the text, sometimes with a tag, a full stop or a leading space."""
     draw = rng.random()
     if draw < 0.12:
         text = f"{('n/', 'l/', 'b/')[rng.integers(3)]} {text}"
@@ -273,7 +273,7 @@ def transcribe(rng, text):
 
 
 def write_wavs(rng, name, folder, session, segments, synthesiser):
-    """One wav and one transcript a segment; sets each segment's start and end in seconds."""
+    """Write a wav and a transcript per segment; sets each segment's start and end in seconds."""
     import soundfile
 
     clock = 0.5
@@ -287,12 +287,12 @@ def write_wavs(rng, name, folder, session, segments, synthesiser):
         encoding = "utf-8" if name == "KEMDy19" else "cp949"
         (place / f"{segment['id']}.txt").write_bytes(f"{segment['transcript']}\n".encode(encoding))
         segment["start"], segment["end"] = clock, clock + len(samples) / SAMPLE_RATE
-        # In free talk people talk over each other: a segment may begin before the last one ends.
+        # In free talk, speakers overlap: a segment may begin before the previous one ends.
         clock = segment["end"] + rng.uniform(0.1, 0.8) - (0.3 if name == "KEMDy20" else 0)
 
 
 def write_annotation(rng, name, folder, session, segments):
-    """The session's annotation: an F and an M file of 43 columns, both with all segments (KEMDy19), or one of 37 columns."""
+    """Write a session's annotation: F and M files with 43 columns, each with all segments (KEMDy19), or one with 37 columns."""
     raters = RATERS[name][session % len(RATERS[name])].split()
     if name == "KEMDy20":
         header = ["Numb", "WAV", " ", "Segment ID"], [" ", "start", "end", " "]
@@ -307,7 +307,7 @@ def write_annotation(rng, name, folder, session, segments):
         rows = []
         for i, segment in enumerate(segments, 1):
             labels = segment["labels"]
-            if segment["letter"] != letter:  # the file is about this actor, who listens here, in a mood of his or her own
+            if segment["letter"] != letter:  # the actor whom the file describes is listening here, with a separate mood
                 labels = (EMOTIONS[rng.integers(len(EMOTIONS))],) if rng.random() < 0.5 else ("neutral",)
             sensors = [f"{value:.3f}" for value in rng.uniform([90, 90, 0.2, 0.2, 32, 32], [110, 110, 0.5, 0.5, 34, 34])]
             if rng.random() < 0.03:
@@ -319,13 +319,13 @@ def write_annotation(rng, name, folder, session, segments):
 
 
 def judge(rng, name, labels):
-    """Ten raters' judgement and its summary: 33 cells. The `labels` get equally many votes, any other emotion fewer."""
+    """Ten raters' judgements and a summary: 33 cells. All `labels` get the same number of votes, any other emotion fewer."""
     spelling = {"disgust": "disqust"} if name == "KEMDy20" else {}
     count = len(labels)
     each = int(rng.integers(6, 10)) if count == 1 else 10 // count - (1 if count == 2 and rng.random() < 0.5 else 0)
     votes = [label for label in labels for _ in range(each)]
     others = [emotion for emotion in rng.permutation(EMOTIONS) if emotion not in labels]
-    votes += others[: 10 - len(votes)]  # each once, which is fewer than `each`
+    votes += others[: 10 - len(votes)]  # one vote each, which is fewer than `each`
     cells, scores = [], []
     for vote in rng.permutation(votes):
         score = [int(np.clip(round(rng.normal(mean, 0.6)), 1, 5)) for mean in AFFECT[str(vote)]]
@@ -336,7 +336,7 @@ def judge(rng, name, labels):
 
 
 def write_csv(path, header, raters, rows, blank):
-    """Two header rows, then the rows; `blank` fills the header cells that say nothing."""
+    """Write two header rows, then the rows; `blank` fills empty header cells."""
     first = [*header[0], "Total Evaluation", blank, blank]
     for rater in raters:
         first += [f"Eval{rater}", blank, blank]
@@ -366,13 +366,13 @@ def make_ablated(folder, corpus, only):
 
 
 def describe_ablated(corpus, only):
-    """The line of an ablated copy's SYNTHETIC file."""
+    """The line in an ablated copy's SYNTHETIC file."""
     removed = {"voice": "without its words (empty transcripts)", "words": "without its voice (silent wavs)"}[only]
     return f"{(corpus / SYNTHETIC_MARKER).read_text(encoding='utf-8').strip()} This copy is {removed}."
 
 
 def timed(function, folder, *arguments):
-    """Call `function(folder, *arguments)` on one thread; returns a line of what it made and how long it took."""
+    """Call `function(folder, *arguments)` on one thread; returns a line with its result and duration."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,8 +1,8 @@
-"""Two small encoders for the demonstration, pretrained without labels on text and speech of the corpora's making: a
-BERT and a wav2vec2.
+"""Two small encoders for the demonstration, a BERT and a wav2vec2, pretrained without labels on text and speech
+generated like the corpora.
 
-Both learn from other sentences, and the speech encoder from other speakers, than the corpora have. The text comes in
-short passages that keep one mood, as real texts do; the mood itself is never shown to the encoders.
+Their sentences, and the speech encoder's speakers, are not in the corpora. The text consists of short passages whose
+sentences share an emotion, as in real texts; no emotion label is used.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from utils.demo.sentences import compose
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ENDINGS = tuple("더라고요 더라고 예요 이에요 어요 아요 해요 요 는데 어 아 을 를 이 가 은 는 도 에".split())
-# Everyone's way of speaking at once, so that neither corpus is favoured.
+# A mixture of both corpora's styles, so that neither is favoured.
 UNLABELLED_WORDS = dict(
     explicit=0.85, exclaim=0.3, filler=0.2, time=0.3, context=0.3, polite=0.5, expressions=slice(None), contexts=slice(None)
 )
@@ -25,18 +25,18 @@ PASSAGES, CLIPS = 4000, 1500
 
 
 def draw_passages(rng, count):
-    """Unlabelled text: `count` passages of four sentences (str) that keep one mood."""
+    """Draw unlabelled text: `count` passages of four sentences (str) that share an emotion."""
     moods = (EMOTIONS[rng.integers(len(EMOTIONS))] for _ in range(count))
     return [[compose(rng, mood, UNLABELLED_WORDS) for _ in range(4)] for mood in moods]
 
 
 def build_vocabulary(sentences, frequent=8):
-    """A WordPiece vocabulary (list of str): special tokens, syllables, frequent words and their endings, sorted."""
+    """Build a WordPiece vocabulary (list of str): special tokens, syllables, frequent words and their endings, sorted."""
     words = Counter(word for sentence in sentences for word in sentence.split())
     pieces = Counter()
     for word, count in words.items():
         pieces.update({syllable: 1 for syllable in word} | {f"##{syllable}": 1 for syllable in word})
-        # An ending becomes a piece of its own, so that 기뻐 and 기뻐요 share theirs.
+        # Endings are separate pieces, so that 기뻐 and 기뻐요 share their stem.
         ending = next((e for e in ENDINGS if word.endswith(e) and len(word) > len(e)), "")
         stem = word[: len(word) - len(ending)]
         if count >= frequent:
@@ -54,7 +54,7 @@ def save_tokenizer(vocabulary, folder):
 
     ids = {piece: i for i, piece in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
-    # Composed syllables: BERT's own normaliser, with its default of stripping accents, would break each into its letters.
+    # Composed syllables: BERT's own normalizer strips accents by default, which would decompose them into jamo.
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
@@ -75,11 +75,10 @@ def save_tokenizer(vocabulary, folder):
 
 
 def make_text_encoder(folder, seed, steps):
-    """Pretrain a small BERT and save it, with its tokenizer, to `folder`; returns the last tenth's mean losses in words.
+    """Pretrain a small BERT and save it, with its tokenizer, to `folder`; returns mean losses of the last tenth as text.
 
-    Two objectives: masked words, and telling from the pooled output which two halves of a passage belong together (in the
-    place of BERT's next-sentence prediction, so that the pooler, which adapters leave frozen, says something of the whole
-    sentence).
+    Two objectives: masked words, and matching the two halves of a passage by their pooled outputs (instead of BERT's
+    next-sentence prediction, so that the pooler, which stays frozen under adapters, represents the whole sentence).
     """
     import torch
     from torch.nn.functional import cross_entropy, normalize
@@ -107,9 +106,9 @@ def make_text_encoder(folder, seed, steps):
             masked = torch.from_numpy(rng.random(ids.shape) < 0.2) & present & (ids >= len(SPECIAL_TOKENS))
             output = model(torch.where(masked, tokenizer.mask_token_id, ids), attention_mask=batch["attention_mask"])
             logits = head(output.last_hidden_state[masked]) @ model.embeddings.word_embeddings.weight.T + bias
-            pooled = output.pooler_output - output.pooler_output.mean(0)  # what all sentences share tells none apart
+            pooled = output.pooler_output - output.pooler_output.mean(0)  # the common component does not discriminate
             first, second = normalize(pooled, dim=-1).chunk(2)
-            similarity = scale.exp() * first @ second.T  # (48, 48): the two halves of one passage on the diagonal
+            similarity = scale.exp() * first @ second.T  # (48, 48), halves of the same passage on the diagonal
             own = torch.arange(len(first))
             matching = (cross_entropy(similarity, own) + cross_entropy(similarity.T, own)) / 2
             word_loss = cross_entropy(logits, ids[masked])
@@ -123,7 +122,7 @@ def make_text_encoder(folder, seed, steps):
 
 
 def optimise(parameters, lr, steps):
-    """AdamW with a tenth of the steps to warm up and a linear decay; returns it and its schedule."""
+    """AdamW with linear warm-up over a tenth of the steps and linear decay; returns the optimizer and its schedule."""
     import torch
 
     optimizer = torch.optim.AdamW(parameters, lr=lr)
@@ -144,7 +143,7 @@ def step(optimizer, schedule, loss, model):
 
 
 def draw_clips(rng, seed, count):
-    """Unlabelled speech: `count` clips of float32 (samples,), zero mean and unit variance, by 40 speakers of no corpus."""
+    """Draw unlabelled speech: `count` clips, float32 (samples,), zero mean and unit variance, by 40 separate speakers."""
     from tqdm import tqdm
 
     speakers = [draw_speaker(rng, VOICES["unlabelled"], "FM"[i % 2]) for i in range(40)]
@@ -159,8 +158,8 @@ def draw_clips(rng, seed, count):
 
 
 def spectrum(clips, hop):
-    """Log spectra (clips, frames, 80) of clips (clips, samples), a frame every `hop` samples: 48 narrow bands from 47
-    to 780 Hz, where pitch shows, and 32 mel bands.
+    """Log spectra (clips, frames, 80) of clips (clips, samples), one frame every `hop` samples: 48 narrow bands from 47
+    to 780 Hz, which resolve pitch, and 32 mel bands.
     """
     import torch
     from torchaudio.functional import melscale_fbanks
@@ -172,9 +171,9 @@ def spectrum(clips, hop):
 
 
 def make_speech_encoder(folder, seed, steps):
-    """Pretrain a small wav2vec2 and save it to `folder`; returns the mean loss of the last tenth of the steps in words.
+    """Pretrain a small wav2vec2 and save it to `folder`; returns the mean loss of the last tenth of the steps as text.
 
-    Objective: the log spectrum of every frame, about a quarter of which are masked in the input.
+    Objective: predict the log spectrum of every frame, with about a quarter of the frames masked in the input.
     """
     import torch
     from tqdm import tqdm
@@ -211,20 +210,20 @@ def make_speech_encoder(folder, seed, steps):
 
 
 def speech_config():
-    """A wav2vec2 with frames of 40 ms and without dropout."""
+    """A wav2vec2 configuration with 40 ms frames and without dropout."""
     from transformers import Wav2Vec2Config
 
     size = dict(vocab_size=32, hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192)
     convolutions = dict(conv_dim=(24, 48, 96), conv_kernel=(20, 8, 8), conv_stride=(10, 8, 8), num_feat_extract_layers=3)
     positions = dict(num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, feat_extract_norm="group")
     dropout = dict.fromkeys(("layerdrop", *(f"{of}_dropout" for of in ("hidden", "attention", "activation", "feat_proj"))), 0.0)
-    # SpecAugment: a clip has some 40 frames.
+    # SpecAugment: a clip has about 40 frames.
     augmentation = dict(mask_time_prob=0.05, mask_time_length=4, mask_time_min_masks=0, mask_feature_prob=0.0)
     return Wav2Vec2Config(**size, **convolutions, **positions, **dropout, **augmentation)
 
 
 def draw_batch(rng, clips):
-    """24 clips cut to one length, (24, samples): the first layer normalises over time, so that padding would count."""
+    """Draw 24 clips cut to one length, (24, samples): the first layer normalizes over time, which would include padding."""
     import torch
 
     chosen = [clips[i] for i in rng.choice(len(clips), 24)]
@@ -234,12 +233,12 @@ def draw_batch(rng, clips):
 
 
 def describe(kind, seed, steps):
-    """The line of an encoder's SYNTHETIC file: what it is, and the settings that make it again."""
+    """The line in an encoder's SYNTHETIC file: a description, and the settings that reproduce it."""
     return f"This {kind} encoder was trained on synthesised material only, for a demonstration (seed {seed}, {steps} steps)."
 
 
 def save(model, folder, kind, seed, steps, losses):
-    """Write the model, its card and its SYNTHETIC file."""
+    """Save the model, its card and its SYNTHETIC file."""
     from transformers.utils import logging
 
     if kind == "text":

@@ -1,18 +1,18 @@
-"""Korean sentences of the demonstration: invented, short, and made from parts by chance.
+"""Korean sentences of the demonstration: invented, short, and randomly composed.
 
 A sentence is `[interjection] [filler] [time] [context] expression`, as in "아까 전화를 받았는데 정말 화가 나". Only the
-interjection and the expression can say an emotion; what happened ("아까 전화를 받았는데") goes with all of them. Nothing here
-is taken from a corpus.
+interjection and the expression can carry an emotion; the context ("아까 전화를 받았는데") is independent of it. Nothing here is
+taken from a corpus.
 """
 
 
 def phrases(text):
-    """The tuple of phrases that a text has between its commas."""
+    """Split a text at its commas into a tuple of phrases."""
     return tuple(phrase.strip() for phrase in text.split(","))
 
 
-# Every expression is in the intimate style; with 요 behind it, it is in the polite one. The acted corpus draws from the
-# first of each list, the free talk from the last, and the middle is common to both: see the slices in corpora.py.
+# Expressions are in the intimate style; a final 요 makes them polite. The acted corpus draws from the beginning of each
+# list, the free talk from the end, and both share the middle: see the slices in corpora.py.
 EXPRESSIONS = {
     "angry": phrases("""
         정말 화가 나, 당장 그만둬, 더는 못 참겠어, 나를 뭘로 보는 거지, 사람을 무시하잖아, 두 번 다시 보기 싫어,
@@ -53,7 +53,7 @@ EXPRESSIONS = {
     """),
 }
 
-# Said in any mood: with one of these only the voice tells.
+# Compatible with every emotion: only the voice cues it.
 OPEN_EXPRESSIONS = phrases("""
     그렇게 됐어, 뭐라고 해야 할까, 말로 다 못 하겠어, 이제 어떡하지, 내 말 듣고 있어, 아직도 생각나, 그게 전부야,
     나도 모르겠어, 그런 일이 있었어, 지금도 그래, 자꾸 생각이 나더라고, 그렇더라고, 어쩔 수 없지,
@@ -74,7 +74,7 @@ FILLERS = ("음", "그니까", "뭐랄까", "약간", "이제 막", "뭐")
 
 TIMES = ("어제", "아까", "오늘", "방금", "아침에", "지난주에", "저녁에", "조금 전에", "며칠 전에", "주말에")
 
-# The first belong to staged scenes, the last to everyday talk.
+# From staged scenes (first) to everyday talk (last).
 CONTEXTS = phrases("""
     그 편지를 읽었는데, 네 말을 들었는데, 그 사람이 돌아왔는데, 병원에 갔는데, 문을 열었는데, 비밀을 들었는데,
     형을 만났는데, 그 집에 들어갔는데, 재판이 끝났는데, 기차를 탔는데, 전화를 받았는데, 친구를 만났는데,
@@ -84,10 +84,10 @@ CONTEXTS = phrases("""
 
 
 def compose(rng, emotion, style):
-    """One sentence as a str, without a full stop, that says `emotion` with the probability `style` gives.
+    """Compose a sentence (str without a full stop) that expresses `emotion` with the probability given in `style`.
 
-    `rng` is a numpy Generator; `style` a dict of `explicit` (probability that the expression names the emotion),
-    `exclaim` (of an interjection), `filler`, `time`, `context` and `polite` (probabilities too), `expressions` and
+    `rng` is a numpy Generator; `style` a dict of `explicit` (probability that the expression conveys the emotion),
+    `exclaim` (of an interjection), `filler`, `time`, `context` and `polite` (also probabilities), `expressions` and
     `contexts` (slices of the lists above).
     """
 
@@ -111,7 +111,7 @@ def compose(rng, emotion, style):
 
 
 def polite(expression):
-    """The expression in the polite style: with 요, and 이에요 or 예요 for the copula."""
+    """The expression in the polite style, with 요, or 이에요 or 예요 for the copula."""
     if expression.endswith("이야"):
         return expression[:-2] + "이에요"
     if expression.endswith("야"):

@@ -1,4 +1,4 @@
-"""The paper's figures and more, drawn from runs: every one as PNG to read and as PDF for papers."""
+"""The paper's figures and more, drawn from runs, each as PNG and as PDF for papers."""
 
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ from utils.results.runs import stray_within
 
 
 def pages(orders):
-    """The orders of one figure, ``{what its file name ends in: orders}``.
+    """Group orders by figure, ``{suffix of the file name: orders}``.
 
-    Both orders of two tasks share one, and so do single tasks; any other order has its own.
+    Both orders of two tasks share a figure, and so do single tasks; any other order gets its own.
     """
     groups = {}
     for order in orders:
@@ -28,14 +28,14 @@ def draw_all(results, folder, confusion=None, confusion_task=None):
 
     Args:
         results: ``utils.results.runs.Results``.
-        folder: made if missing.
-        confusion: the two rows of the confusion matrices; by default the first two that are told the task.
-        confusion_task: the task that these are tested on; by default the last.
+        folder: created if missing.
+        confusion: the two rows for confusion matrices; by default the first two that are given the task identity.
+        confusion_task: their test task; by default the last.
 
     Yields:
-        One line a figure, as ``style.write_figures``, and one that names the rows that are left out.
+        One line per figure, as in ``style.write_figures``, and one that names omitted rows.
     """
-    # Parameter counts are real where scores are synthetic.
+    # Parameter counts are real even if scores are synthetic.
     of_models = {"architecture": partial(draw_architecture, results), "storage": partial(draw_storage, results)}
     of_scores = {"confusion": partial(draw_confusion, results, confusion, confusion_task)}
     shown = rows_shown(results)
@@ -44,7 +44,7 @@ def draw_all(results, folder, confusion=None, confusion_task=None):
         of_scores[f"lambda{which}"] = partial(draw_lambda, results, orders)
         if len(shown) <= style.MOST_ROWS:
             of_scores[f"emotions{which}"] = partial(draw_emotions, results, orders)
-    if len(shown) > style.MOST_ROWS:  # both orders would be longer than a page
+    if len(shown) > style.MOST_ROWS:  # both orders would not fit on a page
         for order in results.orders:
             of_scores[f"emotions_{'+'.join(order)}"] = partial(draw_emotions, results, [order])
     for row in results.rows_that(lambda method: method.how != COMBINED, shown):
@@ -60,15 +60,15 @@ def draw_curves_of(runs, names, folder, synthetic):
 
     Args:
         runs: from ``utils.results.runs.find_runs``.
-        names: of the experiments.
-        folder: made if missing.
-        synthetic: are the runs?
+        names: names of the experiments.
+        folder: created if missing.
+        synthetic: whether the runs are synthetic.
 
     Yields:
-        One line a figure, as ``style.write_figures``.
+        One line per figure, as in ``style.write_figures``.
 
     Raises:
-        UserError: if a name is not that of an experiment found, or its runs are of different settings.
+        UserError: if there is no experiment of a given name, or its runs have different settings.
     """
     figures, known = {}, sorted({run.experiment for run in runs})
     for name in names:
@@ -81,6 +81,6 @@ def draw_curves_of(runs, names, folder, synthetic):
 
 
 def _curves(runs, row):
-    """The figures of a row's learning curves, as for ``style.write_figures``."""
+    """A row's learning curves, in the form that ``style.write_figures`` expects."""
     of_page = pages(sequences_of(runs, row))
     return {f"curves_{row}{which}": partial(draw_curves, runs, row, sequences) for which, sequences in of_page.items()}

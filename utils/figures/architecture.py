@@ -1,6 +1,6 @@
-"""Figures of the models themselves: which parts are frozen, which are a task's own, and what storing them takes.
+"""Figures of the models: frozen and task-specific parts, and the storage that they need.
 
-Both come from the code: the model is built without weights, and every parameter of it is in exactly one box.
+Both are generated from the code: the model is built without weights, and each of its parameters is in exactly one box.
 """
 
 import re
@@ -23,7 +23,7 @@ FROZEN, OWN = "#DBE9F6", "#FBE3D6"
 EDGES = {FROZEN: "#0072B2", OWN: "#D55E00"}
 TASKS = range(1, 11)
 LAYER = r"text_encoder\.encoder\.layer\.\d+\."
-# Box → which parameters it holds, by their names in AdapterFusionClassifier.
+# Box → its parameters, by their names in AdapterFusionClassifier.
 BOXES = {
     "embeddings": r"text_encoder\.embeddings\.",
     "attention": LAYER + r"attention\.(self|output\.dense)\.",
@@ -42,14 +42,14 @@ BOXES = {
 
 
 def model_of(results):
-    """The adapter model of the runs without weights; of synthetic runs, or of none, that of KoBERT and wav2vec2-base.
+    """The adapter model of the runs, without weights; for synthetic runs, or none, that over KoBERT and wav2vec2-base.
 
     Returns:
         (AdapterFusionClassifier on the device "meta", the number of parameters of the FusionClassifier with the same
         encoders, name of the text encoder, name of the speech encoder).
 
     Raises:
-        CannotDraw: if the configuration of an encoder is not to be had.
+        CannotDraw: if the configuration of an encoder is unavailable.
     """
     of_runs = (run.config for run in (results.runs if results else ()))
     real = next((config for config in of_runs if _fits(config) and not config["synthetic"]), None)
@@ -71,17 +71,17 @@ def model_of(results):
 
 
 def _fits(config):
-    """Has the model of a run all parts of the figure?"""
+    """Return whether a run's model has all parts of the figure."""
     arguments = {"adapter": "bottleneck", "speech_adapter_layers": 3} | config["arguments"]
     return config["model"] == "adapter" and arguments["adapter"] == "bottleneck" and arguments["speech_adapter_layers"]
 
 
 def parts_of(model):
-    """Parameters of each of BOXES: ``{box: (count, does the task own them)}``.
+    """Parameters of each of BOXES: ``{box: (count, whether they are task-specific)}``.
 
     Raises:
-        ValueError: if a parameter is in no box or in several, or a box holds frozen and owned ones: the figure must follow
-            the model.
+        ValueError: if a parameter is in no box or in several, or a box has both frozen and task-specific ones: the figure must
+            match the model.
     """
     counts, owners = Counter(), {}
     for name, parameter in model.named_parameters():
@@ -93,7 +93,7 @@ def parts_of(model):
 
 
 class Drawing:
-    """Boxes, dashed groups and arrows at places in inches; a box of a part has its colour and its number of parameters.
+    """Boxes, dashed groups and arrows at positions in inches; a part's box has its colour and its number of parameters.
 
     Args:
         parts: from ``parts_of``.
@@ -138,7 +138,7 @@ def draw_architecture(results):
     top, low = 2.12, 0.62
     _draw_words(drawing, top, f"{text_name}: {len(model.text_encoder.encoder.layer)} layers (parameters of all together)")
     _draw_sound(drawing, low, speech_name, len(model.speech_encoder.encoder.layers), len(model.speech_adapter.layers))
-    # Both are concatenated between the rows: one vector, which is classified.
+    # Between the rows, both are concatenated to one vector for the classifier.
     middle, text_width = (top + low + 0.5) / 2, model.text_encoder.config.hidden_size
     drawing.box(5.2, middle - 0.25, 0.82, 0.5, f"concatenate\n{text_width} + {model.speech_projector.out_features}")
     drawing.box(6.2, middle - 0.3, 0.9, 0.6, "dropout,\nclassifier", "classifier")
@@ -215,7 +215,7 @@ def draw_storage(results):
 
 
 def short(count):
-    """A count as 1,868 M, 13.2 M, 1.8 k or 512."""
+    """Format a count as 1,868 M, 13.2 M, 1.8 k or 512."""
     if count >= 1e9:
         return f"{count / 1e6:,.0f} M"
     if count >= 1e6:

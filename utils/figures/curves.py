@@ -1,4 +1,4 @@
-"""Learning curves over all tasks of a sequence, also of runs that are not finished."""
+"""Learning curves over all tasks of a sequence, also for unfinished runs."""
 
 from itertools import cycle, islice
 
@@ -30,20 +30,20 @@ TITLES = METRIC_TITLES | {"loss": "cross-entropy"}
 
 
 def sequences_of(runs, row):
-    """What a row's runs have learned or are learning: single tasks of a method that has a model for each, else sequences."""
+    """Sequences that a row's runs have learned or are learning; single tasks for methods with one model per task."""
     return sorted(longest(run.sequence for run in runs if run.experiment == row and not run.problem))
 
 
 def draw_curves(runs, row, sequences):
-    """Validation scores and losses of all tasks over the epochs of the first, then of the second, and so on.
+    """Validation scores and losses of all tasks over the epochs of the first task, then of the second, and so on.
 
     Lines are means over the folds that have reached an epoch, bands their standard deviation. A later task starts from the best
-    epoch of the one before, not from its last; the first model of a sequence is that of the method it starts from.
+    epoch of the previous one, not its last; the first model of a sequence belongs to the method that the row starts from.
 
     Args:
         runs: FoundRuns of the row and of the method that it starts from, finished or not.
         row: an experiment.
-        sequences: some of ``sequences_of``, a column each.
+        sequences: some of ``sequences_of``, one column each.
     """
     method = METHODS[next(run.method for run in runs if run.experiment == row)]
     columns = [stages(runs, row, method, sequence) for sequence in sequences]
@@ -55,7 +55,7 @@ def draw_curves(runs, row, sequences):
         for panel, quantity in zip(column, SHOWN):
             _draw_panel(panel, sequence, tables, quantity)
             panel.set_ylim(0, 1 if quantity != "loss" else None)
-        if len(sequence) <= 2:  # of more the legend has the order
+        if len(sequence) <= 2:  # for longer ones, the legend shows the order
             title = (" and " if method.how == JOINT else ", then ").join(sequence)
             column[0].set_title(wrapped(title, 26), fontsize=SMALL)
         column[-1].set_xlabel("epoch", labelpad=2)
@@ -89,9 +89,9 @@ def _handles(method, sequence):
 
 
 def stages(runs, row, method, sequence):
-    """history.csv of the runs that learned each task of ``sequence``, a table a task (see ``histories``); of joint one.
+    """history.csv of the runs that learned each task of ``sequence``, one table per task (see ``histories``); one for joint.
 
-    They are of the folds and seeds that the row has.
+    Only the row's own folds and seeds are used.
     """
     keys = {run.key for run in runs if run.experiment == row and run.sequence == sequence[: len(run.sequence)]}
     lengths = [len(sequence)] if method.how == JOINT else range(1, len(sequence) + 1)
@@ -100,17 +100,17 @@ def stages(runs, row, method, sequence):
 
 
 def histories(runs, row, sequence, keys):
-    """history.csv of a row's runs of a sequence in one table, with columns ``fold`` and ``seed``; empty if there are none.
+    """history.csv of a row's runs of a sequence in one table, with columns ``fold`` and ``seed``; empty without runs.
 
     Raises:
-        CannotDraw: if one cannot be read.
+        CannotDraw: if a file cannot be read.
     """
     runs = [run for run in runs if run.experiment == row and not run.problem]
     runs = [run for run in runs if run.sequence == sequence and run.key in keys]
     if any(run.from_file for run in runs):
         raise CannotDraw(f"the score files of {row} hold no {HISTORY}")
     try:
-        # An unfinished run has none before its first evaluation.
+        # An unfinished run has no history before its first evaluation.
         runs = [run for run in runs if run.metrics or (run.path / HISTORY).exists()]
         tables = [pd.read_csv(run.path / HISTORY).assign(fold=run.key[0], seed=run.key[1]) for run in runs]
     except (OSError, ValueError) as error:
@@ -123,7 +123,7 @@ def _draw_panel(panel, sequence, tables, quantity):
     for index, table in enumerate(tables):
         for task, colour in zip(sequence, colours):
             _draw(panel, table, f"{task}_valid_{quantity}", border, colour)
-        if quantity == "loss":  # joint has one of all tasks
+        if quantity == "loss":  # joint has one loss for all tasks
             _draw(panel, table, "train_loss", border, colours[index] if len(tables) == len(sequence) else GREY, ":")
         if border:
             panel.axvline(border, color=GREY, linestyle="--", linewidth=0.8, zorder=0)

@@ -1,4 +1,4 @@
-"""Figures of the leak report: ROC curves, what is forgotten against what leaks, and what samplers do to both."""
+"""Figures of the leak report: ROC curves, forgetting against leakage, and the effect of samplers on both."""
 
 from functools import partial
 from itertools import cycle
@@ -43,9 +43,9 @@ from utils.results.measures import measures
 from utils.results.runs import LABELS, Results, is_lambda_point, over_folds, run_differences
 
 ASKED = {SESSION: "Was this session in training?", UTTERANCE: "Was this utterance in training?"}
-# Macro F1: leaks are greatest where utterances are few, and there the weighted one does not look.
+# Macro F1: rare classes leak the most, and weighted F1 barely reflects them.
 METRIC, METRIC_TITLE = "f1_macro", "macro F1"
-# Along what rows lie on a line, as ``{symbol: the value of a run, None of those on no line}``.
+# Hyperparameters along which rows are connected by a line: ``{symbol: function of a run → value, None if not on the line}``.
 KNOBS = {
     "λ": lambda run: run.config["arguments"]["ewc_lambda"] if is_lambda_point(run) else None,
     "ε": lambda run: run.config["arguments"].get("epsilon"),
@@ -58,10 +58,10 @@ def draw_leakage(runs, table, models, folder):
     Args:
         runs: FoundRuns.
         table, models: from ``utils.leakage.families.report_table``.
-        folder: made if missing.
+        folder: created if missing.
 
     Yields:
-        One line a figure, as ``style.write_figures``.
+        One line per figure, as in ``style.write_figures``.
     """
     figures = {"roc": partial(draw_roc, table, models)}
     rows = set(table[table["question"] == SESSION]["experiment"])
@@ -82,10 +82,10 @@ def draw_leakage(runs, table, models, folder):
 
 
 def draw_roc(table, models):
-    """ROC curves on logarithmic axes, a panel for each question and corpus that was learned first.
+    """ROC curves on logarithmic axes, with a panel for each question and corpus that was learned first.
 
-    Scores of all models of a row are pooled. A curve begins where FEWEST_FALSE_POSITIVES others are taken for members. Of more
-    than MOST_ROWS rows those of the study are drawn.
+    Scores of all models of a row are pooled. A curve starts at FEWEST_FALSE_POSITIVES false positives. With more than MOST_ROWS
+    rows, only those of the study are drawn.
     """
     panels = {}
     for (_, tested), model in models.items():
@@ -117,7 +117,7 @@ def draw_roc(table, models):
                 if row not in rows or any(
                     row == other and len(longer) > len(sequence) for other, longer in panels[question, tested]
                 ):
-                    continue  # of a sequence the curve after the last task
+                    continue  # for a sequence, only the curve after the last task
                 _curve(axis, models, attack, styles[row][0])
             axis.plot((1e-6, 1), (1e-6, 1), ":", color=GREY, linewidth=0.8)
             axis.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-3, 1), xlabel="false positive rate")
@@ -130,7 +130,7 @@ def draw_roc(table, models):
 
 
 def _registered(row):
-    """Rows of the registry first, in its order."""
+    """Sort key: rows of the registry first, in its order."""
     return [*METHODS].index(row) if row in METHODS else len(METHODS), row
 
 
@@ -144,9 +144,9 @@ def _curve(axis, models, attack, colour):
 
 
 def draw_plane(results, table, orders, question):
-    """BWT against the AUC on the first corpus after the last task, of all utterances and of the rarest emotion.
+    """BWT against the AUC on the first corpus after the last task, for all utterances and for the rarest emotion.
 
-    A point for each row, a column for each order; rows that differ in λ, α or ε alone are on a line.
+    A point for each row, a column for each order; rows that differ only in λ, α or ε are connected by a line.
     """
     of_question = table[(table["question"] == question) & (table["attack"] == shown_attack(table, question))]
     before, of_question = (of_question[of_question["when"] == when] for when in (BEFORE, AFTER))
@@ -193,7 +193,7 @@ def draw_plane(results, table, orders, question):
 
 
 def _rarest(results, task):
-    """The class with the fewest training utterances of a corpus; None without runs on it."""
+    """The class with the fewest training utterances in a corpus; None without runs on it."""
     utterances = {}
     for run in results.runs:
         if task in run.config["corpora"]:
@@ -203,7 +203,7 @@ def _rarest(results, task):
 
 
 def _point(results, table, row, order, group, value):
-    """(Estimate of BWT, AUC, its bounds or None) of a row; None where it lacks one."""
+    """(Estimate of BWT, AUC, its bounds or None) of a row; None if BWT or AUC is missing."""
     transfer = over_folds(measures(results, row, order, METRIC)["BWT"])
     sequence = results.run_of(row, order, order[0])
     run = next((run for run in results.of_row(row) if run.sequence == sequence), None)
@@ -217,7 +217,7 @@ def _point(results, table, row, order, group, value):
 
 
 def _found(table, run, tested, group, value):
-    """The row of a table that is of a run's row, or None."""
+    """The record of a run's row in a table, or None."""
     found = table[
         (table["experiment"] == row_of(run)) & (table["sequence"] == sequence_text(run)) & (table["tested"] == tested)
     ]
@@ -226,7 +226,7 @@ def _found(table, run, tested, group, value):
 
 
 def _draw_alpha(axis, results, points, before, order, group, value):
-    """The line of means of two models' weights, from the first, which has forgotten nothing, to finetune. Is there one?"""
+    """Draw the line of weight averages, from the first model (no forgetting) to finetune; return whether there is one."""
     rows = [row for row in ("wise_ft", "finetune") if row in points]
     run = next((run for run in results.of_row("finetune") if run.sequence == tuple(order)), None)
     start = _found(before, run, order[0], group, value) if len(rows) == 2 and run else None
@@ -242,14 +242,14 @@ def _draw_points(axis, results, points, styles):
     for (method, _), rows in lines.items():
         x, y = zip(*((points[row][0].mean, points[row][1]) for row in rows))
         axis.plot(x, y, "-", color=METHODS[method].colour, linewidth=0.8, zorder=1)
-    # Larger along the line: labels would cover points.
+    # Size grows along the line, since labels would cover points.
     sizes = {row: size for rows in lines.values() for row, size in zip(rows, np.linspace(2, 4.5, len(rows)))}
     on_line = {row: method for (method, _), rows in lines.items() for row in rows if row not in METHODS}
     beside = {}
     for row, (transfer, _, _) in points.items():
         if row not in on_line:
             beside.setdefault(round(transfer.mean, 3), []).append(row)
-    # Those of one BWT, as all are that forget nothing, are drawn side by side.
+    # Points of equal BWT, such as all rows without forgetting, are drawn side by side.
     shifts = {row: 4 * (index - (len(rows) - 1) / 2) for rows in beside.values() for index, row in enumerate(rows)}
     for row, (transfer, auc, bounds) in points.items():
         colour, marker = (METHODS[on_line[row]].colour, "o") if row in on_line else styles[row]
@@ -263,7 +263,7 @@ def _draw_points(axis, results, points, styles):
             "elinewidth": 0.5,
         }
         axis.errorbar(transfer.mean, auc, reach, transfer.std, transform=axis.transData + shift, **look)
-        # What is shifted does not widen the axes by itself.
+        # Shifted points do not extend the axes by themselves.
         axis.update_datalim(
             [(transfer.mean + sign * (transfer.std or 0), bound) for sign in (-1, 1) for bound in bounds or (auc,)]
         )
@@ -272,7 +272,7 @@ def _draw_points(axis, results, points, styles):
 
 
 def _lines(results, rows):
-    """Rows that differ along a knob alone, ``{(method, symbol): rows in the order of its values}``."""
+    """Rows that differ in one hyperparameter only, ``{(method, symbol): rows sorted by its value}``."""
     found = {}
     for row in rows:
         run = results.of_row(row)[0]
@@ -283,9 +283,9 @@ def _lines(results, rows):
 
 
 def draw_samplers(results, table):
-    """F1 of each emotion against its membership AUC, a marker a sampler, a panel for each method and corpus.
+    """F1 of each emotion against its membership AUC, with a marker per sampler and a panel per method and corpus.
 
-    Black is macro F1 against the AUC of all utterances. Rows that differ in --sampler and --cap alone are compared.
+    Black is macro F1 against the AUC of all utterances. The rows compared differ only in --sampler and --cap.
     """
     table = table[(table["question"] == SESSION) & (table["when"] == AFTER) & (table["attack"] == "threshold")]
     panels = {name: rows for name, rows in _by_sampler(results).items() if len(rows) > 1}
@@ -324,7 +324,7 @@ def draw_samplers(results, table):
 
 
 def _by_sampler(results):
-    """``{(method, sequence): {sampler: row}}`` of rows that differ in the sampler alone from the first of their method."""
+    """``{(method, sequence): {sampler: row}}`` for rows that differ only in the sampler from the first of their method."""
     panels, first_of = {}, {}
     for run in results.runs:
         if run.experiment not in results.rows:

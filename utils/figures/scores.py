@@ -1,4 +1,4 @@
-"""Figures of test scores: forgetting, confusion matrices, single classes, and the trade-off along λ."""
+"""Figures of test scores: forgetting, confusion matrices, per-class scores, and the trade-off along λ."""
 
 from collections import Counter
 
@@ -31,25 +31,25 @@ from utils.results import METRIC_TITLES
 from utils.results.measures import alpha_curve, lambda_curve, result_matrix
 from utils.results.runs import over_folds
 
-# Macro beside weighted F1: on a corpus of mostly one emotion only the former tells models apart.
+# Macro beside weighted F1: on a corpus dominated by one emotion, only macro F1 separates models.
 SHOWN = ("f1_weighted", "f1_macro")
 BEFORE, AFTER = BLUE, VERMILION
-# Points that may lie on others, which stay visible in them.
+# Open markers for points that may overlap others, which stay visible inside.
 OPEN = {"markersize": 6, "fillstyle": "none", "markeredgewidth": 1.3}
-# Panels of emotions beside each other, at a page's width.
+# Emotion panels per line, at page width.
 ABREAST = 4
 NOTHING = "no run that learned one task after another"
 
 
 def earlier_tasks(orders):
-    """(order, index from 1) of every task that others follow."""
+    """(order, index from 1) of every task that is followed by others."""
     return [(order, index) for order in orders for index in range(1, len(order))]
 
 
 def rows_shown(results):
-    """Rows that learn one task after another; of those that combine models only what --settings names.
+    """Rows that learn tasks sequentially, and combined models only if named by --settings.
 
-    Of more than MOST_ROWS those of the study, and what --settings names.
+    If there are more than MOST_ROWS, only those of the study, and those named by --settings.
     """
     combined = results.rows_that(lambda method: method.how == COMBINED)
     rows = tuple(row for row in results.learners if row not in combined or row in results.named)
@@ -58,32 +58,32 @@ def rows_shown(results):
 
 
 def _moments(order):
-    """What the two scores on an earlier task are called."""
+    """Names of the two scores on an earlier task."""
     return "after task 1" if len(order) == 2 else "after that task", f"after task {len(order)}"
 
 
 def _panel_name(order, index):
-    """Of which task a panel is, and where they are two which is learned after it."""
+    """A panel's task, and, for a sequence of two, the task learned after it."""
     names = [wrapped(f"task {number}: {name}") for number, name in enumerate(order, 1)]
     return "\n".join(names if len(order) == 2 else names[index - 1 : index])
 
 
 def _order_of(orders):
-    """The order of three tasks or more, which a figure has no other place for, as a line."""
+    """A line with the order of three or more tasks, which is shown nowhere else in a figure."""
     return f"{' → '.join(orders[0])}\n" if len(orders[0]) > 2 else ""
 
 
 def draw_forgetting(results, orders):
     """Scores on earlier tasks when they were learned and after the last task (the paper's figure 2).
 
-    Bars are means over folds, error bars their standard deviation. A model a task is not changed by later tasks, so its two
-    bars are one score.
+    Bars are means over folds, error bars their standard deviation. With one model per task, later tasks change nothing, and
+    both bars are the same score.
     """
     tasks, rows = earlier_tasks(orders), rows_shown(results)
-    # With many rows two tasks side by side, or the figure is longer than a page.
+    # With many rows, two tasks side by side, or the figure would not fit on a page.
     abreast = min(len(tasks), 2) if len(rows) > MOST_ROWS else 1
     lines = -(-len(tasks) // abreast)
-    height = 0.95 + lines * (0.45 + 0.28 * max(len(rows), 4))  # the panel's name takes that of four rows
+    height = 0.95 + lines * (0.45 + 0.28 * max(len(rows), 4))  # the panel's name needs the height of four rows
     width = COLUMN if abreast == 1 else PAGE
     figure, panels = subplots(lines, abreast * len(SHOWN), width, height, sharey=True, squeeze=False)
     references = _references(results, orders[0])
@@ -116,9 +116,9 @@ def _forgetting_panel(panel, results, rows, order, index, metric):
                 continue
             mean, std, y = estimate.mean, estimate.std or 0, position + offset
             panel.barh(y, mean, 0.38, color=colour, xerr=estimate.std, error_kw={"lw": 0.8, "capsize": 1.5})
-            # In the bar where it has room, else behind its error bar.
+            # In the bar if there is space, else after its error bar.
             x, text_colour = (0.02, "white") if mean - std > 0.25 or mean + std > 0.75 else (mean + std + 0.03, "black")
-            # White behind it, or reference lines run through it.
+            # White background, or reference lines would cross it.
             behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5} if text_colour == "black" else None
             panel.text(x, y, f"{mean:.2f}", va="center", color=text_colour, fontsize=SMALL, bbox=behind)
     panel.set_xlim(0, 1)
@@ -126,7 +126,7 @@ def _forgetting_panel(panel, results, rows, order, index, metric):
 
 
 def _references(results, order):
-    """START's score, that of the first SEQUENCE row and the majority class's: [(row or None, colour, line style, name)]."""
+    """Reference lines for START, the first SEQUENCE row and the majority class: [(row or None, colour, line style, name)]."""
     rows = {START: label(START)} if results.of_row(START) else {}
     if row := _fine_tuned(results):
         rows[row] = f"{label(row)}, {_moments(order)[1]}"
@@ -135,7 +135,7 @@ def _references(results, order):
 
 
 def _fine_tuned(results):
-    """The first row of the kind SEQUENCE, to which others are compared, or None."""
+    """The first row of the kind SEQUENCE, with which others are compared, or None."""
     return next(iter(results.rows_that(lambda method: method.how == SEQUENCE)), None)
 
 
@@ -149,17 +149,17 @@ def _reference_lines(panel, results, order, index, metric, references):
 
 
 def draw_confusion(results, rows=None, task=None):
-    """Confusion matrices of two rows on one task (the paper's figure 3): rows normalised, utterances below the shares.
+    """Confusion matrices of two rows on one task (the paper's figure 3), row-normalized, with counts below the fractions.
 
-    What was never predicted stays empty.
+    Cells without predictions stay empty.
 
     Args:
         results: Results.
-        rows: names of two; by default the first two learners that are told the task, or the first two at all.
-        task: the task tested; by default the last of the tasks.
+        rows: two names; by default the first two learners that are given the task identity, or the first two at all.
+        task: the test task; by default the last of the tasks.
 
     Raises:
-        UserError: if a row or the task is named that was not found.
+        UserError: if a given row or task was not found.
     """
     task = task or results.tasks[-1]
     known = {run.experiment for run in results.runs}
@@ -195,7 +195,7 @@ def draw_confusion(results, rows=None, task=None):
 
 def _pooled(results, row, task):
     """A row's confusion matrix over folds and seeds, ``{(true, predicted): count}``, and its runs."""
-    # Where it was learned first, if it was: there it is the longest ago.
+    # Preferably from an order in which it was learned first, so that the most was learned after it.
     orders = sorted(results.orders, key=lambda order: order[0] != task) or [results.tasks]
     order = next((order for order in orders if task in order), results.tasks)
     runs = [run for run in results.of_row(row) if run.sequence == results.run_of(row, order, task)]
@@ -211,11 +211,11 @@ def _pooled(results, row, task):
 
 
 def draw_emotions(results, orders):
-    """F1 of each class on earlier tasks when they were learned (rings) and after the last one (dots), a panel a row.
+    """F1 of each class on earlier tasks when learned (rings) and after the last task (dots), with a panel per row.
 
-    A line for each class, so that no name or number covers another, also where many are 0. A model a task is not changed by
-    later tasks: its dots are in its rings. What its panel shows is the distance to the grey marks, which are the first row of
-    the kind SEQUENCE after the last task.
+    Each class has its own line, so that names and numbers never overlap, even if many are 0. With one model per task, later
+    tasks change nothing, and dots are inside their rings. Such panels show the distance to the grey marks: the first row of the
+    kind SEQUENCE after the last task.
     """
     tasks, rows = earlier_tasks(orders), rows_shown(results)
     columns = min(len(rows), ABREAST)
@@ -252,7 +252,7 @@ def draw_emotions(results, orders):
 
 
 def _dots(panel, results, row, order, index, compared):
-    """A ring, a dot and the dot's number for each class, with a mark of the row that it is compared to."""
+    """Draw a ring, a dot and the dot's value for each class, with a mark for the row compared with."""
     for y, name in enumerate(results.labels(order[index - 1])):
         matrix = result_matrix(results, row, order, name)
         before, after = over_folds(matrix[index, index]), over_folds(matrix[len(order), index])
@@ -276,7 +276,7 @@ def _dots(panel, results, row, order, index, compared):
 
 
 def short_number(value):
-    """1e6 as 1M, 10000.0 as 10k, 0.5 as 0.5."""
+    """Format 1e6 as 1M, 10000.0 as 10k, 0.5 as 0.5."""
     for unit, name in ((1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:g}{name}"
@@ -284,16 +284,16 @@ def short_number(value):
 
 
 def draw_lambda(results, orders):
-    """Old tasks against the new one along EWC's λ, with the baselines as points on the same folds, and along the weight α of
-    the later of two models (wise_ft_tuned).
+    """Scores on old tasks against the new one along EWC's λ, and along the weight α of the later of two models
+    (wise_ft_tuned), with the baselines as points on the same folds.
 
-    Of several old tasks it is the mean of their scores.
+    For several old tasks it is the mean of their scores.
     """
     options = {"sharex": "row", "sharey": "row", "squeeze": False}
     figure, panels = subplots(len(SHOWN), len(orders), COLUMN, 4.1, **options)
     styles, of_alpha, alphas, estimates = row_styles(results.baselines), METHODS["wise_ft_tuned"].colour, {}, []
     values = sorted({value for order in orders for value in lambda_curve(results, order, SHOWN[0])[0]})
-    # Darker with λ: the points lie too close together to be labelled.
+    # Darker for larger λ, since the points are too close together for labels.
     shades = dict(zip(values, colormaps["YlOrBr"](np.linspace(0.3, 1, len(values)))))
     for panel_row, metric in zip(panels, SHOWN):
         for panel, order in zip(panel_row, orders):
@@ -339,7 +339,7 @@ def draw_lambda(results, orders):
 
 
 def _old_and_new(estimates):
-    """Mean and standard deviation over folds of the mean of all tasks but the last, and those of the last."""
+    """Mean and standard deviation over folds, for the mean of all tasks but the last, and for the last task."""
     *old, new = estimates
     per_fold = [np.mean([estimate.per_fold[fold] for estimate in old]) for fold in new.per_fold]
     return np.mean(per_fold), np.std(per_fold, ddof=1) if len(per_fold) > 1 else 0, new.mean, new.std or 0

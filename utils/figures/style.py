@@ -1,4 +1,4 @@
-"""How every figure looks: drawn at the size it is printed at, as PNG to read and PDF for papers."""
+"""Common style of all figures: drawn at print size, as PNG and as PDF for papers."""
 
 import logging
 import textwrap
@@ -8,7 +8,7 @@ from itertools import cycle
 
 import matplotlib
 
-matplotlib.use("Agg")  # to files, also where there is no screen
+matplotlib.use("Agg")  # writes files, needs no display
 
 import matplotlib.pyplot as plt
 from matplotlib import font_manager
@@ -17,30 +17,30 @@ from utils.errors import UserError
 from utils.files import atomic_write
 from utils.methods import METHODS
 
-# Inches of one column and of both in a two-column paper; no text is smaller than SMALL points at that size.
+# Widths in inches of one column and of both in a two-column paper; no text is smaller than SMALL points at that size.
 COLUMN, PAGE = 3.5, 7.16
 SMALL, NORMAL = 7, 8
-# More rows than these are not told apart by colours, and fill more than a page.
+# With more rows, colours become indistinguishable and figures longer than a page.
 MOST_ROWS = 8
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's colour-blind safe palette.
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = "#000000 #E69F00 #56B4E9 #009E73 #0072B2 #D55E00 #CC79A7".split()
 GREY = "#777777"
 LABEL_COLOURS = dict(angry=VERMILION, disgust=GREEN, fear=PURPLE, happy=ORANGE, neutral=BLACK, sad=BLUE, surprise=SKY)
-# For other classes, and for rows that are no method's: dark enough on white, and not among those above.
+# For other classes, and for rows not named after a method: dark enough on white, and distinct from those above.
 FURTHER = ("#CC6677", "#999933", "#6699CC", "#AA7744", "#AA4466", "#665544", "#888888")
-# Of the first task, the second, and so on.
+# For the first task, the second, and so on.
 TASK_COLOURS = BLUE, VERMILION, GREEN, ORANGE, PURPLE, BLACK, *FURTHER
 MARKERS = "sD^vPX<>*hp"
-# The usual fonts with Hangul, of Linux, Windows and macOS.
+# Common fonts with Hangul on Linux, Windows and macOS.
 HANGUL_FONTS = "NanumGothic", "Noto Sans CJK KR", "Noto Sans KR", "UnDotum", "Malgun Gothic", "Apple SD Gothic Neo"
 
 
 class CannotDraw(Exception):
-    """There are not enough runs for a figure; the message says what is missing."""
+    """Raised if runs for a figure are missing; the message names them."""
 
 
 def label(row):
-    """A row's name in every figure, on one line."""
+    """A row's name in figures, on one line."""
     method = row.removesuffix("_tuned")
     if row in METHODS or method not in METHODS:
         return (METHODS[row].label if row in METHODS else "") or row
@@ -48,12 +48,12 @@ def label(row):
 
 
 def wrapped(text, width=20):
-    """A name on several lines of about ``width`` characters, broken at spaces and underscores."""
+    """Wrap a name to about ``width`` characters per line, at spaces and underscores."""
     return textwrap.fill(text.replace("_", "_ "), width, break_long_words=False).replace("_ ", "_")
 
 
 def row_styles(rows):
-    """A colour and a marker for each row, ``{row: (colour, marker)}``: of a method's own and its tuned row its colour."""
+    """A colour and a marker for each row, ``{row: (colour, marker)}``; a method's own and tuned rows have its colour."""
     further = cycle((BLACK, GREY, *FURTHER))
     methods = [METHODS.get(row.removesuffix("_tuned")) for row in rows]
     colours = [method.colour if method else next(further) for method in methods]
@@ -66,7 +66,7 @@ def label_colours(labels):
 
 
 def hangul_font():
-    """Name of an installed font with Hangul, or None."""
+    """The name of an installed font with Hangul, or None."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     return next((name for name in HANGUL_FONTS if name in installed), None)
 
@@ -81,23 +81,23 @@ def prepare():
     plt.rc(("xtick.major", "ytick.major"), width=0.6)
     plt.rc("legend", fontsize=SMALL, frameon=False)
     plt.rc("lines", linewidth=1.2)
-    plt.rc("pdf", fonttype=42)  # text stays text, with its font inside
+    plt.rc("pdf", fonttype=42)  # embed fonts, keep text as text
     plt.rc("savefig", dpi=300)
 
 
 def subplots(rows, columns, width, height, **options):
-    """A figure of ``width`` by ``height`` inches and its panels, which make room for all labels."""
+    """A figure of ``width`` by ``height`` inches and its panels, laid out so that all labels fit."""
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
 
 
 def mark_synthetic(figure):
-    """Write across the figure's head that its numbers are synthetic."""
+    """Mark the figure as synthetic at its top."""
     figure.suptitle("SYNTHETIC corpora and encoders: a demonstration, not a result", color="#B00000", fontsize=SMALL)
 
 
 def legend_below(figure, handles, columns, text):
-    """A legend below the panels in at most ``columns`` columns, headed by what the marks are and over what."""
-    of_line = int(15 * figure.get_figwidth())  # characters of SMALL
+    """Add a legend below the panels in at most ``columns`` columns, with ``text``, which explains the marks, as its title."""
+    of_line = int(15 * figure.get_figwidth())  # characters of size SMALL
     text = "\n".join(wrapped(line, of_line) for line in text.splitlines())
     for number in range(columns, 0, -1):
         legend = figure.legend(
@@ -111,14 +111,14 @@ def legend_below(figure, handles, columns, text):
 
 
 def counts(runs):
-    """(number of folds, number of seeds, does every row have all of these?) of some runs."""
+    """(number of folds, number of seeds, whether every row has all of these) of some runs."""
     folds, seeds = (len({run.key[part] for run in runs}) for part in (0, 1))
     of_row = Counter((run.experiment, run.sequence) for run in runs)
     return folds, seeds, set(of_row.values()) <= {folds * seeds}
 
 
 def over(folds, seeds, complete=True):
-    """Such as "5 folds (3 seeds each)", with "up to" where not all rows have all of these (see ``counts``)."""
+    """Text such as "5 folds (3 seeds each)", with "up to" if not all rows have all of these (see ``counts``)."""
     if folds > 1:
         text = f"{folds} folds" + (f" ({seeds} seeds each)" if seeds > 1 else "")
     else:
@@ -127,7 +127,7 @@ def over(folds, seeds, complete=True):
 
 
 def averaged(folds, seeds, complete=True, spread=True):
-    """What marks are, such as "mean and standard deviation over 5 folds"; of one run just "one fold"."""
+    """Description of marks, such as "mean and standard deviation over 5 folds"; for one run just "one fold"."""
     what = "mean over " if folds * seeds > 1 else ""
     if folds > 1 and spread:
         what = "mean and standard deviation over "
@@ -139,14 +139,14 @@ def write_figures(figures, folder, synthetic=False):
 
     Args:
         figures: ``{file name without suffix: a function that draws it}``.
-        folder: a Path; made if missing.
-        synthetic: are their numbers?
+        folder: a Path; created if missing.
+        synthetic: whether their numbers are synthetic.
 
     Yields:
-        One line a figure: what was written, or what is missing for it.
+        One line per figure: the files written, or the reason why it cannot be drawn.
 
     Raises:
-        UserError: if the folder cannot be written.
+        UserError: if the folder is not writable.
     """
     prepare()
     for name, draw in figures.items():
@@ -163,14 +163,14 @@ def write_figures(figures, folder, synthetic=False):
 
 
 def save(figure, folder, name):
-    """Write ``folder/name.png`` and ``.pdf``, the same bytes for the same figure.
+    """Write ``folder/name.png`` and ``.pdf``, deterministically.
 
     Returns:
-        What was written, in one line; it says so where no installed font has a character.
+        A line that names the files, with a note if no installed font has a character.
     """
     folder.mkdir(parents=True, exist_ok=True)
     png, pdf = (folder / f"{name}.{suffix}" for suffix in ("png", "pdf"))
-    # It tells of every table in a font that it leaves out of the PDF.
+    # It logs every font table that it omits from the PDF.
     logging.getLogger("fontTools.subset").setLevel(logging.ERROR)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

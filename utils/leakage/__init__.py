@@ -1,1 +1,1 @@
-"""Leakage of training recordings by a model's parameters: membership inference attacks and their results."""
+"""Leakage of training recordings through a model's parameters: membership inference attacks and their results."""

@@ -1,4 +1,4 @@
-"""Controls of the leak report: attacks find nothing where nothing can leak, and almost everything in an overfitted model."""
+"""Controls of the leak report: attacks must find nothing where nothing can leak, and almost everything after overfitting."""
 
 import subprocess
 import sys
@@ -12,9 +12,9 @@ from utils.files import LAST_CHECKPOINT, run_folder, write_text
 from utils.leakage.families import null_table
 from utils.training.arguments import flag_words
 
-# Of the model that is over-fitted on purpose: utterances, of which it is shown a half, their labels, epochs and rate.
+# The deliberately overfitted model: utterances (half of them for training), labels, epochs, learning rate, --train_half.
 UTTERANCES, LABELS, EPOCHS, RATE, HALF = 200, 20, 100, 3e-3, 1
-# What must be told of it at least.
+# Minimum AUC on it.
 NEARLY_ALL = 0.95
 
 
@@ -23,20 +23,20 @@ def make_controls(runs, passes, folder, changes):
 
     Args:
         runs, passes: as for ``utils.leakage.families.report_table``.
-        folder: of the run of ``overfitted``; made if missing.
+        folder: for the run of ``overfitted``; created if missing.
         changes: as for ``utils.training.reopen.reopen``.
 
     Returns:
-        A DataFrame with the columns of ``null_table`` and ``holds``: is what must be .5 within its interval?
+        A DataFrame with the columns of ``null_table`` and ``holds``: whether the result is as it must be (.5 in its interval).
 
     Raises:
-        UserError: if no runs on halves may be compared, or the first one's corpus cannot be used.
+        UserError: if no runs on halves can be compared, or the first one's corpus cannot be used.
     """
     halves = [run for run in runs if run.train_half is not None]
     table = null_table(halves, passes)
     if table.empty:
         raise UserError("--controls: there are no runs on halves of a training split that may be compared: bash run-leakage.sh")
-    table = table.dropna(subset="low")  # one model has no interval
+    table = table.dropna(subset="low")  # no interval from one model
     table["holds"] = (table["low"] <= 0.5) & (table["high"] >= 0.5)
     return pd.concat([table, pd.DataFrame([overfitted(halves[0], folder, changes)])], ignore_index=True)
 
@@ -44,13 +44,13 @@ def make_controls(runs, passes, folder, changes):
 def overfitted(run, folder, changes):
     """Overfit an adapter to its training split, and return its row of ``make_controls``, a dictionary.
 
-    Labels are drawn at random, so that it can learn nothing but the utterances themselves (Zhang et al. 2017, "Understanding
-    deep learning requires rethinking generalization"). φ is of the last epoch: the best by validation would be an early one.
+    Labels are random, so that the model can only memorize the utterances (Zhang et al. 2017, "Understanding deep learning
+    requires rethinking generalization"). φ is from the last epoch, since the best one by validation would be early.
 
     Args:
-        run: a FoundRun, of whose corpus and encoders it is made.
-        folder: where all of it lies. A finished one is taken again.
-        changes: flags that take the place of the run's own, as ``utils.training.reopen.reopen`` takes them.
+        run: a FoundRun with the corpus and the encoders to use.
+        folder: folder for the corpus and the run. A finished run is reused.
+        changes: flags that override the run's own, as in ``utils.training.reopen.reopen``.
     """
     from utils.data.folds import kept_by_coin
     from utils.leakage.measures import auc
@@ -66,7 +66,7 @@ def overfitted(run, folder, changes):
     flags |= {flag: arguments[flag] for flag in ("text_model", "speech_model", "cpu", "num_workers", "max_seq_len")}
     command = [sys.executable, Path(__file__).resolve().parents[2] / "adapter.py", *flag_words(flags)]
     if code := subprocess.run(command).returncode:
-        sys.exit(code)  # it has said why
+        sys.exit(code)  # it has printed the reason
     path = run_folder(folder, f"overfitted-half{HALF}", 0, name)
     reopened, model, _, tasks = reopen(path, {"train_half": None}, cached=True)
     model.load_checkpoint_state(read_file(path / LAST_CHECKPOINT)["model"])
@@ -78,7 +78,7 @@ def overfitted(run, folder, changes):
 
 
 def _write_corpus(root, data_root, name):
-    """A corpus of some utterances of another, with labels drawn at random."""
+    """Write a corpus of some utterances of another, with random labels."""
     from utils.data.corpus import read_corpus
 
     corpus = read_corpus(data_root, name)

@@ -1,7 +1,7 @@
 """Finished runs and their passes → families of models → attacks on each → one tidy report.
 
-A family are models that differ in what they were trained on: of the *session* question the runs of one experiment and sequence,
-over folds and seeds; of the *utterance* question the runs on random halves (``--train_half``) of one fold and seed.
+A family is a set of models that differ in their training data: for the *session* question the runs of one experiment and
+sequence over folds and seeds, for the *utterance* question the runs on random halves (``--train_half``) of one fold and seed.
 """
 
 from collections import defaultdict
@@ -28,18 +28,18 @@ COLUMNS = (
     *MEASURES,
     "floor",
 )
-# Splits of what --train_half left out of the training split, and of sessions that --withdraw left out of all; the latter are a
-# group too.
+# Splits for utterances that --train_half excluded from training, and for sessions that --withdraw excluded from all splits; the
+# latter are also a group.
 LEFT_OUT, WITHDRAWN = "left_out", "withdrawn"
-# The split of members, and those of non-members.
+# The split of members, and the splits of non-members.
 TRAIN, OTHERS = "train", {SESSION: "test", UTTERANCE: LEFT_OUT}
-# Names of ranges of draws, and where each but the first begins.
+# Names of ranges of draws, and the lower bounds of all but the first.
 DRAWS, DRAWS_BEGIN = ("0", "1", "2 to 4", "5 to 16", "over 16"), (1, 2, 5, 17)
-# This share of the utterances is left out of the utterance question where no other model was trained on them, or all were.
+# Fraction of utterances that may be excluded from the utterance question because no other model, or all, trained on them.
 MAY_LACK = 0.01
-# Of the highest scores this share is guessed to be members, and of the lowest to be none, for the bound of ε.
+# For the bound of ε, this fraction of utterances with the highest scores is guessed to be members, with the lowest non-members.
 GUESSED = 0.1
-# All bounds of a row's ε hold together with this confidence; that of the controls' intervals.
+# Simultaneous confidence of all bounds of a row's ε; also the confidence of the controls' intervals.
 CONFIDENCE = 0.999
 RANDOM_DRAWS = 20
 
@@ -50,11 +50,11 @@ class Attacked:
 
     Attributes:
         run: a FoundRun.
-        scores: of each attack that can be made on all members and non-members.
-        split, label, session: texts.
-        members, others: which are compared.
+        scores: by attack, for the attacks possible on all members and non-members.
+        split, label, session: as str.
+        members, others: masks of the utterances compared.
         untrained: φ of the model before training.
-        draws: of each member how often it was drawn in training; None where that is not known.
+        draws: how often each member was drawn in training; None if unknown.
     """
 
     run: FoundRun
@@ -69,32 +69,32 @@ class Attacked:
 
 
 def row_of(run):
-    """Name of the row that a run is of in the report: its experiment, without what --train_half adds."""
+    """Name of a run's row in the report: its experiment, without the suffix of --train_half."""
     return run.experiment.removesuffix(f"-half{run.train_half}")
 
 
 def sequence_text(run):
-    """Its sequence as the report has it."""
+    """Format its sequence for the report."""
     return (" → " if METHODS[run.method].in_order else " + ").join(run.sequence)
 
 
 def start_of(run, runs):
-    """Of some runs the one that a run started from, or None."""
+    """The one of some runs that a run started from, or None."""
     checkpoint = (run.config.get("started_from") or {}).get("checkpoint")
     folder = checkpoint and Path(checkpoint).parent.parts[-3:]  # the output folder may have been moved
     return next((other for other in runs if other.path.parts[-3:] == folder), None)
 
 
 def report_table(runs, passes):
-    """Attack all models and measure what the attacks find.
+    """Attack all models and measure how well the attacks work.
 
     Args:
         runs: FoundRuns.
-        passes: ``{run.path: membership.csv as a DataFrame}``; runs without one are left out.
+        passes: ``{run.path: membership.csv as a DataFrame}``; runs without one are excluded.
 
     Returns:
-        (a DataFrame with COLUMNS, a line for each thing that could not be told, why, and the models of ``attack_all``). Counts
-        and NaN as floats; an attack that no model allows has a row with 0 models.
+        (a DataFrame with COLUMNS, a line with the reason for each missing result, and the models of ``attack_all``). Counts
+        and NaN are floats; an attack that is possible on no model has a row with 0 models.
     """
     models, lines = attack_all(runs, passes)
     rows = defaultdict(list)
@@ -107,7 +107,7 @@ def report_table(runs, passes):
         if METHODS[found[0].run.method].how == SEQUENCE and tested != found[0].run.task:
             starts = [start_of(model.run, runs) for model in found]
             here = [start.path for start in starts if start and (start.path, tested) in models]
-            # Several may have started from one model.
+            # Several may have started from the same model.
             records += _records(about | {"when": BEFORE}, [models[path, tested] for path in dict.fromkeys(here)])
             if len(here) < len(found):
                 lines.append(
@@ -117,7 +117,7 @@ def report_table(runs, passes):
 
 
 def shown_attack(table, question):
-    """The attack that is shown where there is room for one: the threshold, which every model allows, or the online one."""
+    """The attack shown where there is space for one: the online one, or the threshold, which is possible on every model."""
     made = table[(table["question"] == question) & (table["models"] > 0)]["attack"]
     return "lira_online" if question == UTTERANCE and "lira_online" in set(made) else "threshold"
 
@@ -128,7 +128,7 @@ def _row_key(run):
 
 
 def attack_all(runs, passes):
-    """``{(run.path, corpus tested): Attacked}``, and lines as of ``report_table``."""
+    """``{(run.path, tested corpus): Attacked}``, and lines as in ``report_table``."""
     models, lines, lacking = {}, [], defaultdict(dict)
     for (key, _), family in _families(runs, passes).items():
         if reason := _stray(family):
@@ -152,7 +152,7 @@ def attack_all(runs, passes):
 
 
 def _families(runs, passes):
-    """Runs with a pass by the row of the report, and by what makes them a family: ``{(key of the row, …): [runs]}``."""
+    """Runs with a pass, grouped by row of the report and by family: ``{(key of the row, …): [runs]}``."""
     families = defaultdict(list)
     for run in runs:
         if run.path in passes:
@@ -161,7 +161,7 @@ def _families(runs, passes):
 
 
 def _stray(family):
-    """Why models of a family must not be compared, naming two of them; None if they may be."""
+    """The reason why models of a family must not be compared, naming two of them; None if they may be."""
     first, seen = family[0], {}
     for run in family:
         may_differ = {*MAY_DIFFER, "--train_half", *(name for name in run.identity if name.startswith("folds of "))}
@@ -180,10 +180,10 @@ def _attack(question, pairs, tested, runs, passes):
         question: SESSION or UTTERANCE.
         pairs: (run, its pass over the corpus).
         tested: the corpus.
-        runs, passes: all, in which those are looked up that trained on the corpus before.
+        runs, passes: all of them, to look up the runs that trained on the corpus earlier.
 
     Returns:
-        ([Attacked], ``{what attacks need that could not be made: what there is}``).
+        ([Attacked], ``{requirement of attacks that were not possible: what the family has}``).
     """
     ids, phi, split = _aligned([table for _, table in pairs])
     found, needs = [], {}
@@ -192,7 +192,7 @@ def _attack(question, pairs, tested, runs, passes):
         scores = {name: of[here] for name, of in attack(phi, split, target).items()}
         splits = split[target][here]
         members, others = splits == TRAIN, splits == OTHERS[question]
-        # The coins of an utterance may fall alike in all other models, which tells nothing of this model's coin.
+        # If all other models drew the same coin for an utterance, they give no information about this model's coin.
         lacking = ~np.isfinite(list(scores.values())).all(axis=0)
         if question == UTTERANCE and lacking[members | others].mean() <= MAY_LACK:
             members, others = members & ~lacking, others & ~lacking
@@ -208,7 +208,7 @@ def _attack(question, pairs, tested, runs, passes):
 
 
 def _aligned(tables):
-    """Passes of models over a corpus → (segment_ids, φ, splits), the latter (models, utterances), NaN and "" for none."""
+    """Align passes over a corpus: (segment_ids, φ, splits), the latter two (models, utterances), NaN and "" if missing."""
     ids = pd.Index(pd.unique(np.concatenate([table["segment_id"] for table in tables])))
     aligned = [table.set_index("segment_id").reindex(ids) for table in tables]
     phi = np.stack([table["phi"].to_numpy(dtype=float) for table in aligned])
@@ -216,15 +216,15 @@ def _aligned(tables):
 
 
 def attack(phi, split, target):
-    """All attacks on one of several models, ``{attack: scores (utterances,)}``; NaN where it lacks the models that it needs.
+    """All attacks on one of several models, ``{attack: scores (utterances,)}``; NaN where models for the attack are missing.
 
     Args:
         phi: (models, utterances), NaN where a model does not have an utterance.
-        split: the same shape, texts: that of the utterance for each model.
-        target: index of the model that is attacked, which is never used as one of the others.
+        split: str of the same shape, each model's split of the utterance.
+        target: index of the attacked model, which is never used as one of the others.
     """
     own, by_others = phi[target], np.where((np.arange(len(phi)) == target)[:, None], np.nan, phi)
-    # Validation splits count as out: a model was chosen by them, not trained on them.
+    # Validation splits count as out: used for model selection, not for training.
     inside, out = np.where(split == TRAIN, by_others, np.nan), np.where(split == TRAIN, np.nan, by_others)
     valid = split[target] == "valid"
     scores = {
@@ -239,7 +239,7 @@ def attack(phi, split, target):
 
 
 def _needs(question, lacks, runs, has_folds):
-    """What attacks need that could not be made on a model, ``{need: what its family has, for the names of the families}``."""
+    """Requirements of attacks not possible on a model, ``{requirement: what its family has, to follow the family's name}``."""
     needs = {}
     compared = f"{ATTACKS['offset']}, {ATTACKS['lira_offline']} and {ATTACKS['rmia']}"
     if question == UTTERANCE and lacks:
@@ -267,15 +267,15 @@ def _needs(question, lacks, runs, has_folds):
 
 
 def _draws(run, tested, runs, passes):
-    """How often the sampler drew each utterance up to the best epoch, a Series by segment_id; None where it is not known.
+    """How often the sampler drew each utterance up to the best epoch, a Series by segment_id; None if unknown.
 
-    The draw depends on labels, seed and epoch alone, and is repeated. Of a corpus that was learned before it is that of the run
-    which learned it; not of methods that draw some of its utterances again.
+    The draw only depends on labels, seed and epoch, so that it can be recomputed. For a corpus learned earlier it is the draw
+    of the run that learned it; it is unknown for methods that draw some of its utterances again.
     """
     if run is None or run.path not in passes or run.is_combined:
         return None
     arguments = run.config["arguments"]
-    if arguments.get("epsilon") is not None:  # which draws by another rule, all alike
+    if arguments.get("epsilon") is not None:  # DP-SGD samples by another rule, all with equal probability
         return None
     if METHODS[run.method].in_order and tested != run.task:
         if METHODS[run.method].keeps_data:
@@ -301,7 +301,7 @@ def _draws(run, tested, runs, passes):
 
 
 def _records(about, models):
-    """Rows of the report for some models on one corpus, by attack and by group of utterances."""
+    """Rows of the report for some models on one corpus, one per attack and group of utterances."""
     records = []
     for name in ATTACKS if models else ():
         for group, value, select in _groups(models):
@@ -312,7 +312,7 @@ def _records(about, models):
 
 
 def _groups(models):
-    """The groups of utterances: (group, value, a function of a model → which members and which others)."""
+    """The groups of utterances: (group, value, a function of a model that returns masks of members and others)."""
     yield ALL, "", lambda model: (model.members, model.others)
     for label in sorted({label for model in models for label in model.label[model.members | model.others]}):
         yield (
@@ -322,7 +322,7 @@ def _groups(models):
         )
     for index, name in enumerate(DRAWS):
         yield DRAWN, name, lambda model, index=index: (_drawn(model, index), model.others)
-    # A session that was withdrawn is compared as if it had been trained on, by itself and with all that were.
+    # A withdrawn session is compared as if it had been trained on, alone and together with all other withdrawn ones.
     yield WITHDRAWN, WITHDRAWN, lambda model: (model.split == WITHDRAWN, model.others)
     for session in sorted({session for model in models for session in model.session[_trained_or_withdrawn(model)]}):
         yield (
@@ -343,17 +343,17 @@ def _drawn(model, index):
 
 
 def measure(models, name, select, question, group=ALL):
-    """What one attack finds in some models, ``{measure: number}``; None where no model allows it.
+    """The success of one attack on some models, ``{measure: number}``; None if it is possible on no model.
 
-    AUC and balanced accuracy are means over the models; members, others and rates at a rate of false positives are of the
-    scores of all models pooled.
+    AUC and balanced accuracy are means over the models; counts of members and others, and true positive rates at a false
+    positive rate, use the pooled scores of all models.
 
     Args:
         models: Attacked.
-        name: of the attack.
-        select: which members and which others of a model are compared.
-        question: SESSION has the floor, UTTERANCE the bound of ε.
-        group: of the members; the bound of ε is that of ALL.
+        name: the attack.
+        select: function of a model that returns masks of members and others to compare.
+        question: the floor is computed for SESSION only, the bound of ε for UTTERANCE only.
+        group: group of the members; the bound of ε is computed for ALL only.
     """
     picked = [(model, model.scores[name], *select(model)) for model in models if name in model.scores]
     picked = [
@@ -394,11 +394,11 @@ def measure(models, name, select, question, group=ALL):
 
 
 def _epsilon_bound(pairs):
-    """The largest bound of several models. All bounds, those by the other attacks too, hold together (Bonferroni)."""
+    """The largest bound over several models. All bounds, including those of other attacks, hold simultaneously (Bonferroni)."""
     confidence = 1 - (1 - CONFIDENCE) / (len(pairs) * len(ATTACKS))
     bounds = []
     for members, others in pairs:
-        is_member = np.arange(len(members) + len(others)) < len(members)  # of equal scores members are the lower: no help
+        is_member = np.arange(len(members) + len(others)) < len(members)  # ties rank members lower: conservative
         by_score = is_member[np.argsort(np.concatenate([members, others]), kind="stable")]
         guessed = max(int(GUESSED * len(by_score)), 1)
         right = int(by_score[-guessed:].sum() + (~by_score[:guessed]).sum())
@@ -407,20 +407,20 @@ def _epsilon_bound(pairs):
 
 
 def null_table(runs, passes):
-    """What the utterance question finds where there is nothing to find, on the runs with ``--train_half``.
+    """Results of the utterance question where there is nothing to find, on the runs with ``--train_half``.
 
     Returns:
-        A DataFrame, a row for each control, model and attack: ``control`` ("untrained": the threshold attack on models before
-        training; "random": membership drawn by RANDOM_DRAWS other coins), ``experiment``, ``sequence``, ``tested``, ``attack``,
-        ``auc``, ``low`` and ``high``: its mean, and the 99.9 % interval by Student's t, over models with coins of their own, or
-        over draws. It is .5 but for chance.
+        A DataFrame with a row for each control, model and attack: ``control`` ("untrained": the threshold attack on models
+        before training; "random": membership redrawn RANDOM_DRAWS times), ``experiment``, ``sequence``, ``tested``, ``attack``,
+        ``auc``, ``low`` and ``high``: the mean and the 99.9 % interval by Student's t, over models with their own coins, or
+        over draws. The expected AUC is .5.
     """
     found = defaultdict(lambda: defaultdict(list))
     for (key, _), family in _families([run for run in runs if run.train_half is not None], passes).items():
         for tested in family[0].sequence:
             tables = [passes[run.path][passes[run.path]["task"] == tested] for run in family]
             if any(table.empty for table in tables):
-                continue  # the report says of it
+                continue  # mentioned in the report
             of_untrained = found["untrained", key, tested]["threshold"]
             for table in tables:
                 members, others = (table["phi_untrained"][table["split"] == split] for split in (TRAIN, OTHERS[UTTERANCE]))
@@ -439,7 +439,7 @@ def null_table(runs, passes):
 
 
 def _at_random(phi, split, generator):
-    """Mean over models of the AUC of each attack, where coins decide who is a member: ``{attack: AUC}``."""
+    """Mean AUC of each attack over models, with random membership: ``{attack: AUC}``."""
     others, aucs = OTHERS[UTTERANCE], defaultdict(list)
     split = np.where(np.isin(split, (TRAIN, others)), np.where(generator.random(split.shape) < 0.5, TRAIN, others), split)
     for target, splits in enumerate(split):

@@ -1,6 +1,6 @@
-"""A finished run's model on every utterance of its corpora, kept as membership.csv beside it: φ, by which members are told.
+"""φ of a finished run's model on all utterances of its corpora, for membership inference; cached as membership.csv beside it.
 
-It says of each utterance whether the model was trained on it, and is never exported. What is there is not computed again.
+The file records for each utterance whether the model was trained on it, and is never exported.
 """
 
 from functools import cache
@@ -15,33 +15,33 @@ from utils.identity import fold_digest, told_fold
 from utils.leakage.families import LEFT_OUT, WITHDRAWN, row_of, start_of
 from utils.methods import METHODS
 
-# torch is imported within functions: finding and naming runs does not need it.
+# torch is imported within functions, since finding and selecting runs does not need it.
 
 TEXTS = ("task", "segment_id", "session", "split", "label")
 COLUMNS = (*TEXTS, "phi", "phi_untrained")
-# Flags, beside those that shape the model, on which the scores of a model depend that was not trained.
+# Flags, besides those that define the architecture, on which the scores of an untrained model depend.
 OF_INPUTS = ("max_text_len", "max_seq_len", "mixed_precision", "no_speech_cache", "speech_cache_precision")
 
 
 def with_models(found):
-    """The finished runs of one model, a mean of models included, without trials; and a line for each folder not readable."""
+    """The finished runs with a single model (including means of models), without trials, and a line per unreadable folder."""
     runs = [run for run in found if run.metrics and not run.trial_of and not METHODS[run.method].answers]
     return runs, [f"{run.path} is left out: {run.problem}" for run in found if run.problem]
 
 
 def chosen(names, runs, output_root):
-    """Runs that are named, and those that attacks on them need: of the same family, and of what it started from.
+    """The named runs, and those needed for attacks on them: of the same family, and of the families they started from.
 
     Args:
         names: run folders, exported files, or ``hub:OWNER/NAME``.
         runs: those under ``output_root`` that have a model.
-        output_root: named in errors.
+        output_root: for error messages.
 
     Returns:
         A list, in the order of ``runs``.
 
     Raises:
-        UserError: if a folder, or the run that a file was exported of, is not among them.
+        UserError: if a folder, or the run from which a file was exported, is not among them.
     """
     needed = set()
     for name in names:
@@ -68,7 +68,7 @@ def _run_of(name, runs, output_root):
     for run in runs:
         if all(run.config[fact] == exported.facts[fact] for fact in ("method", "task", "fold", "seed")):
             state = read_state(run.path / BEST_MODEL)
-            # A file may hold random encoders as well.
+            # A file may also contain random encoders.
             if state_digest(state) == state_digest({of: exported.state[of] for of in state if of in exported.state}):
                 return run
     raise UserError(
@@ -78,16 +78,16 @@ def _run_of(name, runs, output_root):
 
 
 def take_passes(runs, output_root, changes):
-    """The passes of some runs, those that were kept and others taken now, with a bar.
+    """The passes of some runs, from the cache or computed now with a progress bar.
 
     Args:
         runs: finished FoundRuns.
-        output_root: where they lie.
-        changes: flags that take the place of the runs' own, as ``utils.training.reopen.reopen`` takes them.
+        output_root: folder of the runs.
+        changes: flags that override the runs' own, as in ``utils.training.reopen.reopen``.
 
     Returns:
-        (passes, lines): ``{run.path: DataFrame}`` with COLUMNS, a row an utterance of every corpus that the run was trained or
-        tested on and that is here, in table order; and a line for each run that has none, why.
+        (passes, lines): ``{run.path: DataFrame}`` with COLUMNS, one row per utterance of every available corpus that the run
+        was trained or tested on, in table order; and for each run without a pass, a line with the reason.
     """
     from tqdm import tqdm
 
@@ -119,7 +119,7 @@ def _corpora_here(run, changes, read):
     """Names of the run's corpora that are under --data_root.
 
     Raises:
-        UserError: if one of them is another now, or is divided otherwise.
+        UserError: if one of them, or its split, has changed.
     """
     from utils.data.corpus import find_corpus, fold_of
 
@@ -143,7 +143,7 @@ def _corpora_here(run, changes, read):
 
 
 def _kept(run, names):
-    """membership.csv of a run; None where it is not there, is not whole, or lacks a corpus that is here now."""
+    """membership.csv of a run; None if it is missing, incomplete, or lacks a corpus that is available now."""
     types = {name: str if name in TEXTS else float for name in COLUMNS}
     try:
         table = pd.read_csv(run.path / MEMBERSHIP, usecols=COLUMNS, dtype=types, keep_default_na=False)
@@ -158,9 +158,9 @@ def _kept(run, names):
 
 
 def _take(run, names, changes, untrained):
-    """The pass of a run over some corpora.
+    """Compute the pass of a run over some corpora.
 
-    ``untrained`` holds φ of models before training, which is the same for all folds, and is added to.
+    ``untrained`` caches φ of models before training, which is the same for all folds, and is updated.
     """
     from utils.data.batches import UtteranceDataset
     from utils.data.folds import kept_by_coin
@@ -198,10 +198,10 @@ def _take(run, names, changes, untrained):
 
 
 def _mean_of(parents, config):
-    """The weights of a run that is a mean of others: equal ones, or with ``alpha`` as that of the second.
+    """The mean of the weights of a run's parents, uniform or with weight ``alpha`` for the second.
 
     Raises:
-        UserError: if one of them is not what it was then.
+        UserError: if one of them has changed since.
     """
     from utils.files import sha256
     from utils.results.merge import mean_state
@@ -225,7 +225,7 @@ def phi_of(run, model, dataset, name):
 
 
 def _of_untrained(model, config, corpus):
-    """What the scores of a run's model before training depend on."""
+    """Everything that the scores of a run's model before training depend on."""
     arguments = config["arguments"]
     encoders = (of["fingerprint"] for of in config["encoders"].values())
     flags = (arguments.get(name) for name in (*model.SETTINGS, *OF_INPUTS))

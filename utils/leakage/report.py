@@ -1,4 +1,4 @@
-"""The tidy report for people, for spreadsheets, and beside each run for the files that are exported of it."""
+"""Output of the leak report: Markdown, CSV, and a summary beside each run that is included in exported files."""
 
 import numpy as np
 
@@ -66,13 +66,13 @@ READING = {
 
 
 def write_report(folder, table, lines, synthetic):
-    """Write report.md, for people, and report.csv, which has all rows and alone names sessions.
+    """Write report.md, and report.csv with all rows; only the latter names sessions.
 
     Args:
-        folder: made if missing.
+        folder: created if missing.
         table: from ``utils.leakage.families.report_table``.
-        lines: what could not be told, and why.
-        synthetic: are corpora or encoders synthetic?
+        lines: missing results, with reasons.
+        synthetic: whether corpora or encoders are synthetic.
     """
     folder.mkdir(parents=True, exist_ok=True)
     counted = table.astype(dict.fromkeys(COUNTS, "Int64")).assign(synthetic=synthetic)
@@ -126,7 +126,7 @@ RATES = (("tpr_1", "1 %"), ("tpr_01", ".1 %"))
 
 
 def _by_row(table, column="attack"):
-    """Records by the names that people read, ``{name: {(value of the column, when): record}}``, in the registry's order."""
+    """Records by display name, ``{name: {(value of the column, when): record}}``, in the registry's order."""
     methods, rows = list(METHODS), {}
     order = table.assign(at=table["method"].map(methods.index)).sort_values(["at", "experiment", "sequence"], kind="stable")
     for record in order.to_dict("records"):
@@ -151,7 +151,7 @@ def _cells(at, question):
 
 
 def _change(at, name):
-    """AUC before and after with the interval of the latter, as text; None where there is none."""
+    """AUC before and after, with the interval of the latter, as text; None if unavailable."""
     before, after = (at.get((name, when), {}) for when in (BEFORE, AFTER))
     if after.get("auc") is None:
         return None
@@ -160,10 +160,10 @@ def _change(at, name):
 
 
 def write_certificates(runs, table, models):
-    """Write leakage.json beside each run that has a pass: what an exported file says of its leak. It names no session.
+    """Write leakage.json beside each run with a pass: the measured leak, as included in exported files. It names no session.
 
-    Of the session question it is the run's own; of the utterance question that of the runs on halves of the same experiment,
-    which are other models. Runs on halves and means of models get none.
+    Results of the session question are the run's own; those of the utterance question are from the runs on halves of the same
+    experiment, which are other models. None is written for runs on halves and means of models.
 
     Args:
         runs: FoundRuns with a pass.
@@ -190,7 +190,7 @@ def write_certificates(runs, table, models):
 
 
 def _certified(record):
-    """What a certificate says of a row: counts as integers, and None for what was not measured."""
+    """A row for leakage.json, with counts as integers and None for missing values."""
     values = {name: record.get(name) for name in CERTIFIED}
     values |= {name: None for name, value in values.items() if isinstance(value, float) and np.isnan(value)}
     return values | {name: int(values[name]) for name in COUNTS}

@@ -1,4 +1,4 @@
-"""The model card of an exported file: Markdown for people, and in front of it the metadata that the Hugging Face hub reads."""
+"""The model card of an exported file: Markdown, with a metadata header for the Hugging Face hub."""
 
 from utils.methods import KEMDY, METHODS, SEQUENCE
 from utils.results.privacy import privacy_section
@@ -16,8 +16,8 @@ def model_card(facts, with_centroids=False):
     """The model card of an exported file, as text.
 
     Args:
-        facts: what the file holds in the place of config.json.
-        with_centroids: does it hold them too?
+        facts: the file's counterpart of config.json.
+        with_centroids: whether it also contains centroids.
     """
     from huggingface_hub import ModelCard
 
@@ -41,7 +41,7 @@ def _metadata(facts):
         for task, scores in facts["scores"].items()
         for metric, title in AVERAGES.items()
     ]
-    # Names of folders hold no slash. Random weights are nobody's.
+    # A name without a slash is a folder, not a hub model. Random weights have no base model.
     names = [of["name"].partition("@")[0] for of in facts["encoders"].values() if "/" in of["name"]]
     return ModelCardData(
         language="ko" if set(facts["sequence"]) <= set(KEMDY) else None,

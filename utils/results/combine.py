@@ -1,9 +1,9 @@
 """Task-agnostic rows, combined from finished runs without training: ``bash run-combine.sh``.
 
-Of the adapters of several corpora: one chosen for each utterance, by centres or by entropy, the mean of their probabilities, or
-the mean of their weights. Of finetune: the weighted mean of the models before and after a corpus was learned (WiSE-FT, Wortsman
-et al., CVPR 2022). Each fold, seed and set or order of corpora gets a run folder as other methods' have it, without a
-best_model.pt.
+From the adapters of several corpora: routing per utterance, by nearest centroid or by entropy, the mean of their probabilities,
+or the mean of their weights. From finetune: the weighted mean of the models before and after learning a corpus (WiSE-FT,
+Wortsman et al., CVPR 2022). Each fold, seed and set or order of corpora gets a run folder like those of other methods, without
+a best_model.pt.
 """
 
 from argparse import Namespace
@@ -23,14 +23,14 @@ HALF = 0.5
 
 
 class Job(NamedTuple):
-    """What is made of some models: rows that share their evaluations.
+    """Rows made from the same models, which share their evaluations.
 
     Attributes:
         make: the function that makes them.
         rows: names of methods.
-        parents: FoundRuns, in the order of ``sequence`` or the model before and the one after.
-        sequence: the tasks, sorted where their order means nothing.
-        evaluations: how many splits a model is run over.
+        parents: FoundRuns, in the order of ``sequence``, or the models before and after the last task.
+        sequence: the tasks, sorted if their order is irrelevant.
+        evaluations: number of evaluations of a model on a split.
     """
 
     make: object
@@ -55,10 +55,10 @@ def combine(output_root, folds=None, seeds=None, overwrite=False, **changes):
     """Make all rows for which finished runs exist under the methods' own names.
 
     Args:
-        output_root: where the runs lie, and the rows are written to.
-        folds, seeds: only these.
-        overwrite: also those that are finished.
-        changes: flags that take the place of the runs' own, as ``utils.training.reopen.reopen`` takes them.
+        output_root: folder of the runs, and of the rows that are written.
+        folds, seeds: only these, if given.
+        overwrite: also remake finished rows.
+        changes: flags that override the runs' own, as in ``utils.training.reopen.reopen``.
 
     Raises:
         UserError: if there is nothing to combine, or a run or corpus cannot be used.
@@ -100,7 +100,7 @@ def combine(output_root, folds=None, seeds=None, overwrite=False, **changes):
 
 
 def adapter_jobs(runs, tell):
-    """A Job for each set of corpora that a sequence learned, fold and seed; without sequences, for all corpora of adapters."""
+    """Yield a Job per fold, seed and set of corpora learned as a sequence; without sequences, for all corpora with adapters."""
     from utils.results.merge import require_alike
 
     orders = {sequence for row, sequence, _ in runs if METHODS[row].how == SEQUENCE}
@@ -119,7 +119,7 @@ def adapter_jobs(runs, tell):
                 for parent in parents[1:]:
                     require_alike(parents[0].config, parent.config, parents[0].path, parent.path)
             except UserError as reason:
-                if tasks not in told:  # the same for every fold and seed
+                if tasks not in told:  # same for all folds and seeds
                     tell(f"adapter_merged is not made of {', '.join(tasks)}: {reason}")
                     told.append(tasks)
                 made = tuple(row for row in rows if METHODS[row].answers)
@@ -128,7 +128,7 @@ def adapter_jobs(runs, tell):
 
 
 def weight_jobs(runs, digests, tell):
-    """A Job for each run of finetune whose starting model exists."""
+    """Yield a Job for each run of finetune whose starting model exists."""
     for (row, sequence, key), after in sorted(runs.items(), key=lambda item: item[0]):
         if row != "finetune":
             continue
@@ -145,7 +145,7 @@ def _rows_of(name):
 
 
 def _parents(job, output_root, digests):
-    """Facts about a row's models for config.json."""
+    """The entry ``parents`` of a row's config.json."""
     found = digests(*(run.path / BEST_MODEL for run in job.parents))
     return [{"run": run.path.relative_to(output_root).as_posix(), "sha256": digest} for run, digest in zip(job.parents, found)]
 
@@ -163,7 +163,7 @@ def _is_done(folder, parents, tell):
 
 
 def combine_adapters(job, changes, advance):
-    """Yield (row, what ``_write`` takes) for the rows of several adapters."""
+    """Yield (row, arguments of ``_write``) for the rows made from several adapters."""
     from utils.metrics import softmax, test_scores
     from utils.results import METRIC_TITLES
     from utils.results.merge import mean_state
@@ -182,7 +182,7 @@ def combine_adapters(job, changes, advance):
             advance()
         if "adapter_merged" in job.rows:
             state = {name: tensor.cpu().clone() for name, tensor in model.checkpoint_state().items()}
-            # The mean of the first, the first two, and so on.
+            # Running mean of the adapters so far.
             merged = mean_state(merged or state, state, 1 / number)
     splits = {name: task.splits["test"] for name, task in tasks.items()}
     text_encoder = pristine_text_encoder(run)
@@ -210,7 +210,7 @@ def combine_adapters(job, changes, advance):
 
 
 def combine_weights(job, changes, advance):
-    """Yield (row, what ``_write`` takes) for the weighted means of two fusion models, α the weight of the second."""
+    """Yield (row, arguments of ``_write``) for the weighted means of two fusion models, with weight α of the second."""
     from utils.metrics import f1_scores, softmax
     from utils.results.merge import mean_state
     from utils.training.checkpoints import read_state
@@ -242,15 +242,15 @@ def _write(folder, row, job, parents, run, model, tasks, answers, scores, more, 
     """Write a row's run folder, metrics.json last.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         row: its method.
         job: its Job.
-        parents: of ``_parents``.
-        run, model, tasks: of the last parent, reopened.
-        answers: ``{task: probabilities (n, classes) of its test split}``.
-        scores: further test scores, ``{task: {name: score}}``.
-        more: further content of metrics.json.
-        arguments: further arguments of config.json.
+        parents: from ``_parents``.
+        run, model, tasks: from reopening the last parent.
+        answers: ``{task: probabilities (n, classes) on its test split}``.
+        scores: additional test scores, ``{task: {name: score}}``.
+        more: additional content of metrics.json.
+        arguments: additional arguments in config.json.
 
     Returns:
         ``{task: test scores}``.

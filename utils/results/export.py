@@ -1,7 +1,7 @@
 """Export a finished run as a shareable safetensors file with a model card, and load the model of such a file.
 
-Nothing in the file can run. It holds the weights that the run trained (with adapters over random encoders these too), what a
-recipient must know in the place of config.json, and the model card. It names no utterance and no path.
+The file contains no executable code: only the trained weights (and random encoders, if adapters were trained over them), the
+facts that a recipient needs instead of config.json, and the model card. It names no utterance and no path.
 """
 
 import argparse
@@ -27,27 +27,27 @@ ARGUMENTS = (
     *("importance", "lwf_weight", "lwf_temperature", "buffer_size", "replay_weight", "dark", "der_alpha", "der_beta"),
 )
 FACTS_OF_RUN = ("method", "model", "task", "sequence", "fold", "k_fold", "seed", "synthetic", "labels", "versions")
-# Suffix of the file beside an exported one that holds its Fisher information.
+# Suffix of the file with the Fisher information, beside an exported file.
 FISHER = ".fisher.safetensors"
 
 
 def export(run_folder, path, overwrite=False, text_model=None, speech_model=None, with_fisher=False, with_centroids=False):
-    """Write a finished run as one file, the model card also beside it with the suffix .md.
+    """Write a finished run as one file, with a copy of its model card beside it (suffix .md).
 
     Args:
         run_folder: the run's folder.
         path: the file to write.
         overwrite: replace existing files.
-        text_model, speech_model: as ``load_run`` takes them.
-        with_fisher: write the run's Fisher information as well, beside the file with the suffix .fisher.safetensors; it is
-            computed, which needs the corpus, if it does not lie beside the model.
-        with_centroids: put the centroids for routing into the file, which are means of people's utterances.
+        text_model, speech_model: as in ``load_run``.
+        with_fisher: also write the run's Fisher information, beside the file with the suffix .fisher.safetensors; if there is
+            none beside the model, it is computed, which needs the corpus.
+        with_centroids: include the centroids for routing, which are means of people's utterances.
 
-    What leakage.py measured of the run is in the file and on the card.
+    The run's results of leakage.py, if any, are included in the file and on the card.
 
     Raises:
-        UserError: if the run is unfinished or cannot be used, lacks what is asked for, was measured to give away more than its
-            ε allows, or the files exist or cannot be written.
+        UserError: if the run is unfinished or cannot be used, lacks requested content, has a measured leak that contradicts
+            its ε, or the files exist or cannot be written.
     """
     run_folder, path = Path(run_folder), Path(path)
     require_writable(path, overwrite, [run_folder], with_fisher)
@@ -78,9 +78,9 @@ def write_export(path, state, facts, tokenizer, centroids=None):
     Args:
         path: the file.
         state: the model's tensors.
-        facts: what stands for a run's config.json.
-        tokenizer: of its text encoder.
-        centroids: (clusters, features) for routing, if they are to be in it.
+        facts: the counterpart of a run's config.json.
+        tokenizer: of the text encoder.
+        centroids: optional (clusters, features), for routing.
     """
     import safetensors.torch
     import torch
@@ -131,12 +131,12 @@ def push(path, name, private=False, with_fisher=False):
 
     Args:
         path: the file.
-        name: OWNER/NAME of the repository, which is made if it is not there.
-        private: is it to be private?
-        with_fisher: upload the Fisher information beside the file too.
+        name: OWNER/NAME of the repository, which is created if missing.
+        private: create it as private.
+        with_fisher: also upload the Fisher information beside the file.
 
     Returns:
-        (names of what was uploaded, the repository's address).
+        (names of the uploaded files, the repository's URL).
 
     Raises:
         UserError: if one of the files is missing or damaged, or the hub refuses them.
@@ -155,7 +155,7 @@ def push(path, name, private=False, with_fisher=False):
 
 
 def _fisher_of(run_folder, digest, encoders):
-    """The Fisher information of a run's model, preferably of the default batch size; computed if there is none."""
+    """The Fisher information of a run's model, preferably with the default batch size; computed if there is none."""
     from utils.training.fisher import FILE, FISHER, make_fisher, read_fisher
 
     usual = run_folder / FILE.format(FISHER, 10)
@@ -167,7 +167,7 @@ def _fisher_of(run_folder, digest, encoders):
 
 
 def require_writable(path, overwrite, run_folders, with_fisher=False):
-    """Raise UserError if ``path`` has no folder, exists, or is among the files of a run."""
+    """Raise UserError if the folder of ``path`` is missing, the file exists, or it would be among the files of a run."""
     if path.is_dir() or path.suffix == ".md":
         raise UserError(f"{path} is a folder, or ends as the model card beside it will: name a file, such as model.safetensors")
     require_folder(path)
@@ -183,19 +183,19 @@ def _written(path, with_fisher):
 
 
 def load_export(path, text_model=None, speech_model=None):
-    """Rebuild the model of an exported file: ``utils.training.sources.load_export``, where its docstring is."""
+    """Rebuild the model of an exported file; see ``utils.training.sources.load_export``."""
     from utils.training import sources
 
     return sources.load_export(path, text_model, speech_model)
 
 
 def exported_state(model, config):
-    """A model's tensors for the file: the trained ones, and random encoders, which are in no other file."""
+    """A model's tensors to export: the trained ones, and random encoders, which are stored nowhere else."""
     return model.state_dict() if config["arguments"].get("without_pretraining") else model.checkpoint_state()
 
 
 def exported_facts(model, config, metrics):
-    """Facts in place of config.json in the file, without any about machines, recordings, or users' names."""
+    """The file's counterpart of config.json, without facts about machines or recordings, and without user names."""
     from models.encoders import architecture
     from utils.identity import fold_digest, told_withdrawn
     from utils.training.checkpoints import EXPORT_FORMAT
@@ -217,7 +217,7 @@ def exported_facts(model, config, metrics):
         "withdrawn": {name: told_withdrawn(config, name) for name in sorted(config.get("withdrawn", {}))},
         "arguments": {name: config["arguments"][name] for name in ARGUMENTS if name in config["arguments"]},
         "encoders": encoders,
-        # DP-SGD does not cover the validation split, on which it was fitted.
+        # Fitted on the validation split, which DP-SGD does not cover.
         "temperature": None if config.get("privacy") else metrics.get("temperature"),
         "privacy": config.get("privacy"),
         "scores": _scores(metrics["test"]),

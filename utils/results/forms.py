@@ -1,4 +1,4 @@
-"""A report of tables, in the five forms that evaluate.py can give it."""
+"""A report of tables, in the five output formats of evaluate.py."""
 
 import csv
 import io
@@ -12,22 +12,22 @@ from utils.results.latex import latex
 from utils.results.tables import grouped
 
 WIDTH = 128
-# Lines that the report may have which is printed unless more is asked for, and notes that it may begin with.
+# Maximum lines of the default report, and maximum notes at its beginning.
 LINES, NOTES = 60, 4
 MORE = "--all prints them"
 
 
 @dataclass
 class Report:
-    """Tables with sentences before them and lists below.
+    """Tables, with notes above and lists below.
 
     Attributes:
         tables: Tables.
         notes: sentences.
         lists: ``{heading: lines}``.
-        synthetic: does it tell of synthetic runs? None where each row says so itself.
-        marked: rows that need recordings of earlier tasks, which every table marks.
-        brief: keep what people read on a terminal short: lists that would make it longer than LINES are counted alone.
+        synthetic: whether the runs are synthetic; None if marked in each row instead.
+        marked: rows that need recordings of earlier tasks, marked in every table.
+        brief: keep terminal output short: lists that would make it longer than LINES are reduced to their lengths.
     """
 
     tables: list
@@ -40,7 +40,7 @@ class Report:
     def __post_init__(self):
         if self.brief and len(self.notes) > NOTES:
             self.notes = [*self.notes[: NOTES - 1], f"Further notes: {len(self.notes) - NOTES + 1} ({MORE})."]
-        # A table that is copied elsewhere still says so.
+        # In each title, so that a table copied elsewhere is still marked.
         more = ", synthetic" if self.synthetic else ""
         self.tables = [replace(table, title=table.title + more, marked=self.marked) for table in self.tables]
 
@@ -60,7 +60,7 @@ class Report:
             groups, names = grouped(head)
             widths = [max(map(_width, column)) for column in zip(names, *body)]
             above, at = [], 0
-            for group, n in groups:  # a group's name stands over all of its columns
+            for group, n in groups:  # a group's name spans all of its columns
                 widths[at + n - 1] += max(_width(group) - sum(widths[at : at + n]) - 2 * (n - 1), 0)
                 above.append(_padded(group, sum(widths[at : at + n]) + 2 * (n - 1)))
                 at += n
@@ -81,7 +81,7 @@ class Report:
         return self._with_lists(filter(None, parts), "**{}**\n".format, "- `{}`".format)
 
     def _with_lists(self, parts, heading_in_form, line_in_form):
-        """The parts and all lists as one text; of a brief report the lists where there is room for them, else their lengths."""
+        """The parts and all lists as one text; in a brief report, the lists' lengths if the lists do not fit."""
         lists = ["\n".join([heading_in_form(heading), *map(line_in_form, lines)]) for heading, lines in self.lists.items()]
         parts = list(parts)
         text = "\n\n".join(parts + lists) + "\n"
@@ -108,7 +108,7 @@ class Report:
 
 
 def _width(text):
-    """Columns that a text takes on a terminal, where Hangul is twice as wide as Latin."""
+    """Width of a text in terminal columns, where Hangul is twice as wide as Latin."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
@@ -117,7 +117,7 @@ def _padded(text, width):
 
 
 def _unsaid(table, said):
-    """The table's captions without those that stand under a table before it."""
+    """The table's captions, without notes already shown below an earlier table."""
     first, *notes = table.captions() or ("",)
     new = [caption for caption in (first, *notes) if caption and (caption == first or caption not in said)]
     said.update(notes)

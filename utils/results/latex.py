@@ -1,13 +1,13 @@
-"""Tables as LaTeX that a paper can take as it is: booktabs, a label, a short caption, and the notes below the table."""
+"""Tables as LaTeX ready for a paper: booktabs, a label, a short caption, and the notes below the table."""
 
 import re
 
 from utils.results.tables import MISSING, Best, grouped
 
-# What the lines need that are printed, for their head.
+# Required packages, printed as a comment at the top.
 PACKAGES = r"needs \usepackage{booktabs,graphicx}"
 KOREAN = r"has characters that pdflatex lacks: compile with xelatex, and \usepackage{kotex} for Korean"
-# A table with more characters side by side takes both columns of a page that has two.
+# A table with more characters per row spans both columns of a two-column page.
 ONE_COLUMN = 60
 CHARACTERS = {
     "\\": r"\textbackslash{}",
@@ -28,19 +28,19 @@ CHARACTERS = {
     "–": r"\textendash{}",
 }
 CHARACTERS = str.maketrans(CHARACTERS | {character: f"\\{character}" for character in "&%$#_{}"})
-# Before a number, or between two terms, a hyphen is a minus.
+# A hyphen before a number, or between two terms, is a minus sign.
 MINUS = re.compile(r"(?<![\w-])-(?=[\d.])|(?<= )-(?= )")
 SPREAD = re.compile(r" \$\\pm\$ (\S+)")
 BOLD = (
     "Bold: the best of the column, and all that the corrected 95 % interval of the paired difference to it does not show to be "
     "worse; majority, joint and rows of task_a are not compared."
 )
-# Latin letters with accents end here.
+# Last of the accented Latin letters.
 LAST_LATIN = "\u024f"
 
 
 def latex(report):
-    """A Report as LaTeX: its tables, and all else as comments."""
+    """Format a Report as LaTeX: its tables, and everything else as comments."""
     used, parts = set(), []
     for table in report.tables:
         parts += _table(table, _label(table, used))
@@ -73,7 +73,7 @@ def _table(table, label):
 
 
 def _heading(head):
-    """One line, or two where columns are grouped, with a rule below every group."""
+    """The header row, or two rows if columns are grouped, with a rule below each group."""
     groups, names = grouped(head)
     lines, at = [], 1
     if len(groups) > 1:
@@ -107,7 +107,7 @@ def _escaped(text):
 
 
 def _label(table, used):
-    """``tab:`` with the table's name, metric and tasks, or a number more where another has them."""
+    """``tab:`` with the table's name, metric and tasks, and a number if another table has the same."""
     words = "-".join([table.name, *(str(value).removeprefix("f1_") for value in table.about.values())])
     plain = "tab:" + re.sub(r"[^A-Za-z0-9]+", "-", words).strip("-")
     label, number = plain, 2

@@ -1,7 +1,7 @@
 """Measures of continual learning for a sequence of T tasks, from the runs' test scores.
 
-R[i,j] is the score on task j's test split after task i was learned (Lopez-Paz & Ranzato 2017, section 3), tasks 1 to T in the
-order in which they are learned.
+R[i,j] is the score on task j's test split after learning task i (Lopez-Paz & Ranzato 2017, section 3), with tasks 1 to T in
+learning order.
 """
 
 from collections import defaultdict
@@ -13,7 +13,7 @@ LAMBDA = {"--ewc_lambda"}
 
 
 def formulas(tasks):
-    """The measures of a sequence of this many tasks and how each is formed, ``{name: sentence}``."""
+    """The measures of a sequence of this many tasks, with their definitions, ``{name: sentence}``."""
     if tasks == 2:
         return {
             "ACC": "ACC = (R[2,1] + R[2,2]) / 2, the mean of the last row (Lopez-Paz & Ranzato 2017).",
@@ -35,17 +35,17 @@ def formulas(tasks):
 
 
 def result_matrix(results, row, order, metric):
-    """R by its indices from 1, ``{(i, j): {(fold, seed): score}}``; empty where nothing was measured.
+    """R with indices from 1, ``{(i, j): {(fold, seed): score}}``; empty where nothing was measured.
 
-    A run that learned task i is tested on tasks 1 to i, and the model that it started from is too: row i, and R[i-1,i]. Where
-    the run did not test it, R[i-1,i] comes from the tests of that model itself. A model a task stays as it is while later ones
-    are learned, so that R[i,j] = R[j,j]; for a task before its own there is none. Where models are combined there is but one
-    after the first task: row 1 is that of the method whose models they are.
+    A run that learned task i is tested on tasks 1 to i, and so is the model it started from: row i, and R[i-1,i]. If the run
+    did not test that model, R[i-1,i] comes from the model's own tests. With one model per task, later tasks do not change a
+    model, so that R[i,j] = R[j,j] for j < i, and there is no R[i,j] for j > i. Combined models exist from the second task on:
+    row 1 is that of the method whose models are combined.
 
     Args:
         results: Results.
         row: one of its rows.
-        order: tasks in the order in which they are learned.
+        order: tasks in learning order.
         metric: as for ``Results.scores``.
     """
     tasks = range(1, len(order) + 1)
@@ -60,7 +60,7 @@ def result_matrix(results, row, order, metric):
             matrix[i, j] = results.scores(row, order[j - 1 : j], order[j - 1], metric)
         elif how == SEQUENCE and j <= i > 1:
             matrix[i, j] = results.scores(row, order[:i], order[j - 1], metric)
-        elif how == SEQUENCE and (j == i + 1 or i == j == 1):  # of the model that the run of the next task started from
+        elif how == SEQUENCE and (j == i + 1 or i == j == 1):  # from the model that the next task's run started from
             matrix[i, j] = _before(results, row, order[: i + 1], order[j - 1], metric)
         elif how == COMBINED and j <= i > 1:
             matrix[i, j] = results.final_scores(row, order[:i], order[j - 1], metric)
@@ -68,7 +68,7 @@ def result_matrix(results, row, order, metric):
 
 
 def _before(results, row, sequence, tested, metric):
-    """Scores of the models that a row's runs of a sequence started from."""
+    """Scores of the starting models of a row's runs of a sequence."""
     keys = {run.key for run in results.of_row(row) if run.sequence == tuple(sequence)}
     start = results.scores(results.method(row).starts_from if len(sequence) == 2 else row, sequence[:-1], tested, metric)
     measured = results.scores(row, sequence, tested, metric, "test_before")
@@ -76,9 +76,9 @@ def _before(results, row, sequence, tested, metric):
 
 
 def measures(results, row, order, metric):
-    """R's entries and the measures of ``formulas``, each ``{(fold, seed): number}``, within a fold and seed.
+    """R's entries and the measures of ``formulas``, each ``{(fold, seed): number}``, computed within a fold and seed.
 
-    joint has ACC alone. Arguments are those of ``result_matrix``.
+    joint has ACC only. Arguments are those of ``result_matrix``.
     """
     tasks = len(order)
     names = formulas(tasks)
@@ -103,20 +103,20 @@ def measures(results, row, order, metric):
 
 
 def over_orders(results, row, orders, metric):
-    """The mean over several orders of the same tasks of each measure, ``{name: {(fold, seed): number}}``."""
+    """Each measure averaged over several orders of the same tasks, ``{name: {(fold, seed): number}}``."""
     of_orders = [measures(results, row, order, metric) for order in orders]
     return {name: mean([of[name] for of in of_orders]) for name in formulas(len(orders[0]))}
 
 
 def lambda_curve(results, order, metric):
-    """Scores on all tasks after the last along EWC's λ, and for comparison.
+    """Scores on all tasks after the last one as a function of EWC's λ, with baselines.
 
-    The points are the experiments that differ from each other in --ewc_lambda alone, on the folds and seeds that the most of
-    them share: or one point would be the mean over other splits than the next.
+    The points are the experiments that differ only in --ewc_lambda, on the folds and seeds that most of them share: otherwise
+    two points could be means over different splits.
 
     Returns:
-        (curve, others): ``{λ: [Estimate a task]}`` in ascending order, and the same for the baselines, over the same folds and
-        seeds. Both empty where there are no two values of λ.
+        (curve, others): ``{λ: [one Estimate per task]}`` in ascending order, and the same for the baselines, over the same
+        folds and seeds. Both are empty if there are fewer than two values of λ.
     """
     of_row, alike = defaultdict(list), []
     for run in results.runs:
@@ -129,7 +129,7 @@ def lambda_curve(results, order, metric):
     for rows in alike:
         keys_of = {row: {run.key for run in of_row[row]} for row in rows}
         for shared in (set.intersection(*keys_of.values()), *keys_of.values()):
-            # Of two experiments with one λ the first stays.
+            # The first of two experiments with the same λ wins.
             points = {of_row[row][0].config["arguments"]["ewc_lambda"]: row for row in reversed(rows) if shared <= keys_of[row]}
             if shared and (len(points), len(shared)) > (len(best), len(keys)):
                 best, keys = points, shared
@@ -141,7 +141,7 @@ def lambda_curve(results, order, metric):
 
 
 def _after_all(results, row, order, metric, keys):
-    """A row's score on each task after the last, over some folds and seeds."""
+    """A row's score on each task after the last one, over some folds and seeds."""
     found = {task: results.final_scores(row, order, task, metric) for task in order}
     return [
         results.estimate({key: score for key, score in scores.items() if key in keys}, [task]) for task, scores in found.items()
@@ -154,13 +154,13 @@ def _baselines(results, order, metric, keys, but=()):
 
 
 def alpha_curve(results, order, metric):
-    """Scores on all tasks along α, the weight of the later of two models of which the weighted mean is taken.
+    """Scores on all tasks as a function of α, the weight of the later model in the weighted mean of two models.
 
-    On the folds and seeds of the curve along λ, where there is one.
+    Uses the folds and seeds of the curve along λ, if there is one.
 
     Returns:
-        (curve, others): ``{α: [Estimate a task]}`` in ascending order, and the baselines as for ``lambda_curve``. Both empty
-        where there are no such runs.
+        (curve, others): ``{α: [one Estimate per task]}`` in ascending order, and the baselines as for ``lambda_curve``. Both
+        are empty if there are no such runs.
     """
     runs = {run.key: run for run in results.of_row("wise_ft_tuned") if run.sequence == tuple(order)}
     keys = runs.keys()

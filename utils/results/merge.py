@@ -21,8 +21,8 @@ def mean_state(one, other, alpha):
     """(1 - alpha) one + alpha other, tensor by tensor; exact for equal tensors and for alpha 0 and 1.
 
     Args:
-        one, other: state dicts of one architecture; what is no floating-point tensor is taken from ``one``.
-        alpha: the weight of ``other``, from 0 to 1.
+        one, other: state dicts of one architecture; tensors that are not floating-point are copied from ``one``.
+        alpha: weight of ``other``, from 0 to 1.
     """
     import torch
 
@@ -37,7 +37,7 @@ def require_alike(one, other, first, second):
     """Raise UserError unless two models' weights can be averaged.
 
     Args:
-        one, other: their config.json, or the facts of an exported file.
+        one, other: contents of their config.json, or the facts of an exported file.
         first, second: their paths, for messages.
     """
     from models import model_class
@@ -68,15 +68,15 @@ def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, spee
     Args:
         first, second: run folders, exported files, or ``hub:OWNER/NAME``.
         path: the file to write.
-        alpha: the weight of the second, from 0 to 1.
+        alpha: weight of the second, from 0 to 1.
         overwrite: replace existing files.
-        text_model, speech_model: as ``load_model`` takes them.
+        text_model, speech_model: as in ``load_model``.
 
     Returns:
-        Lines that warn of what makes the mean worse than it could be.
+        Warnings, one line each, about differences that make the mean worse.
 
     Raises:
-        UserError: if a model cannot be used, a mean of the two is no model, or the file exists or cannot be written.
+        UserError: if a model cannot be used, the two cannot be averaged, or the file exists or cannot be written.
     """
     from utils.results.export import exported_facts, exported_state, require_writable, write_export
     from utils.training.sources import load_model
@@ -93,7 +93,7 @@ def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, spee
     arguments |= {name: max(of["arguments"][name] for of in (one, other)) for name in ("max_text_len", "max_seq_len")}
     sequence = list(dict.fromkeys(one["sequence"] + other["sequence"]))
     folds = one["corpora"] | other["corpora"]
-    # Each may have been trained on the other's held-out data.
+    # Each model may have been trained on the other's held-out data.
     folds |= {name: "several folds" for name, fold in one["corpora"].items() if folds[name] != fold}
     facts = one | {
         "method": "merged",
@@ -103,7 +103,7 @@ def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, spee
         "withdrawn": _withdrawn_of_both(one, other),
         "synthetic": one["synthetic"] or other["synthetic"],
         "arguments": arguments,
-        # Nothing was measured of the mean.
+        # The leak of the mean was not measured.
         "leakage": None,
         "privacy": None,
         "temperature": None,
@@ -121,7 +121,7 @@ def merge(first, second, path, alpha=0.5, overwrite=False, text_model=None, spee
 
 
 def _withdrawn_of_both(one, other):
-    """``withdrawn`` of exported facts: of each corpus what all of the two that were trained on it had left out."""
+    """The exported fact ``withdrawn``: per corpus, the sessions excluded by every one of the two models trained on it."""
     told = one.get("withdrawn", {}) | other.get("withdrawn", {})
     heard = [(of.get("withdrawn", {}), {*of["sequence"], *of["corpora"]}) for of in (one, other)]
     return {

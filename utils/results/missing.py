@@ -16,7 +16,7 @@ NOT_REPEATED = {
     *("task", "after", "together", "sequence", "labels", "experiment", "exp_name", "seed", "num_fold", "output_root"),
     *("overwrite", "checkpoint", "fisher"),
 }
-# What a run of whatever method tells about another.
+# Flags that apply to runs of any method.
 PLACES = {"data_root", "text_model", "speech_model", "k_fold", "cpu"}
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -25,14 +25,14 @@ def missing_commands(found, rows, orders, output_root, folds=None):
     """The commands for missing runs of trained rows, in an order in which they can be run.
 
     Args:
-        found: from ``utils.results.runs.find_runs``; their seeds, folds and flags are those that are missed.
+        found: from ``utils.results.runs.find_runs``; the missing runs have the same seeds, folds and flags.
         rows: ``{experiment: Method}``.
-        orders: the orders in which tasks are learned; those of the published study where nothing was found.
-        output_root: where the runs lie.
-        folds: the folds that are wanted; by default all of the runs' ``--k_fold``.
+        orders: the orders in which tasks are learned; those of the published study if nothing was found.
+        output_root: folder of the runs.
+        folds: the requested folds; by default all of the runs' ``--k_fold``.
 
     Raises:
-        UserError: if a fold is wanted that the runs do not have.
+        UserError: if the runs do not have a requested fold.
     """
     rows = {row: method for row, method in rows.items() if method.how != COMBINED}
     runs = [run for run in found if run.metrics and run.experiment in rows]
@@ -40,7 +40,7 @@ def missing_commands(found, rows, orders, output_root, folds=None):
     if folds and max(folds) >= k_fold:
         raise UserError(f"--folds {max(folds)}: the runs are of {k_fold} folds, 0 to {k_fold - 1}")
     done = {(run.experiment, run.sequence, run.fold, run.key[1]) for run in runs}
-    # A corpus with splits of its own has one fold.
+    # A corpus with given splits has one fold.
     given = {name for run in runs for name, of in run.config["corpora"].items() if of["splits"]["test"]["sessions"] == ["test"]}
     lacking = defaultdict(list)
     for row, method in rows.items():
@@ -50,7 +50,7 @@ def missing_commands(found, rows, orders, output_root, folds=None):
                 for name, sequence in steps.items():
                     wanted = [0] if given >= set(order or (name,)) else folds or range(k_fold)
                     of_step[name] = tuple(k for k in sorted(wanted) if (row, sequence, k, seed) not in done)
-                # One command for all steps, and below for all seeds, that lack the same folds.
+                # One command for all steps, and below for all seeds, with the same missing folds.
                 for lacked in dict.fromkeys(filter(None, of_step.values())):
                     tasks = tuple(name for name in steps if of_step[name] == lacked)
                     by_default = order or JOINT in steps or steps.keys() == set(KEMDY)
@@ -61,7 +61,7 @@ def missing_commands(found, rows, orders, output_root, folds=None):
 
 
 def _steps(method, orders, runs):
-    """What a method trains: ``{ORDER: {name in TASKS: sequence}}``; under () what needs no ORDER."""
+    """The sequences that a method trains: ``{ORDER: {name in TASKS: sequence}}``, with key () if no ORDER is needed."""
     if not orders:
         tasks = dict.fromkeys(task for run in runs for task in run.sequence)
         return {(): {task: (task,) for task in tasks}} if method.how == ALONE and tasks else {}
@@ -79,9 +79,9 @@ def _steps(method, orders, runs):
 
 
 def _command(found, runs, rows, row, order, tasks, folds, seeds, output_root):
-    """The command for some runs of a row; None for a tuned row whose trials were made by hand."""
+    """The command for some runs of a row; None for a tuned row whose trials were started by hand."""
     method = rows[row]
-    # What a run script is not told lies in the repository, and what it is told, where it is called.
+    # Run scripts resolve default paths in the repository, and given paths in the working directory.
     at = "" if Path.cwd() == REPOSITORY else f"{REPOSITORY}/"
     is_tuned = any(run.experiment == row and "tuned" in run.config for run in runs)
     words = [f"EXP_NAME={shlex.quote(row)}"] if row != method.name and not is_tuned else []
@@ -114,7 +114,7 @@ def _words(values):
 
 
 def _flags_of_siblings(runs, row, method):
-    """Flags, other than the defaults, with which a missing run fits those that are there: ``{name: value}``."""
+    """Flags other than the defaults that make a missing run comparable with existing ones: ``{name: value}``."""
     defaults = {action.dest: action.default for action in training_parser("", method.name)._actions}
     own = [run for run in runs if run.experiment == row]
     like = [run for run in runs if run.config["model"] == method.model]
@@ -122,14 +122,14 @@ def _flags_of_siblings(runs, row, method):
     if not runs:
         return {}
     sibling, chosen = (own or same_script or like or runs)[0], {}
-    making = (*method.flags, *METHODS[sibling.method].flags)  # what makes a run of a method is no choice of its row
-    # What a tuned run was tuned to is no other row's, and its own trials' to find.
+    making = (*method.flags, *METHODS[sibling.method].flags)  # these define the method; they are not settings of a row
+    # Tuned values do not carry over to other rows, and the row's own trials determine them again.
     tuned = ("--trial_of", *varied_flags(METHODS[sibling.method])) if "tuned" in sibling.config else ()
     for name, value in sibling.config["arguments"].items():
-        # A run of the same script tells every flag, one of the same model those that all scripts share, any other where the
-        # corpora and encoders lie.
+        # Copy every flag from a run of the same script, the flags shared by all scripts from one of the same model, and only
+        # the locations of corpora and encoders from any other.
         fits = own or same_script or (like and name in defaults) or name in PLACES
-        # The run scripts' own batch size is not the Python scripts' default.
+        # The run scripts' default batch size differs from the Python scripts'.
         told = name == "batch_size" or name not in defaults or str(value) != str(defaults[name])
         if name == "init_name":
             starts = {METHODS[run.method].starts_from for run in runs} | {method.starts_from}

@@ -1,4 +1,4 @@
-"""The default output of evaluate.py: each row's scores and forgetting, side by side."""
+"""The default output of evaluate.py: scores and forgetting of each row, side by side."""
 
 from utils.methods import JOINT, SEQUENCE
 from utils.results import METRIC_TITLES
@@ -12,7 +12,7 @@ MEASURES = {"ACC": Estimate, "BWT": Change}
 
 
 def overview_tables(results, metrics):
-    """Test scores, ACC and BWT of all rows by some metrics: a table for each of ``views``."""
+    """Test scores, ACC and BWT of all rows in some metrics: a table for each of ``views``."""
     return [_overview(results, metrics, *view) for view in views(results)]
 
 
@@ -51,7 +51,7 @@ def _overview(results, metrics, which, columns):
 
 
 def _orders_run(results, orders):
-    """Of the orders in which tasks are learned those in which any row learned them, or all if none did."""
+    """Those orders of tasks that any row was trained in, or all if there are none."""
     orders = [order for order in dict.fromkeys(orders) if order in results.orders]
     ran = {run.sequence for run in results.of_row(*results.rows_that(lambda method: method.how == SEQUENCE))}
     return [order for order in orders if order in ran] or orders

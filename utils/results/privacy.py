@@ -1,4 +1,4 @@
-"""The section Privacy of a model card: what a file gives away, for those who decide whether it may be given away."""
+"""The section Privacy of a model card: what a file may leak, to help decide whether it can be shared."""
 
 ALWAYS = """There is no recording and no transcript in this file, but weights can leak what they were trained on: whether a \
 recording was among it (membership inference), and voices or words that the model has memorised. Share it only with those who \
@@ -8,14 +8,14 @@ features of people's utterances, and so closer to the recordings than weights ar
 NOT_MEASURED = "How much this model tells of its recordings was not measured."
 MEASURED = """Attacks tried to tell recordings that were used in training from recordings that were not. AUC is the \
 probability that they rank a used one above an unused one: .5 is guessing, 1 is certainty."""
-# By the questions of leakage.py.
+# Keyed by the questions of leakage.py.
 QUESTIONS = {
     "session": """*Session*: was this recording session used in training? This model was asked about its training sessions and \
 about its test sessions, which are of other people, unless the corpus came with splits that share them.""",
     "utterance": """*Utterance*: was this one recording used, of people who are in the training data? Other models with the \
 same settings were asked, each trained on a random half of the recordings.""",
 }
-# By what its attacks go.
+# The information that each attack uses.
 ATTACKS = {
     "threshold": "how sure the model is of the true emotion",
     "offset": "the same, less what models say that did not hear the recording",
@@ -32,7 +32,7 @@ that train the model further, and attacks on its Fisher information, where that 
 
 
 def privacy_section(facts, with_centroids=False):
-    """The section as Markdown without its heading; arguments as for ``utils.results.card.model_card``."""
+    """The section as Markdown, without its heading; arguments as for ``utils.results.card.model_card``."""
     parts = [ALWAYS]
     for name, of in facts.get("withdrawn", {}).items():
         sessions = f"{of['sessions']} session{'s' * (of['sessions'] > 1)}"

@@ -1,4 +1,4 @@
-"""The published scores, fold by fold, and ours beside them."""
+"""The published scores by fold, compared with ours."""
 
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from utils.results.runs import Estimate
 from utils.results.tables import Signed, Table
 
 FILE = Path(__file__).with_suffix(".json")
-# Usable utterances of the corpora that the published scores are of.
+# Numbers of usable utterances in the corpora of the published scores.
 UTTERANCES = {"KEMDy19": 9627, "KEMDy20": 12828}
 CAPTION = (
     "Published: 40 epochs, batches of 8, seed 12, klue/bert-base and wav2vec2-base-960h; mean ± standard deviation over folds. "
@@ -36,7 +36,7 @@ def published_estimate(setting, corpus, metric):
 
 
 def incomparable_corpora(runs):
-    """The corpora whose scores are not compared with the published ones, and why: ``{name: reason}``."""
+    """Corpora whose scores cannot be compared with the published ones: ``{name: reason}``."""
     reasons = {}
     for name, corpus in ((name, corpus) for run in runs for name, corpus in run.config["corpora"].items()):
         if name not in KEMDY or not corpus["is_kemdy"]:
@@ -47,18 +47,18 @@ def incomparable_corpora(runs):
 
 
 def published_tables(results, metrics):
-    """With runs, ours beside the published scores for each metric and corpus; without, the published table itself.
+    """Our scores beside the published ones for each metric and corpus, or, without runs, only the published table.
 
     Args:
         results: Results, or None.
         metrics: names of metrics; UA was not published.
 
     Returns:
-        (a list of Tables, a list of sentences). Ours counts as near where it lies within two standard deviations, over the
-        published folds, of the published mean.
+        (a list of Tables, a list of sentences). Our score counts as near if it is within two standard deviations (over the
+        published folds) of the published mean.
 
     Raises:
-        UserError: if the runs are of another number of folds, or if there is no metric that was published.
+        UserError: if the runs have a different number of folds, or none of the metrics was published.
     """
     metrics = [metric for metric in metrics if metric != "ua"]
     if not metrics:

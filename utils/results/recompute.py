@@ -12,9 +12,9 @@ from utils.results import METRIC_TITLES
 from utils.training.engine import prediction_table, test
 from utils.training.reopen import reopen
 
-# Probabilities computed on another device or in other batches differ by less; bf16 has two to three digits.
+# Probabilities differ by less than this between devices or batch compositions; bf16 has two to three digits.
 TOLERANCE = {"no": 1e-3, "bf16": 5e-2}
-# The same for adapters that were trained and tested on cached features in half precision; here they are computed again.
+# The same for adapters trained and tested on features cached in half precision, which are recomputed here.
 CACHED_IN_HALF = 1e-2
 
 
@@ -32,10 +32,10 @@ def retest(run, **machine):
     Args:
         run: a finished FoundRun.
         machine: flags that replace the run's own, such as ``cpu``, ``num_workers``, ``data_root``, ``text_model`` and
-            ``speech_model``. Encoders that are not named here are not fetched.
+            ``speech_model``. Encoders not given here are not downloaded.
 
     Returns:
-        A Verdict; a checkpoint, an encoder or a corpus that is missing, damaged or another one now is a verdict too.
+        A Verdict, also if a checkpoint, an encoder or a corpus is missing, damaged or changed.
     """
     if run.problem:
         return Verdict(False, f"cannot be tested: {run.problem}")
@@ -58,7 +58,7 @@ def _compare(run, stored, now, tolerance):
     labels = run.config["labels"]
     moved = np.abs(_probabilities(stored, labels) - _probabilities(now, labels)).max()
     flipped = int((stored["predicted"].to_numpy() != now["predicted"].to_numpy()).sum())
-    if moved <= tolerance:  # which no NaN is
+    if moved <= tolerance:  # False for NaN
         return Verdict(True, f"equal but for rounding ({flipped} of {len(now):,} predictions)" if flipped else "equal")
     score, changes = "f1_weighted", []
     for name, scores in run.metrics["test"].items():

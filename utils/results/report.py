@@ -22,7 +22,7 @@ from utils.results.runs import (
 from utils.results.statistics import FEWEST_FOLDS, RESAMPLES, bootstrap, different_resamples, holm
 from utils.results.tables import Change, PairedDifference, Table
 
-# Measures for which lower is better.
+# Measures where lower is better.
 LESS_IS_BETTER = ("forgetting", "intransigence")
 SYNTHETIC = "SYNTHETIC corpora or encoders: a demonstration, not a result."
 
@@ -37,15 +37,15 @@ def _numbers(values):
 
 
 def then(order):
-    """An order of tasks, for titles."""
+    """Format an order of tasks for titles."""
     return ", then ".join(order)
 
 
 def views(results):
-    """The tables of final scores: ``[(what its title begins with, [(task, order after which it is tested)])]``.
+    """The tables of final scores: ``[(beginning of the title, [(task, order after which it is tested)])]``.
 
-    One table holds both orders of the published study's corpora, each tested where it was learned first. Any other order has
-    a table, and so have the tasks that are in none.
+    One table covers both orders of the published study's corpora, with each corpus tested where it was learned first. Every
+    other order gets a table of its own, and so do the tasks that are in no order.
     """
     found, others = [], [order for order in results.orders if set(order) != set(KEMDY)]
     if len(others) < len(results.orders):
@@ -58,7 +58,7 @@ def views(results):
 
 
 def what_columns_are(results, columns):
-    """A sentence on the columns of one of ``views``; none where no row learns one task after another."""
+    """A sentence that explains the columns of one of ``views``; none if no row learns tasks sequentially."""
     if not results.rows_that(lambda method: method.how == SEQUENCE):
         return []
     if len({order for _, order in columns}) > 1:
@@ -73,18 +73,18 @@ def _titled(which, title):
 
 
 def _by_task(rows, columns, cells):
-    """Rows of a table: ``cells(row, task, order)``, a dictionary, for all (task, order) side by side."""
+    """Rows of a table, with the dictionaries ``cells(row, task, order)`` of all (task, order) side by side."""
     return {row: {name: cell for column in columns for name, cell in cells(row, *column).items()} for row in rows}
 
 
 def majority_estimate(results, task, metric):
-    """An Estimate of majority's score on a task; None where no run has the task."""
+    """The majority class's score on a task, as an Estimate; None if no run has the task."""
     floor = results.majority(task, metric)
     return Estimate(floor, ratio=results.ratio([task], floor.keys())) if floor else None
 
 
 def score_tables(results, metric):
-    """Test scores of all rows, with a floor (majority) and an upper bound (joint)."""
+    """Test scores of all rows, with a lower reference (majority) and an upper one (joint)."""
     tables = []
     for which, columns in views(results):
         rows = {"majority": {task: majority_estimate(results, task, metric) for task, _ in columns}}
@@ -102,14 +102,14 @@ def score_tables(results, metric):
 
 
 def best_rows(results, values, tasks, less_is_better=False):
-    """The row with the best mean, and all that are not worse by the interval of their paired difference to it.
+    """The row with the best mean, and all rows not significantly worse by the interval of their paired difference to it.
 
     Args:
         values: ``{row: {(fold, seed): number}}``.
         tasks: as for ``Results.estimate``.
 
     Returns:
-        A set of rows; empty where none has an interval.
+        A set of rows; empty if none has an interval.
     """
     estimates = {row: results.estimate(of, tasks) for row, of in values.items()}
     means = {row: of.mean for row, of in estimates.items() if of and of.interval}
@@ -122,14 +122,14 @@ def best_rows(results, values, tasks, less_is_better=False):
         if not (apart and apart.interval):
             return True
         low, high = apart.interval
-        # Over the folds that both have, a row can be better than that with the best mean.
+        # On the folds that both have, a row can be better than the one with the best mean.
         return low > 0 if less_is_better else high < 0
 
     return {best, *(row for row in means if not is_worse(row))}
 
 
 def occurring_tables(results):
-    """Macro F1 as published beside that over the classes that occur in the test split; none where they differ nowhere."""
+    """Macro F1 as published, and over the classes that occur in the test split; no tables if the two never differ."""
     tables, titles = [], {"f1_macro": "as published", OCCURRING: "occurring"}
 
     def both(row, task, order):
@@ -150,7 +150,7 @@ def occurring_tables(results):
 
 
 def bootstrap_tables(results, metric):
-    """Intervals of scores from resampled sessions of the test splits, where there are too few folds for one over folds."""
+    """Bootstrap intervals from resampled sessions of the test splits, where there are too few folds for one over folds."""
     tables = []
     for which, columns in views(results):
         rows, sessions = {}, {}
@@ -174,7 +174,7 @@ def bootstrap_tables(results, metric):
 
 
 def _bootstrapped(results, row, task, order, metric):
-    """A cell, None where there are enough folds or no predictions, and the numbers of sessions of its test splits."""
+    """A cell (None with enough folds or without predictions), and the numbers of sessions of its test splits."""
     scores = results.estimate(results.final_scores(row, order, task, metric), [task])
     if scores is None or len(scores.per_fold) >= FEWEST_FOLDS:
         return None, ()
@@ -208,7 +208,7 @@ def _how_scores_are_read(results, learned_first):
 
 
 def _say(names, one, several):
-    """Names as ``listed`` with the verb that goes with them."""
+    """Names as in ``listed``, followed by the singular or plural verb."""
     return f"{listed(names)} {several if len(names) > 1 else one}"
 
 
@@ -231,7 +231,7 @@ def _what_methods_are_given(results):
 
 
 def _combined(results):
-    """Rows of models that are combined, by the method whose models they are: ``{name: rows}``; merged is of any."""
+    """Rows of combined models, by the method whose models are combined: ``{name: rows}``; merged combines those of any."""
     rows = results.rows_that(lambda m: m.how == COMBINED and m.of)
     names = dict.fromkeys(results.method(row).of for row in rows)
     return {name: results.rows_that(lambda m, name=name: m.of == name, rows) for name in names}
@@ -247,7 +247,7 @@ def _what_is_kept(results):
 
 
 def measure_tables(results, metric):
-    """R and the measures of every row that learns one task after another, for each order and as means over orders."""
+    """R and the measures of every row that learns tasks sequentially, for each order and as means over orders."""
     tables, rows_of = [], (*results.learners, *results.rows_that(lambda method: method.how == JOINT))
     notes = ("R[i,j] is the test score on task j after task i was learned, tasks in the order in which they are learned.",)
     alone = results.rows_that(lambda method: method.how == ALONE, results.learners)
@@ -267,7 +267,7 @@ def measure_tables(results, metric):
         about |= {"first": order[0], "second": order[1]} if len(order) == 2 else {"order": "+".join(order)}
         how = (*notes, *formulas(len(order)).values(), *by_construction, *_what_methods_are_given(results))
         title = f"{then(order)}: continual learning by {METRIC_TITLES[metric]}"
-        if len(order) > 2:  # R as rows of its own, or the table would be too wide
+        if len(order) > 2:  # R in rows of its own, to limit the table's width
             tables.append(_matrix_table(results, order, metric, about, notes))
             rows = {row: {name: of[name] for name in formulas(len(order))} for row, of in rows.items()}
         best = _best_measures(results, values, order)
@@ -304,12 +304,12 @@ def _estimates(results, quantities, order):
 
 
 def _tasks_of(quantity, order):
-    """The tasks whose test splits a quantity of ``measures`` is of: R[i,j] of task j, a measure of them all."""
+    """The tasks whose test splits a quantity of ``measures`` uses: task j for R[i,j], all tasks for a measure."""
     return [order[int(quantity[2:-1].split(",")[1]) - 1]] if quantity.startswith("R[") else order
 
 
 def _best_measures(results, values, order):
-    """``Table.best`` of rows of ``measures``, without those that the model before a method's first step decides."""
+    """``Table.best`` for rows of ``measures``, except quantities that only depend on the model before a method's first step."""
     learners = {row: values[row] for row in results.learners}
     names = dict.fromkeys(name for of in learners.values() for name in of if name != "FWT" and not name.startswith("R[1,"))
     return {
@@ -326,7 +326,7 @@ def _orders_of_same_tasks(orders):
 
 
 def paired_tables(results, metric):
-    """Difference of every row to each baseline, paired by fold and seed, with its 95 % confidence interval and p."""
+    """Differences of each row from each baseline, paired by fold and seed, with 95 % confidence intervals and p."""
     tables = []
 
     def difference_to(base, row, task, order):
@@ -334,7 +334,7 @@ def paired_tables(results, metric):
         return {f"{task} vs {base}": results.estimate(difference(one, other), [task], PairedDifference)}
 
     for which, all_columns in views(results):
-        # More than two tasks side by side would be too wide.
+        # At most two tasks side by side, to limit the width.
         parts = [all_columns[at : at + 2] for at in range(0, len(all_columns), 2)]
         for base, columns in ((base, columns) for base in results.baselines for columns in parts):
             others = [row for row in results.rows if row != base]
@@ -349,7 +349,7 @@ def paired_tables(results, metric):
 
 
 def _with_holm(rows):
-    """Rows of PairedDifferences with Holm's p, over the rows of a column."""
+    """Rows of PairedDifferences with Holm-adjusted p, over the rows of each column."""
     for column in next(iter(rows.values()), {}):
         tested = {row: of[column] for row, of in rows.items() if of[column] and of[column].p is not None}
         for (row, cell), adjusted in zip(tested.items(), holm([cell.p for cell in tested.values()])):
@@ -376,7 +376,7 @@ def _what_differences_are(rows):
 
 
 def routing_tables(results, metric):
-    """Scores of adapters that are combined, since nobody says which corpus an utterance is from, and of each adapter alone."""
+    """Scores of combined adapters, which are not given the utterance's corpus, and of each adapter alone."""
     tables, rows_of = [], results.rows_that(lambda method: method.of and not method.in_order)
 
     def of_adapters(row, task, order):
@@ -398,14 +398,14 @@ def routing_tables(results, metric):
 
 
 def class_tables(results):
-    """F1 and recall of every class on each earlier task when it was learned and after the last one."""
+    """F1 and recall of every class on each earlier task, when learned and after the last task."""
     earlier = [(order, index) for order in results.orders for index in range(1, len(order))]
     shown = (("per_class", "F1", ""), ("recall", "recall", RECALL))
     return [_class_table(results, *which, *how) for which in earlier for how in shown]
 
 
 def _class_table(results, order, index, name, title, prefix):
-    """A table of a score of each class, whose metric is ``prefix`` and the class, on task ``index`` (from 1) of an order."""
+    """A table of per-class scores, with metric ``prefix`` plus the class, on task ``index`` (from 1) of an order."""
     task, last, labels = order[index - 1], len(order), results.labels(order[index - 1])
     sequence, alone = (results.rows_that(lambda m, how=how: m.how == how, results.learners) for how in (SEQUENCE, ALONE))
     starts, rows = {}, {}
@@ -422,7 +422,7 @@ def _class_table(results, order, index, name, title, prefix):
         start = results.method(row).starts_from
         if index > 1:
             rows[f"{row}, learned"] = cells(learned)
-        elif start not in alone:  # one model for all that start from it, though not all of them have every fold and seed
+        elif start not in alone:  # shared by all rows that start from it, though not all of them have every fold and seed
             for label, values in learned.items():
                 starts.setdefault(start, {}).setdefault(label, {}).update(values)
         rows[row] = cells(after)
@@ -438,7 +438,7 @@ def _class_table(results, order, index, name, title, prefix):
 
 
 def calibration_tables(results):
-    """Expected calibration error on every task after the last, of the probabilities as they are and with the temperature."""
+    """Expected calibration error on every task after the last one, without and with temperature scaling."""
     tables = []
 
     def errors(row, task, order):
@@ -457,7 +457,7 @@ def calibration_tables(results):
 
 
 def without_text_tables(results, metric):
-    """Scores of the models that were also tested with every transcript empty, with and without text."""
+    """Scores with and without text, for models that were also tested with every transcript empty."""
     rows = {}
     measured = results.table[results.table["when"] == "test_without_text"]
     for row, sequence, tested in dict.fromkeys(zip(measured["experiment"], measured["sequence"], measured["tested"])):
@@ -475,7 +475,7 @@ def without_text_tables(results, metric):
 
 
 def lambda_tables(results, metric):
-    """All tasks' scores along EWC's λ, a table for each order; none where there are no two values of it."""
+    """Scores on all tasks along EWC's λ, a table for each order; none with fewer than two values of λ."""
     tables = []
     for order in results.orders:
         curve, others = lambda_curve(results, order, metric)
@@ -497,7 +497,7 @@ def lambda_tables(results, metric):
 
 
 def parameter_table(results):
-    """Parameters of each row's model, trained and stored, as its runs counted them."""
+    """Trained and stored parameters of each row's model, as counted by its runs."""
     rows = {}
     for row in results.rows:
         counts = results.of_row(row)[0].config["parameters"]
@@ -518,7 +518,7 @@ def parameter_table(results):
 
 
 def notes(results, output_root):
-    """Notes on all tables: synthetic or not, what was left out, and differences between rows."""
+    """Notes on all tables: synthetic data, excluded rows, and differences between rows."""
     lines = [SYNTHETIC] if results.synthetic else []
     lines += results.left_out
     every_seed = {run.key[1] for run in results.of_row(*results.rows)}
@@ -537,7 +537,7 @@ def notes(results, output_root):
 
 
 def row_notes(results):
-    """How each row not named after its method differs from the method's row, or else from the first baseline."""
+    """Settings in which each row not named after its method differs from the method's row, or else from the first baseline."""
     lines = []
     for row in results.rows:
         method = results.method(row).name
@@ -545,7 +545,7 @@ def row_notes(results):
         if row == method or against in (None, row):
             continue
         pairs = [(one, other) for other in results.of_row(row) for one in results.of_row(against)]
-        # Where possible, of the same task and fold.
+        # If possible, with the same task and fold.
         one, other = min(pairs, key=lambda pair: (pair[0].sequence != pair[1].sequence, pair[0].key != pair[1].key))
         tuned = other.config.get("tuned", {}).get("varied", ())
         names = [text.removesuffix(".0") for text in run_differences(one, other, LABELS.union(tuned), words="{1}")]
@@ -558,7 +558,7 @@ def row_notes(results):
 
 
 def _different_settings(results):
-    """Encoders and the most important flags in which the methods' own rows differ."""
+    """Encoders and the main flags in which the methods' own rows differ."""
     trained = results.rows_that(lambda method: method.how != COMBINED)
     lines, firsts = [], {row: results.of_row(row)[0].config for row in trained if row in METHODS}
     for kind in ("text", "speech"):
@@ -574,7 +574,7 @@ def _different_settings(results):
 
 
 def _groups(values):
-    """``{row: value}`` as ``{value: "row, row"}``."""
+    """``{row: value}`` → ``{value: "row, row"}``."""
     return {value: ", ".join(row for row in values if values[row] == value) for value in values.values()}
 
 
@@ -597,14 +597,14 @@ def other_starts(results, output_root):
 
 
 def other_names(results, found):
-    """Finished experiments that are no rows, nor trials of one, nor trained on half of a corpus for leakage.py."""
+    """Finished experiments that are neither rows, nor trials of one, nor trained on half of a corpus for leakage.py."""
     of_table = (run for run in found if run.train_half is None and run.trial_of in (None, run.experiment))
     finished = {run.experiment for run in of_table if run.metrics}
     return sorted(finished - set(results.rows if results else ()))
 
 
 def run_table(found, output_root):
-    """Every run that was found, a row each."""
+    """A table with a row for every run found."""
     rows = {}
     tasks = dict.fromkeys(task for run in found for task in (run.metrics or {}).get("test", {}))
     for run in found:

@@ -19,17 +19,17 @@ from utils.results.statistics import FEWEST_FOLDS, interval, p_value, probabilit
 COLUMNS = ("experiment", "method", "sequence", "trained", "fold", "seed", "tested", "when", "metric", "value")
 # Default baselines of paired differences.
 BASELINES = ("finetune", "adapter")
-# In what the runs of one row may differ: which of the grid they are, and what each starts from.
+# Config entries in which the runs of one row may differ: their position in the grid, and their starting models.
 MAY_DIFFER = {"--num_fold", "--seed", "--exp_name", "--init_name", "--alpha", "starting model", "sequence of tasks"}
-# A corpus's own classes, or those of all corpora of a sequence: the same within a sequence alone.
+# The classes of a corpus, or of all corpora of a sequence: equal only within one sequence.
 LABELS = {"labels"}
 
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run folder, or a score file of a run that may lie elsewhere (see utils/results/score.py).
+    """A run folder, or a score file of a run that may be elsewhere (see utils/results/score.py).
 
-    ``metrics`` is None for a run that is not finished; ``problem`` says why its files cannot be used.
+    ``metrics`` is None for an unfinished run; ``problem`` is the reason why its files cannot be used, if any.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class FoundRun:
 
     @property
     def experiment(self):
-        """Name of its row: that of its experiment without the seed; of a folder that cannot be read, the folder's."""
+        """Name of its row: the experiment's name without the seed, or the folder's name if it cannot be read."""
         return self.config.get("experiment", self.path.parts[-3])
 
     @property
@@ -53,13 +53,13 @@ class FoundRun:
 
     @cached_property
     def sequence(self):
-        """Tasks in the order learned; sorted where the order means nothing, as of a joint run."""
+        """Tasks in learning order; sorted if the order is irrelevant, as for a joint run."""
         tasks = self.config["sequence"]
         return tuple(tasks if METHODS[self.method].in_order else sorted(tasks))
 
     @property
     def started_from(self):
-        """Name of the row of the model that it starts from, of a method of the kind SEQUENCE."""
+        """Row of the model that it starts from, for a method of the kind SEQUENCE."""
         return METHODS[self.method].starts_from if len(self.sequence) == 2 else self.experiment
 
     @property
@@ -68,22 +68,22 @@ class FoundRun:
 
     @property
     def is_combined(self):
-        """Whether it was combined from finished runs, without training."""
+        """Return whether it was combined from finished runs, without training."""
         return self.method is not None and METHODS[self.method].how == COMBINED
 
     @property
     def trial_of(self):
-        """Name of the tuned row that it is a trial of, or None (see utils/results/tuning.py)."""
+        """The tuned row of which it is a trial, or None (see utils/results/tuning.py)."""
         return self.config.get("arguments", {}).get("trial_of")
 
     @property
     def train_half(self):
-        """The seed of --train_half (see leakage.py), None if all training utterances were kept."""
+        """The seed of --train_half (see leakage.py); None if all training utterances were kept."""
         return self.config.get("arguments", {}).get("train_half")
 
     @property
     def key(self):
-        """(fold, seed): runs of two rows with the same key are a pair."""
+        """(fold, seed), by which runs of two rows are paired."""
         return self.config["fold"], self.config["seed"]
 
     @cached_property
@@ -92,7 +92,7 @@ class FoundRun:
 
     @cached_property
     def session_matrices(self):
-        """Confusion matrices of the test splits' sessions, ``{task: {session: (classes, classes)}}``; empty of a score file."""
+        """Confusion matrices by test session, ``{task: {session: (classes, classes)}}``; empty for a score file."""
         path, found = self.path / PREDICTIONS, defaultdict(dict)
         if not path.is_file():
             return found
@@ -107,7 +107,7 @@ class FoundRun:
 def find_runs(output_root):
     """Every run folder ``<exp_name>/fold_<k>/<task>`` under ``output_root``, finished or not, sorted by path."""
     runs = [_read_run(path.parent) for path in sorted(Path(output_root).glob(f"*/fold_*/*/{CONFIG}"))]
-    # An unreadable config.json does not tell its experiment, but those beside it do.
+    # The experiment of an unreadable config.json is taken from the other runs in its folder.
     experiment_of = {run.path.parts[-3]: run.experiment for run in runs if run.config}
     return [
         run if run.config else replace(run, config={"experiment": experiment_of.get(run.experiment, run.experiment)})
@@ -132,37 +132,37 @@ def _read_run(folder):
 
 
 def usual_rows(found):
-    """Names of the methods' own rows that were found, and of their tuned ones."""
+    """Names of the rows found under the methods' own names, including tuned ones."""
     names = {run.experiment for run in found}
     return [row for name in METHODS for row in (name, f"{name}_tuned") if row in names]
 
 
 def is_lambda_point(run):
-    """Return whether the run may be a point of the curve along λ."""
+    """Return whether the run can be a point of the curve along λ."""
     return run.method == "ewc" and "ewc_lambda" in run.config["arguments"] and not run.trial_of and run.train_half is None
 
 
 class Results:
     """Rows of comparable runs.
 
-    Rows that are not shown are kept as well where something shown refers to them: what others start from, joint, the
-    baselines, the rows under the methods' own names, and the experiments along λ.
+    Rows that are not shown are kept if a shown one refers to them: starting models, joint, the baselines, the rows under the
+    methods' own names, and the experiments along λ.
 
     Args:
-        found: from ``find_runs``, and those of tuned rows.
-        settings: names of the rows in their order; by default ``usual_rows``.
-        baselines: names of the rows that paired differences are formed to; by default BASELINES where they were found.
+        found: from ``find_runs``, plus the runs of tuned rows.
+        settings: names of the rows, in order; by default ``usual_rows``.
+        baselines: rows from which paired differences are computed; by default BASELINES, as far as found.
 
     Attributes:
         rows, baselines: names of those shown, in order.
         named: those of ``settings``.
-        runs: the finished runs of all rows kept.
+        runs: the finished runs of all kept rows.
         table: a DataFrame with COLUMNS; ``sequence`` is a tuple, ``metric`` as for ``scores``, a calibration error, or
-            ``routing``: the share of utterances that were given to the adapter of their corpus.
-        left_out: a line for each row that is left out, why.
+            ``routing``: the fraction of utterances routed to the adapter of their corpus.
+        left_out: for each excluded row, a line with the reason.
 
     Raises:
-        UserError: if a name is not that of an experiment found, or no row is left.
+        UserError: if there is no experiment of a given name, or no row is left.
     """
 
     def __init__(self, found, settings=None, baselines=None):
@@ -199,19 +199,19 @@ class Results:
 
         Args:
             row: an experiment.
-            sequence: tasks in the order learned; of joint in any order.
-            tested: the task tested.
+            sequence: tasks in learning order; for joint in any order.
+            tested: the tested task.
             metric: one of METRIC_TITLES, OCCURRING, a class for its own F1, or RECALL and a class for its recall.
             when: one of ``utils.results.TESTS``.
         """
         return self._scores.get((row, tuple(sequence), tested, metric, when), {})
 
     def final_scores(self, row, order, tested, metric):
-        """Scores on ``tested`` after all of ``order`` was learned, as ``scores``."""
+        """Scores on ``tested`` after learning all of ``order``, as in ``scores``."""
         return self.scores(row, self.run_of(row, order, tested), tested, metric)
 
     def run_of(self, row, order, tested):
-        """Sequence of the row's run that is tested on ``tested`` after all of ``order`` was learned."""
+        """Sequence of the row's run whose tests are those on ``tested`` after learning all of ``order``."""
         method = self.method(row)
         if method.how == ALONE:
             return (tested,)
@@ -222,19 +222,19 @@ class Results:
 
         Args:
             values: ``{(fold, seed): number}``.
-            tasks: those whose test splits the numbers are of.
-            kind: of the Estimate.
+            tasks: the tasks on whose test splits the numbers were measured.
+            kind: class of the Estimate.
         """
         return over_folds(values, kind or Estimate, self.ratio(tasks, {fold for fold, _ in values}))
 
     def ratio(self, tasks, folds):
-        """The largest over some tasks of the mean over folds of their test utterances divided by their training utterances."""
+        """Ratio of test to training utterances, averaged over folds; the largest of several tasks."""
         known = [of for task in tasks if folds <= (of := self._ratios[task]).keys()]
         return max((float(np.mean([of[fold] for fold in folds])) for of in known), default=None) if folds else None
 
     @cached_property
     def _ratios(self):
-        """Utterances of each test split divided by those of its training split, ``{task: {fold: ratio}}``."""
+        """Ratio of test to training utterances, ``{task: {fold: ratio}}``."""
         ratios = defaultdict(dict)
         for run in self.runs:
             for task, corpus in run.config["corpora"].items():
@@ -247,33 +247,33 @@ class Results:
         return self._methods[row]
 
     def of_row(self, *rows):
-        """The runs of some rows."""
+        """The runs of the given rows."""
         return [run for run in self.runs if run.experiment in rows]
 
     def rows_that(self, condition, rows=None):
-        """Names of the rows shown (or of ``rows``) whose Method fulfils a condition."""
+        """Names of the shown rows (or of ``rows``) whose Method meets a condition."""
         return tuple(row for row in (self.rows if rows is None else rows) if condition(self.method(row)))
 
     @property
     def tuned(self):
-        """Rows that are made of trials (see utils/results/tuning.py)."""
+        """Rows made from trials (see utils/results/tuning.py)."""
         return tuple(row for row in self.rows if "tuned" in self.of_row(row)[0].config)
 
     @property
     def keeping(self):
-        """Rows that need recordings of earlier tasks: to learn, or for a choice by validation on all tasks."""
+        """Rows that need recordings of earlier tasks, for training or for model selection by validation on all tasks."""
         return tuple(
             row for row in self.rows if self.method(row).keeps_data or row in self.tuned and self.method(row).how == SEQUENCE
         )
 
     @property
     def learners(self):
-        """Rows that learn one task after another."""
+        """Rows that learn tasks sequentially."""
         return self.rows_that(lambda method: method.how != JOINT and not method.reference)
 
     @cached_property
     def joint(self):
-        """Name of the row that is trained on all tasks at once; None if there is none."""
+        """Name of the row trained jointly on all tasks, or None."""
         names = dict.fromkeys(run.experiment for run in self.runs if METHODS[run.method].how == JOINT)
         return JOINT if JOINT in names else next(iter(names), None)
 
@@ -283,24 +283,24 @@ class Results:
 
     @cached_property
     def tasks(self):
-        """All tasks, the published study's first, then by name."""
+        """All tasks, those of the published study first, the others by name."""
         names = {name for run in self.runs for name in run.sequence}
         return tuple(sorted(names, key=lambda name: (name not in KEMDY, name)))
 
     @cached_property
     def is_published_pair(self):
-        """Whether all tasks are those of the published study."""
+        """Return whether all tasks are those of the published study."""
         return set(self.tasks) <= set(KEMDY)
 
     @cached_property
     def orders(self):
-        """The orders in which tasks are learned: for the published study's corpora both, else those of the longest runs."""
+        """The learning orders of tasks: both orders of the published study's corpora, else those of the longest runs."""
         if self.is_published_pair:
             return (KEMDY, KEMDY[::-1])
         return longest(run.sequence for run in self.runs if METHODS[run.method].how == SEQUENCE)
 
     def labels(self, tested):
-        """The classes of a task that have an utterance in the test split of any fold, in the models' order."""
+        """The classes of a task that occur in the test split of any fold, in the models' order."""
         support = Counter()
         for run in self.runs:
             for name, of in (run.metrics["test"].get(tested) or {"per_class": {}})["per_class"].items():
@@ -308,20 +308,20 @@ class Results:
         return tuple(name for name, n in support.items() if n)
 
     def majority(self, tested, metric):
-        """Score of always predicting the training split's majority class, ``{fold: score}`` of the folds that any run has."""
+        """Score of always predicting the training split's majority class, ``{fold: score}`` for all folds of any run."""
         folds = {run.fold: run.config["corpora"][tested]["splits"] for run in self.runs if tested in run.config["corpora"]}
         counts = {fold: (splits["train"]["labels"], splits["test"]["labels"]) for fold, splits in sorted(folds.items())}
         return {fold: majority_scores(*of)[metric] for fold, of in counts.items()}
 
 
 def longest(sequences):
-    """Sequences of tasks without repetitions and without those that others begin with."""
+    """Unique sequences of tasks, without those that are a prefix of another."""
     found = dict.fromkeys(sequences)
     return tuple(order for order in found if not any(other[: len(order)] == order for other in found if other != order))
 
 
 def score_table(runs):
-    """Every test score of finished runs, a DataFrame with COLUMNS and a score a row."""
+    """All test scores of finished runs, as a DataFrame with COLUMNS and one score per row."""
     records = []
     for run in runs:
         about = (run.experiment, run.method, run.sequence, run.task, *run.key)
@@ -338,13 +338,13 @@ def score_table(runs):
 
 
 def comparable(by_row):
-    """Leave out the rows that must not be averaged or compared.
+    """Exclude rows that must not be averaged or compared.
 
     Args:
-        by_row: ``{row: [FoundRun]}``, in the order that decides between equally frequent corpora.
+        by_row: ``{row: [FoundRun]}``; among equally frequent versions of a corpus, the first one is kept.
 
     Returns:
-        (``{row: [finished FoundRun]}``, a line for each row left out).
+        (``{row: [finished FoundRun]}``, a line for each excluded row).
     """
     kept, lines = {}, []
     for row, runs in by_row.items():
@@ -358,7 +358,7 @@ def comparable(by_row):
         having = {row: facts[row][fact] for row in kept if fact in facts[row]}
         if not having:
             continue
-        standard = Counter(value for value, _ in having.values()).most_common(1)[0][0]  # of equals the first
+        standard = Counter(value for value, _ in having.values()).most_common(1)[0][0]  # ties: the first
         example = next(run for value, run in having.values() if value == standard)
         for row, (value, run) in having.items():
             if value != standard:
@@ -369,7 +369,7 @@ def comparable(by_row):
 
 
 def _facts(run):
-    """What is one and the same over all runs of a table, in the order in which it is compared."""
+    """Facts that must be equal in all runs of a table, in the order of comparison."""
     facts = {"being synthetic": run.config["synthetic"]}
     for name, corpus in run.config["corpora"].items():
         facts[f"the utterances of {name}"] = corpus["digest"]
@@ -378,7 +378,7 @@ def _facts(run):
 
 
 def stray_within(row, runs):
-    """Why the runs of a row must not be averaged, naming two of them; None if they may be."""
+    """The reason why the runs of a row must not be averaged, naming two of them; None if they may be."""
     for run in runs:
         if run.problem:
             return f"{run.problem}; run it again with --overwrite, or move it away"
@@ -407,12 +407,12 @@ def stray_within(row, runs):
 def run_differences(one, other, more=(), words="{} and {}"):
     """Config differences that make two runs incomparable: flags with both values, encoders, classes.
 
-    Corpora, which a sequence's runs do not all share, are compared apart from this.
+    Corpora are compared separately, since the runs of a sequence do not share all of them.
 
     Args:
         one, other: FoundRuns.
-        more: further names that may differ, such as "--ewc_lambda".
-        words: of a flag's two values.
+        more: additional names that may differ, such as "--ewc_lambda".
+        words: format of a flag's two values.
     """
     here, there = one.identity, other.identity
     if one.from_file or other.from_file:  # a score file holds only some of the arguments
@@ -429,8 +429,8 @@ class Estimate:
 
     Attributes:
         per_fold: maps a fold to its mean over ``seeds``.
-        ratio: utterances of a fold's test split divided by those of its training split; None where it is not known.
-        p_holm: ``p`` adjusted for a family of differences; None where that was not done.
+        ratio: ratio of a fold's test to its training utterances; None if unknown.
+        p_holm: ``p`` adjusted for a family of differences; None if not adjusted.
     """
 
     per_fold: dict
@@ -448,29 +448,29 @@ class Estimate:
         return float(np.std(list(self.per_fold.values()), ddof=1)) if len(self.per_fold) > 1 else None
 
     def _by(self, statistic):
-        """A statistic of the folds' values and the ratio; None with fewer than three folds or without the ratio."""
+        """A statistic of the folds' values and the ratio; None with fewer than three folds or an unknown ratio."""
         enough = len(self.per_fold) >= FEWEST_FOLDS and self.ratio is not None
         return statistic(list(self.per_fold.values()), self.ratio) if enough else None
 
     @cached_property
     def interval(self):
-        """Bounds of the 95 % confidence interval of the mean, corrected for the training data that folds share, or None."""
+        """Bounds of the 95 % confidence interval of the mean, corrected for training data shared by folds, or None."""
         return self._by(interval)
 
     @cached_property
     def p(self):
-        """Two-sided p of the mean being 0, corrected as ``interval``, or None."""
+        """Two-sided p-value for a mean of 0, corrected like ``interval``, or None."""
         return self._by(p_value)
 
     @cached_property
     def p_within(self):
-        """Probability that the mean lies within ± .01, or None."""
+        """Probability that the mean is within ± .01, or None."""
         return self._by(probability_within)
 
 
 @dataclass(frozen=True)
 class Bootstrapped(Estimate):
-    """An Estimate whose ``interval`` is that of resamples of the test splits' sessions."""
+    """An Estimate whose ``interval`` comes from resampling the test splits' sessions."""
 
     bounds: tuple = ()
 
@@ -480,12 +480,12 @@ class Bootstrapped(Estimate):
 
 
 def over_folds(values, kind=Estimate, ratio=None):
-    """Average ``{(fold, seed): number}`` over seeds within folds, over the seeds that every fold has.
+    """Average ``{(fold, seed): number}`` within each fold, over the seeds that all folds have.
 
-    ``Results.estimate`` knows the ratio, without which there is no interval.
+    There is no interval without the ratio, which ``Results.estimate`` provides.
 
     Returns:
-        An Estimate, of a kind that tables show otherwise if one is given, or None if there is nothing to average.
+        An Estimate of the given ``kind``, on which its format in tables depends; None if there is nothing to average.
     """
     common = tuple(sorted(common_seeds(values)))
     folds = sorted({fold for fold, _ in values})
@@ -495,7 +495,7 @@ def over_folds(values, kind=Estimate, ratio=None):
 
 
 def common_seeds(keys):
-    """The seeds that every fold has, of keys (fold, seed)."""
+    """The seeds that all folds have, from keys (fold, seed)."""
     seeds = defaultdict(set)
     for fold, seed in keys:
         seeds[fold].add(seed)
@@ -503,28 +503,28 @@ def common_seeds(keys):
 
 
 def combine(function, *quantities):
-    """``function`` of several ``{(fold, seed): number}``, pair by pair; what not all of them have is left out."""
+    """Apply ``function`` elementwise to several ``{(fold, seed): number}``, over the keys that all of them have."""
     keys = [key for key in quantities[0] if all(key in other for other in quantities[1:])] if quantities else []
     return {key: function(*(values[key] for values in quantities)) for key in keys}
 
 
 def difference(one, other):
-    """``one - other``, pair by pair."""
+    """``one - other``, elementwise."""
     return combine(lambda a, b: a - b, one, other)
 
 
 def mean(quantities):
-    """Their mean, pair by pair."""
+    """The elementwise mean."""
     return combine(lambda *values: sum(values) / len(values), *quantities)
 
 
 def folder_size(run):
-    """Bytes of a run's files."""
+    """Size of a run's files in bytes."""
     return sum(path.stat().st_size for path in run.path.iterdir() if path.is_file())
 
 
 def epochs_done(run):
-    """Epochs in the run's history, without epoch 0."""
+    """Number of epochs in the run's history, without epoch 0."""
     try:
         with open(run.path / HISTORY, encoding="utf-8") as file:
             return max(sum(1 for _ in file) - 2, 0)

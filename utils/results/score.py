@@ -1,14 +1,13 @@
-"""Score files: the test scores of a model, for others to join with theirs.
+"""Score files: the test scores of a model, which others can combine with their own.
 
-``python -m utils.results.score MODEL --task KEMDy19 --output FILE.json`` tests a model on the test split of a corpus that is
-here, wherever the model comes from, and ``evaluate.py --scores FILE...`` joins such files. A score file names no utterance,
-speaker, session or path:
+``python -m utils.results.score MODEL --task KEMDy19 --output FILE.json`` tests any model on the test split of a local corpus,
+and ``evaluate.py --scores FILE...`` joins such files. A score file names no utterance, speaker, session or path:
 
-format    of the file, FORMAT
-model     what config.json says of the run, in part, and the digest of the model
-tests     as in metrics.json: ``test``, and ``test_without_text`` where it was measured
-rows      the same scores, a score a row, for other programs
-sha256    of all this
+format    version of the format, FORMAT
+model     part of the run's config.json, and the digest of the model
+tests     as in metrics.json: ``test``, and ``test_without_text`` if measured
+rows      the same scores, one per row, for other programs
+sha256    of all of these
 """
 
 import hashlib
@@ -27,30 +26,30 @@ from utils.results import METRIC_TITLES, TESTS
 from utils.training.arguments import add_reopening_flags, corpus_name
 
 FORMAT = 1
-# Of the facts of a run or an exported file, those that are the same in a score file.
+# Facts of a run or an exported file that a score file repeats unchanged.
 FACTS = ("method", "model", "task", "sequence", "k_fold", "seed", "labels")
 
 
 def score(named, task, fold=None, without_text=False, experiment=None, **changes):
-    """Test a model on a corpus, with its own cut lengths and classes.
+    """Test a model on a corpus, with the model's input lengths and classes.
 
-    What a run has tested itself, on the same utterances, is taken from its metrics.json.
+    Scores that a run has already measured on the same utterances are taken from its metrics.json.
 
     Args:
         named: a run folder, an exported file, or ``hub:OWNER/NAME``.
         task: name of the corpus.
-        fold: which fold's test split; by default that of the model's own.
-        without_text: test with every transcript empty as well; metrics.json of a run then holds that too, if it can be written.
+        fold: fold of the test split; by default the model's own.
+        without_text: also test with every transcript empty; if writable, a run's metrics.json is updated with the result.
         experiment: name of the model's row in tables; by default the run's, or the method's.
-        changes: ``cpu``, ``num_workers``, ``data_root``, ``skip_bad_files``, ``text_model`` and ``speech_model``, as
-            ``utils.training.reopen.reopen`` takes them.
+        changes: ``cpu``, ``num_workers``, ``data_root``, ``skip_bad_files``, ``text_model`` and ``speech_model``, as in
+            ``utils.training.reopen.reopen``.
 
     Returns:
         (facts, tests): ``model`` and ``tests`` of a score file.
 
     Raises:
-        UserError: if the model or the corpus cannot be used, if the model has no class for a label of the corpus, or if it may
-            have been trained on the test split.
+        UserError: if the model or the corpus cannot be used, if the model lacks a class of the corpus, or if it may have been
+            trained on the test split.
     """
     from utils.data.batches import Sound, UtteranceDataset
     from utils.metrics import test_scores
@@ -93,10 +92,10 @@ def _run_of(facts, task, fold, changes):
 
     told = {name: facts[name] for name in ("k_fold", "seed", "sequence")}
     told |= {"task": task, "num_fold": fold, "exp_name": facts["method"], "text_model": facts["encoders"]["text"]["name"]}
-    # A merged model has only the arguments common to both parents.
+    # A merged model only has the arguments that its parents share.
     args = {"data_root": "data", "output_root": "outputs", "skip_bad_files": False, "batch_size": 32, "mixed_precision": "auto"}
     args |= {**facts["arguments"], **told, **changes}
-    if args["mixed_precision"] != "no":  # bf16 where this machine has it
+    if args["mixed_precision"] != "no":  # bf16 if supported here
         args["mixed_precision"] = "auto"
     return Run(Namespace(**args), facts["method"])
 
@@ -108,7 +107,7 @@ def _require_unseen(named, facts, task, fold):
     then = facts["corpora"].get(task.name)
     if then is not None:
         unseen = told_fold(then) == task.fold_digest
-    else:  # the corpus was not there when the model was trained further, so that only the number is known
+    else:  # the model was trained further without this corpus, so that only the fold number is known
         unseen = fold == facts["fold"]
     if not unseen:
         raise UserError(
@@ -118,7 +117,7 @@ def _require_unseen(named, facts, task, fold):
 
 
 def _facts(source, task, fold, experiment):
-    """``model`` of a score file."""
+    """The entry ``model`` of a score file."""
     from utils.results.export import ARGUMENTS, name_without_path
     from utils.training.facts import corpus_facts, parameter_counts
 
@@ -148,7 +147,7 @@ def _facts(source, task, fold, experiment):
 
 
 def write_scores(path, facts, tests):
-    """Write a score file of what ``score`` returns."""
+    """Write the results of ``score`` as a score file."""
     from utils.results.runs import FoundRun, score_table
 
     rows = score_table([FoundRun(path, facts, tests)]).to_dict("records")
@@ -161,10 +160,10 @@ def _digest(content):
 
 
 def read_scores(path):
-    """A score file as a FoundRun.
+    """Read a score file as a FoundRun.
 
     Raises:
-        UserError: if it is none, or damaged, or of another format.
+        UserError: if it is not a score file, is damaged, or has another format version.
     """
     from utils.results.runs import FoundRun
 
@@ -182,20 +181,20 @@ def read_scores(path):
 
 
 def join_scores(found, paths):
-    """Runs and score files together; what is of one model is one run, with the tests of all.
+    """Merge runs and score files: those of the same model become one run with all of their tests.
 
     Args:
         found: from ``utils.results.runs.find_runs``.
-        paths: of score files.
+        paths: paths of score files.
 
     Returns:
         A list of FoundRuns.
 
     Raises:
-        UserError: if a file cannot be used, if two are of different models that would be one run, or if they tell different
-            results of one test.
+        UserError: if a file cannot be used, if two different models would be the same run, or if results of the same test
+            differ.
     """
-    parts = {}  # of one model; the first is a run folder where there is one
+    parts = {}  # by model; a run folder comes first, if there is one
     for run in found:
         if run.metrics:
             parts.setdefault(_key(run), [run])
@@ -214,7 +213,7 @@ def _key(run):
 
 
 def _require_agreement(one, other):
-    """Raise UserError unless two FoundRuns are of one model and have the same results of the same tests."""
+    """Raise UserError unless two FoundRuns are of the same model and agree on the tests that both have."""
     if _model_digest(one) != _model_digest(other):
         raise UserError(
             f"{one.path} and {other.path} are of two models, and both are row {one.experiment}, trained on "
@@ -228,7 +227,7 @@ def _require_agreement(one, other):
 
 
 def _united(one, other):
-    """Two FoundRuns of one model as one."""
+    """Merge two FoundRuns of the same model."""
     metrics = one.metrics | {when: tests | one.metrics.get(when, {}) for when, tests in other.metrics.items()}
     corpora = other.config["corpora"] | one.config["corpora"]
     synthetic = one.config["synthetic"] or other.config["synthetic"]
@@ -266,7 +265,7 @@ def main():
     require_folder(output)
     told = {name: args.pop(flag) for name, flag in (("fold", "num_fold"), ("experiment", "exp_name"))}
     if not args["skip_bad_files"]:
-        del args["skip_bad_files"]  # then a run's own holds
+        del args["skip_bad_files"]  # the run's own value applies
     from utils.metrics import accuracies
 
     facts, tests = score(named, args.pop("task"), **told, **args)

@@ -1,4 +1,4 @@
-"""Intervals, tests and resampling for scores of folds that share training data. Plain functions of numbers."""
+"""Intervals, tests and resampling for scores of folds that share training data, as pure functions."""
 
 from math import comb
 
@@ -19,11 +19,11 @@ def standard_error(values, ratio):
     """Standard error of a mean over folds, corrected for the training data that folds share (Nadeau & Bengio 2003).
 
     Args:
-        values: a number a fold, at least two.
-        ratio: utterances of a fold's test split divided by those of its training split.
+        values: one number per fold, at least two.
+        ratio: ratio of a fold's test to its training utterances.
 
     Returns:
-        The square root of the variance (n − 1) × (1 / n + ratio); without the correction it is that of the variance / n.
+        The square root of the variance (n − 1) × (1 / n + ratio), instead of the variance / n without the correction.
     """
     return float(np.sqrt(np.var(values, ddof=1) * (1 / len(values) + ratio)))
 
@@ -36,18 +36,18 @@ def interval(values, ratio):
 
 
 def p_value(values, ratio):
-    """Two-sided p of the mean over folds being 0, by Student's t and ``standard_error``.
+    """Two-sided p-value for a mean over folds of 0, by Student's t and ``standard_error``.
 
-    Where all folds have the same value it is 1 if that is 0, else 0.
+    If all folds have the same value, it is 1 if that value is 0, else 0.
     """
     mean, error = np.mean(values), standard_error(values, ratio)
     return float(2 * stats.t.sf(abs(mean) / error, len(values) - 1)) if error else float(mean == 0)
 
 
 def probability_within(values, ratio, bound=NEGLIGIBLE):
-    """Probability that a mean difference lies within ± ``bound``, by the Bayesian correlated t-test (Benavoli et al. 2017).
+    """Probability that a mean difference is within ± ``bound``, by the Bayesian correlated t-test (Benavoli et al. 2017).
 
-    The posterior is Student's t with n − 1 degrees of freedom around the mean, its scale ``standard_error``.
+    The posterior is Student's t with n − 1 degrees of freedom, centred at the mean, with scale ``standard_error``.
     """
     mean, error = np.mean(values), standard_error(values, ratio)
     if not error:
@@ -57,7 +57,7 @@ def probability_within(values, ratio, bound=NEGLIGIBLE):
 
 
 def holm(p_values):
-    """p adjusted for their number by Holm's step-down method (1979), in the order given."""
+    """p-values adjusted for multiple comparisons by Holm's step-down method (1979), in the given order."""
     order = np.argsort(p_values, kind="stable")
     steps = np.array(p_values, dtype=float)[order] * np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))
@@ -66,11 +66,11 @@ def holm(p_values):
 
 
 def bootstrap(folds, metric):
-    """Bounds of the 95 % percentile interval of a score by resampling the sessions of test splits, RESAMPLES times.
+    """Bounds of the 95 % percentile bootstrap interval of a score, from RESAMPLES resamples of the test splits' sessions.
 
     Args:
-        folds: a list a fold of a list a seed of confusion matrices (sessions, classes, classes). The score is the mean over
-            folds of the mean over seeds; a fold's seeds are resampled alike.
+        folds: for each fold, a list over seeds of confusion matrices (sessions, classes, classes). The score is the mean over
+            folds of the mean over seeds; all seeds of a fold use the same resamples.
         metric: one of METRIC_TITLES.
     """
     scores = []
@@ -83,5 +83,5 @@ def bootstrap(folds, metric):
 
 
 def different_resamples(n):
-    """How many different resamples n sessions have."""
+    """The number of distinct resamples of n sessions."""
     return comb(2 * n - 1, n)

@@ -1,4 +1,4 @@
-"""A table as evaluate.py shows it: cells, their texts, and the sentences below."""
+"""Tables of evaluate.py: cells, their formatting, and the sentences below."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,19 +10,19 @@ MISSING = "-"
 
 
 class Change(Estimate):
-    """An Estimate of a difference: its sign is shown."""
+    """An Estimate of a difference, formatted with its sign."""
 
 
 class PairedDifference(Estimate):
-    """An Estimate of a difference that is shown with its confidence interval."""
+    """An Estimate of a difference, formatted with its confidence interval."""
 
 
 class Signed(float):
-    """A number whose sign is shown."""
+    """A number formatted with its sign."""
 
 
 class Best(str):
-    """Text of a cell that is among the best of its column."""
+    """Text of a cell among the best of its column."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class Table:
     """Rows of cells under named columns.
 
     Attributes:
-        name: what csv and json call the table.
-        title: what people read above it.
+        name: its name in csv and json.
+        title: heading above the table.
         corner: heading of the column of row names.
         rows: ``{row name: {column name: cell}}``; a cell is an Estimate, a number, a str, a bool or None for a dash. All rows
             have the same columns.
-        about: further facts for every row of csv and json, such as the metric.
+        about: additional fields for every row of csv and json, such as the metric.
         notes: sentences below the table.
         digits: decimals of its numbers.
-        marked: rows that people read with a dagger, also where more follows the name: "er, change".
-        best: ``{column name: names of the rows whose cells are the best of it}``, which LaTeX sets in bold.
+        marked: rows marked with a dagger in text formats, also if more follows the name: "er, change".
+        best: ``{column name: names of the rows with the best cells}``, in bold in LaTeX.
     """
 
     name: str
@@ -74,12 +74,12 @@ class Table:
 
     @cached_property
     def _tested(self):
-        """The columns of paired differences of which any has an interval."""
+        """The columns in which any paired difference has an interval."""
         cells = ((column, cell) for row in self.rows.values() for column, cell in row.items())
         return {column for column, cell in cells if isinstance(cell, PairedDifference) and cell.interval}
 
     def cells(self):
-        """The table as lists of texts, its heading first; the best ones are of the class Best."""
+        """The table as lists of str, heading first; the best cells are of class Best."""
         lines = [[self.corner]]
         for column in self.columns:
             lines[0] += [column, *(("p", "Holm", "±.01") if column in self._tested else ())]
@@ -107,7 +107,7 @@ class Table:
         return text
 
     def captions(self):
-        """Over which folds and seeds its numbers are, the notes, and what the dagger means unless they tell."""
+        """Caption (folds, seeds, spread), the notes, and the meaning of the dagger unless the notes explain it."""
         notes = self.notes
         if any(self._marked_name(name) != name for name in self.rows) and not any(note.startswith("†") for note in notes):
             notes = (*notes, "† needs the recordings of earlier tasks.")
@@ -128,7 +128,7 @@ class Table:
         return (f"{what}.", *notes)
 
     def records(self):
-        """One dictionary a cell, numbers as numbers."""
+        """One dictionary per cell, with unformatted numbers."""
         for row_name, row in self.rows.items():
             for column, cell in row.items():
                 record = {"table": self.name, **self.about, "row": row_name, "column": column}
@@ -167,7 +167,7 @@ def cell_text(cell, digits):
 
 
 def _p_text(probability, digits=3):
-    """A probability without the 0 before its point; a small one as a bound."""
+    """Format a probability without a leading 0; a small one as a bound."""
     if probability is None:
         return MISSING
     least = 10**-digits
@@ -176,10 +176,10 @@ def _p_text(probability, digits=3):
 
 
 def grouped(head):
-    """A heading in which columns side by side are named "group, name", as two lines.
+    """Split a heading of columns named "group, name" into two rows.
 
     Returns:
-        ([(group, how many columns)], names); the group of a column without one is "".
+        ([(group, number of columns)], names); columns without a group are in group "".
     """
     parts = [column.rpartition(", ") for column in head]
     groups = [(group, len(list(of))) for group, of in groupby(group for group, _, _ in parts)]

@@ -1,10 +1,10 @@
 """Hyperparameter trials: drawing them, and the table rows made from them.
 
-Every method gets as many trials, each with one learning rate of a common list and, where the method has a knob, one value of
-it, drawn at random (Bergstra & Bengio 2012, Random Search for Hyper-Parameter Optimization). A trial is an ordinary run with
-``--trial_of ROW``, and the row ROW takes for each fold the runs of the trial with the best validation scores.
+All methods get the same number of trials, each with a learning rate from a common list and, if the method has a knob, a random
+value of it (Bergstra & Bengio 2012, Random Search for Hyper-Parameter Optimization). A trial is an ordinary run with
+``--trial_of ROW``, and for each fold the row ROW consists of the runs of the trial with the best validation scores.
 
-``python -m utils.results.tuning`` tells run-tune.sh the trials. No pandas unless runs are read: that waits for no library.
+``python -m utils.results.tuning`` lists the trials for run-tune.sh. It imports pandas only to read runs, to start fast.
 """
 
 import random
@@ -18,20 +18,20 @@ from utils.flags import Parser, count, named_path, positive_float, positive_int,
 from utils.methods import ALONE, COMBINED, JOINT, KEMDY, METHODS, SEQUENCE
 
 SEED = 12
-# Unless run-tune.sh is told others.
+# Defaults of run-tune.sh.
 RATES, TRIALS = ("1e-6", "3e-6", "1e-5", "2e-5", "3e-5", "5e-5", "1e-4", "3e-4"), 8
 
 
 def trials(method, rates, number):
-    """The trials of a method: ``{number of the trial: {flag: value}}``, texts.
+    """The trials of a method: ``{number of the trial: {flag: value}}``, as str.
 
-    Which learning rates are tried is the same for all methods, each is tried once, and values of the knob about equally often.
-    With a larger ``number``, or more rates, the former trials keep their numbers and values.
+    All methods try the same learning rates, each once, and a method tries the values of its knob about equally often. With a
+    larger ``number``, or more rates appended, existing trials keep their numbers and values.
 
     Args:
         method: a Method.
-        rates: learning rates, texts; a trial's number is its place among them, from 1.
-        number: how many trials, at most as many as there are rates.
+        rates: learning rates, as str; a trial's number is its rate's position, from 1.
+        number: number of trials, at most that of rates.
     """
     draw, found = random.Random(SEED), {}
     flag, values = method.knob or ("", ())
@@ -43,27 +43,27 @@ def trials(method, rates, number):
 
 
 def varied_flags(method):
-    """In what the trials of a method differ."""
+    """The flags in which the trials of a method differ."""
     return ("--lr", *method.knob[:1])
 
 
 def tuned_runs(found, shared=False):
-    """The runs of the rows that trials were made for: of each trial chosen its runs, under the name of the row.
+    """The runs of tuned rows: those of the selected trials, under the name of the row.
 
-    For each seed and each order of a sequence (each set of tasks of joint; all tasks of a method with a model a task) a fold
-    takes the trial with the highest mean over the tasks of macro F1 on its validation splits, of equals the first. Where some
-    fold has no more than half of the trials, as when they were made on other folds, all folds take one: the best in the mean
-    over the folds that have more. Test scores are never looked at.
+    For each seed and each order of a sequence (for joint each set of tasks; for a method with one model per task all tasks),
+    each fold selects the trial with the highest macro F1 on its validation splits, averaged over the tasks; ties go to the
+    first. If a fold has at most half of the trials, for example because they were made on other folds, all folds share one
+    trial: the best on average over the folds that have more. Test scores are never used.
 
     Args:
         found: FoundRuns.
-        shared: let all folds take one.
+        shared: select one trial for all folds.
 
     Returns:
-        (runs, lines): FoundRuns whose config has ``tuned``, a dictionary: "trials", how many were compared; "trial", the one
-        chosen; "chosen", what it was tuned to, ``{flag: value}``; "varied", the flags; "on_folds", by whose validation splits;
-        "tasks", for what; "tried", ``{trial: (its flags as in "chosen", its score)}``. And a line for each row with trials that
-        could not be compared.
+        (runs, lines): FoundRuns whose config has a dictionary ``tuned``: "trials", the number compared; "trial", the selected
+        one; "chosen", its tuned values, ``{flag: value}``; "varied", the flags; "on_folds", the folds whose validation splits
+        were used; "tasks", the tasks; "tried", ``{trial: (its flags as in "chosen", its score)}``. And a line for each row with
+        trials that could not be compared.
     """
     trials_of, chosen, lines = defaultdict(list), {}, []
     for run in found:
@@ -76,7 +76,7 @@ def tuned_runs(found, shared=False):
             of_seed = [run for run in runs if run.config["seed"] == seed]
             for tasks, sequences in _aims(of_seed).items():
                 for run in _choose(row, tasks, [run for run in of_seed if run.sequence in sequences], shared, lacking):
-                    chosen.setdefault((row, run.sequence, run.key), run)  # two orders may have the first steps in common
+                    chosen.setdefault((row, run.sequence, run.key), run)  # two orders may share their first steps
         if lacking:
             names, tasks = (", ".join(sorted(of)) for of in map(set, zip(*lacking)))
             lines.append(f"{row} is not chosen from {names}, which lack validation scores on {tasks}.")
@@ -84,7 +84,7 @@ def tuned_runs(found, shared=False):
 
 
 def _aims(runs):
-    """For what a trial is chosen, and its runs' sequences: ``{tasks: sequences}``."""
+    """The sets of tasks for which a trial is selected, with its runs' sequences: ``{tasks: sequences}``."""
     sequences = tuple(dict.fromkeys(run.sequence for run in runs))
     how = METHODS[runs[0].method].how
     if how == ALONE:
@@ -96,7 +96,7 @@ def _aims(runs):
 
 
 def _choose(row, tasks, runs, shared, lacking):
-    """The runs of the trials that are chosen for some tasks, of one seed; adds (trial, task) to ``lacking``."""
+    """The runs of the trials selected for some tasks and one seed; adds (trial, task) without a score to ``lacking``."""
     method, of_trial, scores = METHODS[runs[0].method], defaultdict(dict), defaultdict(dict)
     for run in runs:
         of_trial[run.fold, run.experiment][run.sequence] = run
@@ -131,12 +131,12 @@ def _choose(row, tasks, runs, shared, lacking):
 
 
 def _values(method, run):
-    """What a trial was tuned to, ``{flag: value}``."""
+    """The tuned values of a trial, ``{flag: value}``."""
     return {flag: run.config["arguments"].get(flag.removeprefix("--")) for flag in varied_flags(method)}
 
 
 def tuning_tables(results):
-    """For every row that is tuned: how many trials there were, what was chosen how often, and the scores of the trials."""
+    """For each tuned row: the number of trials, how often each value was selected, and the scores of the trials."""
     from utils.results.report import listed
     from utils.results.tables import Table
 
@@ -169,7 +169,7 @@ def tuning_tables(results):
 
 
 def shared_choices(results):
-    """A sentence on the rows of which all folds take one trial, a caption of their scores."""
+    """A caption naming the rows in which all folds share one trial."""
     from utils.results.report import listed
 
     rows_of, sentences = defaultdict(dict), []
@@ -186,9 +186,9 @@ def shared_choices(results):
 
 
 def tuning_variables(row, found):
-    """With what run-tune.sh makes the runs that a tuned row lacks: ``{variable: values}``, without its defaults.
+    """Variables for run-tune.sh to make the missing runs of a tuned row: ``{variable: values}``, without its defaults.
 
-    None where none of its trials was made by run-tune.sh.
+    None if none of its trials was made by run-tune.sh.
     """
     rates, variables = {}, {}
     for run in found:
@@ -208,13 +208,13 @@ def tuning_variables(row, found):
 
 
 def _number(row, experiment):
-    """Number of the trial of a row that is an experiment, None if it was not made by run-tune.sh."""
+    """The trial number of an experiment; None if it was not made by run-tune.sh."""
     found = re.fullmatch(rf"{re.escape(row)}-trial([0-9]+)", experiment)
     return int(found[1]) if found else None
 
 
 def _counted(values):
-    """Values with how often each occurs, most often first."""
+    """Values with their counts, most frequent first."""
     return ", ".join(f"{value:,.10g} × {n}" for value, n in Counter(values).most_common())
 
 
@@ -223,7 +223,7 @@ def _rate(text):
     return text
 
 
-_rate.__name__ = "float"  # argparse names the type of what is no number
+_rate.__name__ = "float"  # argparse names the type in its error message
 
 
 def parse_args():
@@ -251,7 +251,7 @@ def parse_args():
 
 @one_line_errors
 def main():
-    """Print method, kind, number, seed and task (- for all) and flags, a trial a line."""
+    """Print one line per trial: method, kind, number, seed, task (- for all) and flags."""
     args = parse_args()
     chosen = _chosen(args) if args.choose_on else None
     for name in args.methods:
@@ -261,7 +261,7 @@ def main():
 
 
 def _chosen(args):
-    """The runs that are to be made of the trials chosen: ``{(method, number): {(seed, name in TASKS)}}``."""
+    """The runs still to be made of the selected trials: ``{(method, number): {(seed, name in TASKS)}}``."""
     from utils.results.runs import find_runs
 
     found = [run for run in find_runs(args.output_root) if run.fold in args.choose_on]

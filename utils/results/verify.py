@@ -1,4 +1,4 @@
-"""Compare cells of evaluate.py's tables with the numbers that a file expects, such as reproducibility.json."""
+"""Compare cells of evaluate.py's tables with the expected numbers in a file such as reproducibility.json."""
 
 from functools import cache
 
@@ -9,28 +9,28 @@ from utils.results.runs import Results, usual_rows
 from utils.results.tables import Table
 
 MATCHES, MISSES, NOT_VERIFIED, NO_RUNS = "matches", "misses", "not verified", "no such runs here"
-# Of a row that is of no cell.
+# Value of a row that does not refer to a cell.
 NO_CELL = "see its command"
 REQUIRED = ("command", "expected", "tolerance", "verified_on")
-# What tells tables of one name apart, as csv and json have it.
+# Fields of csv and json that distinguish tables of the same name.
 FACTS = ("metric", "first", "second", "order", "orders", "baseline")
 OPTIONAL = ("what", "row", "column", "table", "folds", "seeds", "synthetic", *FACTS)
-# Of sums in another order.
+# Rounding error of sums in a different order.
 ROUNDING = 1e-12
 
 
 def read_expected(path):
     """Read a list of expected numbers.
 
-    Each is a JSON object: ``command``, which makes the runs; ``row`` and ``column``, as the tables have them, of one of their
-    cells; ``expected`` and ``tolerance``, numbers; ``verified_on``, the machine that it was verified on, or null. Optional:
-    ``table``, a name of --tables (by default "overview", what evaluate.py prints); ``metric``, for tables as --metric prints
-    them; others of FACTS where several tables of that name have the cell; ``folds`` and ``seeds``, lists of those that the
-    number is a mean over; ``synthetic``, true of runs on synthetic corpora. An object with ``what`` instead of row and column
-    is of no cell: its command alone checks it.
+    Each is a JSON object: ``command``, which makes the runs; ``row`` and ``column`` of a cell, as named in the tables;
+    ``expected`` and ``tolerance``, numbers; ``verified_on``, the machine on which it was verified, or null. Optional:
+    ``table``, a name of --tables (default: "overview", the output of evaluate.py); ``metric``, for tables as printed with
+    --metric; other FACTS if several tables of that name have the cell; ``folds`` and ``seeds``, lists of those over which the
+    number is averaged; ``synthetic``, true for runs on synthetic corpora. An object with ``what`` instead of row and column
+    refers to no cell and is checked only by its command.
 
     Raises:
-        UserError: if the file cannot be read or is of another form.
+        UserError: if the file cannot be read or has another form.
     """
     rows = read_json(path, list)
     for number, row in enumerate(rows, 1):
@@ -40,7 +40,7 @@ def read_expected(path):
 
 
 def _fault(row):
-    """The fault of a row, or None."""
+    """The error in a row, or None."""
     if not isinstance(row, dict):
         return "not a JSON object"
     required = REQUIRED if "what" in row else (*REQUIRED, "row", "column")
@@ -56,22 +56,22 @@ def _fault(row):
 
 
 def verify_table(expected, found, tables_of, path, output_root):
-    """A Table with the verdict on each row of ``read_expected``, and sentences that count them.
+    """Compare runs with expected numbers: a Table with a verdict on each, and summary sentences.
 
     Args:
         expected: from ``read_expected``.
-        found: FoundRuns, those of tuned rows as well.
-        tables_of: ``tables_of(results, [name of --tables], metric or None)`` is ``{name: [Table]}``.
-        path, output_root: of the numbers and of the runs, for the title.
+        found: FoundRuns, including those of tuned rows.
+        tables_of: ``tables_of(results, [name of --tables], metric or None)`` returns ``{name: [Table]}``.
+        path, output_root: paths of the numbers and of the runs, for the title.
     """
     names, left_out = {_row_name(row) for row in expected if "what" not in row}, []
 
     @cache
     def results_of(folds, seeds):
-        """Results of the runs of some folds and seeds; None where none is finished."""
+        """Results of the runs of some folds and seeds; None if none is finished."""
         chosen = [run for run in found if folds is None or run.fold in folds]
         chosen = [run for run in chosen if seeds is None or run.config.get("seed") in seeds]
-        # A further experiment is in the tables only if it is named.
+        # An additional experiment is in the tables only if named.
         named = sorted(names & {run.experiment for run in chosen})
         if not any(run.metrics for run in chosen):
             return None
@@ -104,7 +104,7 @@ def verify_table(expected, found, tables_of, path, output_root):
 
 
 def _value(row, records_of):
-    """The number that a row is of; None where there are no such runs, or they are of other folds or seeds."""
+    """The current number for a row; None if there are no such runs, or only of other folds or seeds."""
     where = {"row": _row_name(row), "column": row["column"], **{name: row[name] for name in FACTS if name in row}}
     metric = next((name for name in METRIC_TITLES if where.get("metric") in (name, name.removeprefix("f1_"))), None)
     if metric:
@@ -127,11 +127,11 @@ def _value(row, records_of):
 
 
 def _row_name(row):
-    return row["row"].removesuffix(" †")  # which people read, and is no part of the name
+    return row["row"].removesuffix(" †")  # a marker in text output, not part of the name
 
 
 def describe(row):
-    """What a row's number is of, in words."""
+    """Description of a row's number."""
     if "what" in row:
         return row["what"]
     table = [row["table"]] if "table" in row else []
@@ -150,6 +150,6 @@ def _verdict(row, value):
 
 
 def exit_code(table):
-    """1 if a row differs, or if there are verified rows but none could be compared; else 0."""
+    """Return 1 if a row differs, or if there are verified rows but none could be compared; else 0."""
     verdicts = {row["verdict"] for row in table.rows.values()}
     return int(MISSES in verdicts or (NO_RUNS in verdicts and MATCHES not in verdicts))
