@@ -188,6 +188,7 @@ def draw_plane(results, table, orders, question):
         handles.append(Line2D([], [], color=METHODS["wise_ft"].colour, linewidth=0.8, label="means of weights, α 0 to 1"))
     text = f"{ASKED[question]} {ATTACKS[shown_attack(table, question)]}, after the last task\nmembership AUC"
     text += f"{', 95 % interval over sessions' if has_bounds else ''}\nBWT, {averaged(*counts(results.of_row(*shown)))}"
+    text += "; points of equal BWT side by side"
     legend_below(figure, handles, 4 if len(orders) > 1 else 2, text)
     return figure
 
