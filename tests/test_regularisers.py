@@ -116,7 +116,7 @@ def test_processes_and_micro_batches_add_the_terms_of_the_whole_batch(data_root,
         f"    sys.argv = [*command, '--exp_name', 'two_' + name, '--task', 'KEMDy20', '--micro_batch_size', '2', *{small!r}]\n"
         "    import_module(command[0][:-3]).main()\n"
     )
-    done = shell(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script))
+    done = shell(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script))
     assert done.returncode == 0, done.stderr
     for name in commands:
         one, two = (pd.read_csv(folder(tmp_path, of, "KEMDy20") / "history.csv").loc[1] for of in (name, f"two_{name}"))

@@ -388,7 +388,8 @@ def test_run_scripts_end_with_their_run_and_resume(number, to, again, outputs, d
 
 
 def test_several_processes_leave_together(again, data_root, encoders):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "continual_learning_init.py"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch.append("continual_learning_init.py")
     command = [*launch, *flags(data_root, encoders, again), "--task", "KEMDy20", "--num_epochs", "400"]
     _, output = interrupted(command, {}, "epoch  2/400")
     assert "SIGTERM: the same command resumes" in output, output

@@ -186,7 +186,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_reads_the_sound(outputs, ca
 
 def test_two_processes(outputs, data_root, encoders, tmp_path):
     start = folder(outputs, "task_a", "KEMDy19") / "best_model.pt"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = shell(*torchrun, "ewc.py", *flags(data_root, encoders, tmp_path), "--task", "KEMDy20", "--checkpoint", str(start))
     assert done.returncode == 0, done.stderr
     one, two = folder(outputs, "ewc", "KEMDy20"), folder(tmp_path, "ewc", "KEMDy20")
@@ -224,7 +224,7 @@ def test_processes_and_micro_batches_train_as_one_whole_batch_does(data_root, en
         if processes == 1:
             code, _, stderr = call_main(continual_learning_init, *arguments)
         else:
-            launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+            launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
             done = shell(*launch, str(script), *arguments)
             code, stderr = done.returncode, done.stderr
         assert code == 0, stderr
