@@ -14,8 +14,8 @@ METHOD_OF = {"bottleneck": "adapter", "lora": "lora", "none": "linear"}
 PRIVATE_DEFAULTS = {"batch_size": 256, "micro_batch_size": 32, "mixed_precision": "no"}
 
 
-@one_line_errors
-def main():
+def parse_args():
+    """Parse the flags, and set those that follow from others: (args, method)."""
     parser = training_parser(__doc__.split("\n")[0], *METHOD_OF.values(), "adapter_wo_pretraining", "adapter_shared")
     adapters = parser.add_argument_group("adapters")
     adapters.add_argument("--adapter", choices=METHOD_OF, default="bottleneck", help="what is adapted in BERT")
@@ -51,9 +51,13 @@ def main():
     if args.epsilon:
         parser.set_defaults(**PRIVATE_DEFAULTS)
         args = parse_training_args(parser)
+    return args, complete_args(parser, args)
+
+
+def complete_args(parser, args):
+    """Refuse what does not go together, set what config.json records as used, and return the method."""
     if not args.shared and (args.after or args.checkpoint or args.init_name):
         parser.error("--after, --checkpoint and --init_name need --shared")
-    # config.json records what is used.
     if args.speech_adapter_layers is None:
         args.speech_adapter_layers = 0 if args.adapter == "none" else 3
     if not args.speech_adapter_layers:
@@ -81,6 +85,12 @@ def main():
         parser.error("--class_weights needs --epsilon")
     else:
         args.delta = args.clip = None
+    return method
+
+
+@one_line_errors
+def main():
+    args, method = parse_args()
     # Below parsing: torch takes seconds to import.
     from utils.training.engine import test_and_finish, train
     from utils.training.private import PrivateTraining

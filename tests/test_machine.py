@@ -102,7 +102,7 @@ def test_few_open_files_are_raised_or_told(soft, hard, code):
 
 
 def test_nothing_is_made_at_import():
-    # With /dev/shm read-only there are no semaphores: whoever only asks for help needs none.
+    # With /dev/shm read-only there are no semaphores: --help needs none.
     refusing = (
         "import _multiprocessing, sys, runpy\n"
         "def refuse(*arguments, **options): raise OSError(30, 'Read-only file system')\n"

@@ -195,7 +195,7 @@ def test_a_run_resumes_with_its_own_arguments_only(call, cut_off, again, outputs
         code, _, stderr = call(continual_learning_init, "--task", "KEMDy20", flag, value, output_root=again)
         assert code == 1 and told in stderr and stderr.count("\n") == 1
     assert digest(cut_off / "last_checkpoint.pt") == last
-    # Flags without effect may differ, and --overwrite starts anew.
+    # Flags without effect may differ, and --overwrite restarts.
     arguments = ("--task", "KEMDy20", "--num_workers", 1, "--keep_last", "--overwrite")
     code, stdout, stderr = call(continual_learning_init, *arguments, output_root=again)
     assert code == 0 and "resuming" not in stdout, stderr
@@ -366,7 +366,7 @@ def interrupted(command, environment, sign, number=signal.SIGTERM, to="script"):
             sign = "never again"
     code = process.wait()
     deadline = time.monotonic() + 120
-    while everyone(process.pid):  # nothing goes on behind the script's back
+    while everyone(process.pid):  # nothing runs on after the script
         assert time.monotonic() < deadline
         time.sleep(0.1)
     return code, "".join(lines)

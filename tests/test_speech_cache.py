@@ -115,7 +115,7 @@ def test_a_half_written_cache_is_not_read_and_goes_on(corpus, encoder, tmp_path,
         make(corpus, encoder, tmp_path / "cut")
     partial = only(tmp_path / "cut")
     assert partial.suffix == ".partial"
-    # And the last write was cut off in its middle.
+    # And the last write was truncated.
     with open(partial / "features.bin", "ab") as file:
         file.write(b"half a frame")
     with open(partial / "progress.csv", "a") as file:

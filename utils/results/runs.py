@@ -418,7 +418,7 @@ def run_differences(one, other, more=(), words="{} and {}"):
     if one.from_file or other.from_file:  # a score file holds only some of the arguments
         here, there = ({name: of[name] for name in here.keys() & there.keys()} for of in (here, there))
     corpora = {name for name in here | there if name.startswith(("corpus ", "folds of "))}
-    # Of a corpus that one of them has not, no session can be withdrawn.
+    # Sessions can be withdrawn only from a run's own corpora.
     corpora |= {name for name in here.keys() ^ there.keys() if name.startswith("set of withdrawn ")}
     return differences(here, there, {*MAY_DIFFER, *more, *corpora}, words)
 
